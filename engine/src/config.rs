@@ -1,4 +1,6 @@
-//! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
+//! The engine's configuration: the `[engine]` table of `/etc/sampan/sampan.toml`, overridden by the command line.
+//!
+//! Called once, by `main`. Never changes after that.
 
 use crate::image::disk_space::{Amount, Marks};
 use crate::image::policy::{self, Policies, RuleError};
@@ -20,104 +22,105 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the configuration is looked for when no `--config` is given; it need not be there.
+/// The configuration file that is read without `--config`; it may be absent.
 pub const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
-/// Most downloads at a time that may be configured.
+/// Highest value of `max-downloads`.
 const DOWNLOADS_MAX: u64 = 64;
-/// Most processors that may be configured.
+/// Highest value of `max-cpus`.
 const CPUS_MAX: u64 = 1024;
 /// Longest configuration file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
-/// Seconds that a client may leave its answer unread.
+/// Default of `client-timeout`, in seconds.
 const CLIENT_TIMEOUT: u64 = 60;
-/// How long partial blobs are kept by default.
+/// Default of `partial-days`.
 const PARTIAL_DAYS: u64 = 7;
 
-/// How the engine runs.
+/// The engine's configuration, complete: every default is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// engine.sock.
+    /// Path of engine.sock.
     pub socket: PathBuf,
     /// The store's directory.
     pub store: PathBuf,
-    /// The monitor FIFO, which facts are written into.
+    /// Path of the monitor FIFO, which the engine writes events into.
     pub fifo: PathBuf,
-    /// The emit FIFO, which is held open for others.
+    /// Path of the emit FIFO, which the engine holds open so that events in it survive a restart of monitord.
     pub emit_fifo: PathBuf,
-    /// The containers' directory.
+    /// The directory that holds one directory for each container.
     pub containers: PathBuf,
-    /// Where sockets of shims and the OCI runtime's state are: gone after a reboot.
+    /// The directory of the shims' sockets and the OCI runtime's state; its content does not survive a reboot.
     pub run_dir: PathBuf,
-    /// Downloads, processors and bytes at a time.
+    /// Limits on parallel downloads, processors and bytes per second.
     pub bounds: Bounds,
-    /// An image is on the disk before a pull is done; else soon after, and power loss in between takes it back.
+    /// Make an image durable before its pull ends (`sync = "before"`). Otherwise it becomes durable soon after, and a
+    /// power failure in between removes it.
     pub syncs_first: bool,
-    /// Partial blobs that nobody went on with for so long are removed.
+    /// Age after which the engine removes a partial blob that no pull has continued.
     pub partial_age: Duration,
-    /// A client that reads nothing of its answer for so long is hung up on.
+    /// Time after which the engine closes the connection of a client that reads nothing of its answer.
     pub client_timeout: Duration,
-    /// As an ordinary user, layers are unpacked in a user namespace, if this host allows it.
+    /// Unpack layers in a user namespace when the engine does not run as root and the host allows it.
     pub user_namespace: bool,
-    /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
+    /// Hosts (with port) for which plain HTTP, or a certificate that cannot be verified, is accepted.
     pub insecure_registries: Vec<String>,
-    /// File of credentials that is read before those of containers-auth.json(5).
+    /// A credentials file that takes precedence over the files of containers-auth.json(5).
     pub auth_file: Option<PathBuf>,
-    /// containers-registries.conf(5), the host's or others.
+    /// The files of containers-registries.conf(5): the host's, or the configured one.
     pub registries: config::Files,
-    /// containers-certs.d(5), instead of the host's.
+    /// A directory laid out as in containers-certs.d(5), used instead of the host's.
     pub certs_dir: Option<PathBuf>,
-    /// How much of the disk is to stay free.
+    /// The marks of free disk space: when pulls are refused, and when unused images are removed.
     pub marks: Marks,
-    /// Which images may come in.
+    /// Which images need a signature, and whose.
     pub policies: Arc<Policies>,
-    /// What holds for containers that do not say otherwise.
+    /// Defaults for containers.
     pub settings: Settings,
-    /// Where the output of containers goes: `json-file`, `journald` or `none`.
+    /// Where containers' output goes by default: `json-file`, `journald` or `none`.
     pub log_driver: String,
-    /// Options of that driver.
+    /// Options of the log driver.
     pub log_options: Vec<(String, String)>,
-    /// The network of containers: never [`Network::Default`].
+    /// The default network of containers; never [`Network::Default`].
     pub network: Network,
 }
 
-/// What the command line asks for.
+/// What `main` is to do, by the command line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// To run.
+pub enum Invocation {
+    /// Run the engine.
     Run(Box<Config>),
-    /// To print something and exit.
+    /// Print this text and exit.
     Print(String),
 }
 
-/// Why there is no configuration.
+/// Why the configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The command line makes no sense.
+    /// The command line cannot be parsed.
     #[error(transparent)]
     Arguments(#[from] lexopt::Error),
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Error of the read.
         source: std::io::Error,
     },
-    /// The file makes no sense.
+    /// The file is no TOML, or has an unknown key or a value of the wrong type.
     #[error("cannot use {}", path.display())]
     Parse {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Where it breaks.
+        /// Position and reason.
         source: toml::de::Error,
     },
-    /// What it says about containers makes no sense.
+    /// A setting for containers is not valid.
     #[error(transparent)]
     Container(#[from] SpecError),
-    /// The policies make no sense.
+    /// A policy is not valid.
     #[error(transparent)]
     Policy(#[from] RuleError),
-    /// The marks contradict each other.
+    /// The low mark is above the high mark.
     #[error("gc-free-high is {high}, expected more than gc-free-low, which is {low}")]
     Marks {
         /// The low mark.
@@ -125,24 +128,24 @@ pub enum ConfigError {
         /// The high mark.
         high: String,
     },
-    /// There is a high mark and no low one.
-    #[error("gc-free-high is set and gc-free-low, with which collection begins, is not")]
+    /// The high mark is set without the low mark.
+    #[error("gc-free-high is set, and gc-free-low, below which images are removed, is not")]
     NoLowMark,
-    /// A number is out of range.
+    /// A number is out of its range.
     #[error("{key} is {value}, expected {least} to {most}")]
     Range {
-        /// Which.
+        /// Key in the file.
         key: &'static str,
-        /// What it is.
+        /// The configured value.
         value: u64,
-        /// The least that it may be.
+        /// The lowest value allowed.
         least: u64,
-        /// The most.
+        /// The highest value allowed.
         most: u64,
     },
 }
 
-/// The whole file; tables of the other processes are theirs to check.
+/// The whole file. Each process checks only its own table.
 #[derive(Default, Deserialize)]
 struct File {
     #[serde(default)]
@@ -198,7 +201,7 @@ struct Table {
     rootfs: Option<Form>,
 }
 
-/// One program, or several of which the first that is there is taken, as containers.conf(5) has them.
+/// One program, or several of which the first that exists is used, as in containers.conf(5).
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Programs {
@@ -215,7 +218,7 @@ impl Programs {
     }
 }
 
-/// Where output goes.
+/// The log driver of containers.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Driver {
@@ -225,7 +228,7 @@ enum Driver {
     None,
 }
 
-/// A container's network.
+/// The default network of containers.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Net {
@@ -234,21 +237,21 @@ enum Net {
     Host,
 }
 
-/// When what was pulled is brought to the disk.
+/// When a pulled image is made durable.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Sync {
-    /// Before the pull is done.
+    /// Before the pull ends.
     Before,
-    /// Right after.
+    /// Soon after the pull has ended.
     After,
 }
 
-/// Reads the command line and the file that it names.
+/// Reads the command line and the configuration file.
 ///
 /// # Errors
-/// [`ConfigError`].
-pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, ConfigError> {
+/// [`ConfigError`]: an argument, the file, or a value is not valid.
+pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, ConfigError> {
     let (mut cli, mut file) = (Table::default(), None);
     let mut parser = lexopt::Parser::from_iter(args);
     while let Some(arg) = parser.next()? {
@@ -261,9 +264,9 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
             Long("max-downloads") => cli.max_downloads = Some(parser.value()?.parse()?),
             Long("max-cpus") => cli.max_cpus = Some(parser.value()?.parse()?),
             Long("limit-rate") => cli.limit_rate = Some(parser.value()?.parse()?),
-            Short('h') | Long("help") => return Ok(Asked::Print(help())),
+            Short('h') | Long("help") => return Ok(Invocation::Print(help())),
             Short('V') | Long("version") => {
-                return Ok(Asked::Print(format!("sampan-engine {}\n", env!("CARGO_PKG_VERSION"))));
+                return Ok(Invocation::Print(format!("sampan-engine {}\n", env!("CARGO_PKG_VERSION"))));
             }
             other => return Err(other.unexpected().into()),
         }
@@ -280,7 +283,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
     let bounds = bounds(&cli, &table)?;
     let marks = marks(&table)?;
     let settings = settings(&table)?;
-    Ok(Asked::Run(Box::new(Config {
+    Ok(Invocation::Run(Box::new(Config {
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
@@ -313,7 +316,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
     })))
 }
 
-/// What holds for containers.
+/// The defaults for containers, checked.
 fn settings(table: &Table) -> Result<Settings, ConfigError> {
     let default = Settings::default();
     let timeout = within("stop-timeout", table.stop_timeout, 0..=u64::from(u32::MAX))?;
@@ -337,7 +340,7 @@ fn settings(table: &Table) -> Result<Settings, ConfigError> {
     Ok(settings)
 }
 
-/// The engine's limits: those of the command line, else of the file, else as they are by default.
+/// The engine's limits: a value from the command line wins over one from the file, which wins over the default.
 fn bounds(cli: &Table, table: &Table) -> Result<Bounds, ConfigError> {
     let default = Bounds::default();
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -355,12 +358,12 @@ fn bounds(cli: &Table, table: &Table) -> Result<Bounds, ConfigError> {
     })
 }
 
-/// The marks; without the low one nothing is ever removed.
+/// The marks of free space. Without the low mark the engine never removes images by itself.
 fn marks(table: &Table) -> Result<Marks, ConfigError> {
     let min_free = table.min_free.unwrap_or(Marks::default().min_free);
     let low = table.gc_free_low.unwrap_or(Amount::Bytes(0));
     let high = table.gc_free_high.unwrap_or(low);
-    // Those of two kinds can be compared only on the disk that they are of.
+    // A percentage and a number of bytes can be compared only once the size of the disk is known.
     let crossed = match (low, high) {
         (Amount::Bytes(low), Amount::Bytes(high)) => high < low,
         (Amount::Percent(low), Amount::Percent(high)) => high < low,
@@ -400,16 +403,16 @@ fn help() -> String {
     let paths = Paths::from_env();
     format!(
         "Usage: sampan-engine [OPTIONS]\n\n\
-         Keep images, run jobs, and tell of it\n\n\
+         Manage images and containers, and announce events about them\n\n\
          Options:\n      \
-         --socket <PATH>       Listen here [default: {}]\n      \
-         --store <DIR>         Keep images here [default: {}]\n      \
-         --fifo <PATH>         Write events here [default: {}]\n      \
-         --emit-fifo <PATH>    Hold this open for events that others emit [default: {}]\n      \
-         --config <FILE>       Read this [default: {CONFIG_FILE}]\n      \
-         --max-downloads <N>   Fetch or send so many blobs at a time [default: {downloads}]\n      \
-         --max-cpus <N>        Hash and unpack with so many processors [default: all]\n      \
-         --limit-rate <N>      Fetch and send so many bytes per second, all jobs together [default: no limit]\n  \
+         --socket <PATH>       Listen on this socket [default: {}]\n      \
+         --store <DIR>         Keep images in this directory [default: {}]\n      \
+         --fifo <PATH>         Write events into this FIFO [default: {}]\n      \
+         --emit-fifo <PATH>    Hold this FIFO open for the events of other programs [default: {}]\n      \
+         --config <FILE>       Read this configuration file [default: {CONFIG_FILE}]\n      \
+         --max-downloads <N>   Transfer at most this many blobs at a time [default: {downloads}]\n      \
+         --max-cpus <N>        Hash and unpack on at most this many processors [default: all]\n      \
+         --limit-rate <N>      Transfer at most this many bytes per second, all jobs together [default: no limit]\n  \
          -h, --help                Print help\n  \
          -V, --version             Print version\n",
         paths.engine_socket().display(),
@@ -424,7 +427,7 @@ fn help() -> String {
 mod tests {
     use super::*;
 
-    fn ask(args: &[&str]) -> Result<Asked, ConfigError> {
+    fn ask(args: &[&str]) -> Result<Invocation, ConfigError> {
         from_args(["sampan-engine"].iter().chain(args).map(OsString::from))
     }
 
@@ -435,7 +438,7 @@ mod tests {
         let file = path.to_str().expect("text");
         std::fs::write(&path, "[monitord]\nx = 1\n[engine]\nmax-downloads = 5\nstore = '/a'\n")
             .expect("written");
-        let Ok(Asked::Run(config)) = ask(&["--config", file, "--store", "/b"]) else {
+        let Ok(Invocation::Run(config)) = ask(&["--config", file, "--store", "/b"]) else {
             panic!("a configuration")
         };
         assert_eq!((config.bounds.downloads, config.store.as_path()), (5, Path::new("/b")));
@@ -443,7 +446,7 @@ mod tests {
         assert!(matches!(ask(&["--config", file]), Err(ConfigError::Parse { .. })));
         assert!(matches!(ask(&["--max-downloads", "0"]), Err(ConfigError::Range { value: 0, .. })));
         assert!(matches!(ask(&["--nonsense"]), Err(ConfigError::Arguments(_))));
-        assert!(matches!(ask(&["--help"]), Ok(Asked::Print(text)) if text.contains("--max-downloads")));
+        assert!(matches!(ask(&["--help"]), Ok(Invocation::Print(text)) if text.contains("--max-downloads")));
     }
 
     #[test]
@@ -456,7 +459,7 @@ mod tests {
         };
         let text = "runtime = 'runc'\ncgroup-manager = 'systemd'\nlog-driver = 'journald'\nlog-options = { tag = 'x' }\n\
                     apparmor-profile = 'mine'\nselinux = false\nstop-timeout = 3\nrootfs = 'copy'\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
-        let Ok(Asked::Run(config)) = read(text) else { panic!("a configuration") };
+        let Ok(Invocation::Run(config)) = read(text) else { panic!("a configuration") };
         assert_eq!((config.log_driver.as_str(), config.network), ("journald", Network::Host));
         assert_eq!(
             (config.settings.stop_timeout, config.settings.cgroup_manager),
@@ -464,7 +467,7 @@ mod tests {
         );
         assert_eq!(config.settings.rootfs, Some(Form::Copy));
         let text = "[engine.runtimes]\nyouki = '/opt/youki'\nkata = ['/a/kata', '/b/kata']\n";
-        let Ok(Asked::Run(two)) = read(text) else { panic!("a configuration") };
+        let Ok(Invocation::Run(two)) = read(text) else { panic!("a configuration") };
         assert_eq!(two.settings.runtimes["youki"], [Path::new("/opt/youki")]);
         assert_eq!(two.settings.runtimes["kata"], [Path::new("/a/kata"), Path::new("/b/kata")]);
         assert_eq!(

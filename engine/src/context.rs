@@ -1,4 +1,6 @@
-//! What all threads of the engine share. Made once, in `main`; only the parts that have locks of their own change.
+//! The state that all threads of the engine share.
+//!
+//! Made once, in `main`. Only those parts change that have locks of their own.
 
 use crate::config::Config;
 use crate::container::rootfs;
@@ -9,22 +11,22 @@ use sampan_job::limits::Limits;
 use sampan_store::Store;
 use std::sync::Mutex;
 
-/// What all threads share.
+/// The state that all threads share.
 pub struct Shared {
-    /// The images.
+    /// The image store.
     pub store: Store,
     /// Engine-wide limits.
     pub limits: Limits,
-    /// The way to the monitor FIFO.
+    /// Writes events into the monitor FIFO.
     pub announcer: Announcer,
-    /// What must stay free on the disk.
+    /// Claims on free disk space.
     pub room: Room,
     /// The configuration.
     pub config: Config,
-    /// The way to the event loop.
+    /// The channel to the event loop.
     pub outbox: Outbox,
-    /// What the first job that unpacks something tells a person.
+    /// A warning for the user about this host. The first job that unpacks layers takes it and shows it.
     pub advice: Mutex<Option<String>>,
-    /// How containers get their root file systems.
+    /// How containers get their root file systems on this host.
     pub rootfs: rootfs::RootfsChoice,
 }

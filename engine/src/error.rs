@@ -52,25 +52,27 @@ impl Explain for ImageError {
     fn explain(self) -> Failure {
         let message = chain(&self);
         match self {
-            ImageError::NotFound(_) => new(Code::NotFound, message, "'sampan images' lists those that are"),
+            ImageError::NotFound(_) => {
+                new(Code::NotFound, message, "'sampan images' lists the stored images")
+            }
             ImageError::Ambiguous { .. } => new(Code::Conflict, message, "give more digits, or a reference"),
             ImageError::SeveralReferences { .. } => {
-                new(Code::Conflict, message, "name the reference to remove, or use --force for all")
+                new(Code::Conflict, message, "give one reference, or use --force to remove all of them")
             }
             ImageError::InUse { .. } => {
-                let hint = "'sampan rm' removes containers; --force takes the image's names away, and its content \
-                            stays until the last container goes";
+                let hint = "'sampan rm' removes containers; --force removes the image's names, and its content \
+                            stays until the last container is removed";
                 new(Code::Conflict, message, hint)
             }
             ImageError::Reference(_) => new(Code::Usage, message, ""),
             ImageError::Store(StoreError::Digest { .. }) | ImageError::Unreadable { .. } => new(
                 Code::Failed,
                 message,
-                "'sampan image verify' says what is broken; 'sampan pull' the image again, or 'sampan rmi' it",
+                "'sampan image verify' shows what is damaged; 'sampan pull' the image again, or 'sampan rmi' it",
             ),
             ImageError::Store(StoreError::Broken { .. }) => {
-                let hint = "put a good copy in its place; or move it away and restart the engine, which then begins without \
-                            images";
+                let hint = "restore the file from a good copy; or move it away and restart the engine, which then \
+                            starts with no images";
                 new(Code::Failed, message, hint)
             }
             ImageError::Store(_) => new(Code::Failed, message, ""),

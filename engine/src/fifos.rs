@@ -1,8 +1,8 @@
-//! monitord's two FIFOs, held open, so that what is in them outlives a monitord that dies.
+//! Holds monitord's two FIFOs open, so that the events in them survive a restart of monitord.
 //!
-//! Owned by the event loop. Makes them where no service manager does. Notices by inotify(7) when one is removed or
-//! replaced: an old one that stays open would swallow events that no monitord can read any more. Never reads from one
-//! and never writes into one.
+//! Owned by the event loop. Creates the FIFOs unless a service manager does. Notices by inotify(7) when one is removed
+//! or replaced, and closes the old one: while the engine held it open, senders could write events into it that no
+//! monitord would read. Never reads from a FIFO and never writes into one.
 
 use crate::roots::make_parent;
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What may change which file a name stands for, and the end of the directory itself.
+/// The inotify events after which a FIFO's path may name another file, and those of the directory itself.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVE)
@@ -22,7 +22,7 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_ONLYDIR);
 
-/// The FIFOs that are held, and what tells of changes.
+/// The FIFOs that the engine holds open, and the inotify instance that reports changes of their directories.
 #[derive(Debug)]
 pub struct Fifos {
     held: Vec<Held>,
@@ -33,30 +33,30 @@ pub struct Fifos {
 struct Held {
     path: PathBuf,
     file: Option<File>,
-    /// True once it was said that it cannot be held, until it can.
-    complained: bool,
+    /// Whether a failure to open this FIFO was logged; false again once it is open.
+    failure_logged: bool,
 }
 
 impl Fifos {
-    /// Holds the monitor FIFO and the emit FIFO; `makes` says whether to make those that are not there.
+    /// Holds the monitor FIFO and the emit FIFO open; `makes` says whether to create a missing one.
     ///
-    /// One that cannot be had is logged: monitord may make it, and senders wait for that.
+    /// A failure is logged and not returned: monitord may create the FIFO later, and senders wait for that.
     pub fn open(facts: &Path, emit: &Path, makes: bool) -> Self {
         let mut fifos = Fifos { held: Vec::new(), changes: None };
         for (path, group) in [(facts, FACTS_GROUP), (emit, WATCH_GROUP)] {
             if makes && let Err(error) = make(path, group) {
                 log::warn!("{error}");
             }
-            fifos.held.push(Held { path: path.to_owned(), file: None, complained: false });
+            fifos.held.push(Held { path: path.to_owned(), file: None, failure_logged: false });
         }
-        // Watched first, so that no change is missed between the two.
+        // Start watching before opening the FIFOs, so that no change in between is missed.
         match fifos.watch() {
             Ok(changes) => fifos.changes = Some(changes),
             Err(errno) => log::warn!(
-                "cannot watch for a FIFO that is replaced: {errno}; events that are written then are lost until monitord runs"
+                "cannot watch for replaced FIFOs: {errno}; events after a replacement are lost until monitord runs"
             ),
         }
-        fifos.look();
+        fifos.reopen_changed();
         fifos
     }
 
@@ -69,26 +69,26 @@ impl Fifos {
         Ok(changes)
     }
 
-    /// What becomes readable when something changed, to be polled.
+    /// The descriptor to poll: readable when a FIFO may have been removed or replaced.
     pub fn changes(&self) -> Option<BorrowedFd<'_>> {
         self.changes.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes what was told of changes, and follows it.
+    /// Reads all pending inotify events, then opens whichever FIFO was replaced.
     pub fn on_change(&mut self) {
-        // What changed does not matter: each path is looked at.
+        // Which event it was does not matter: every path is checked.
         while self.changes.as_ref().is_some_and(|changes| changes.read_events().is_ok()) {}
-        self.look();
+        self.reopen_changed();
     }
 
-    fn look(&mut self) {
-        self.held.iter_mut().for_each(Held::look);
+    fn reopen_changed(&mut self) {
+        self.held.iter_mut().for_each(Held::reopen_changed);
     }
 }
 
 impl Held {
-    /// Holds the file that the path stands for now; lets another one go.
-    fn look(&mut self) {
+    /// Opens the file that the path names now, and closes the earlier one if it is another.
+    fn reopen_changed(&mut self) {
         let now = std::fs::symlink_metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
         let held = self.file.as_ref().and_then(|file| file.metadata().ok());
         let held = held.map(|meta| (meta.dev(), meta.ino()));
@@ -96,7 +96,7 @@ impl Held {
             return;
         }
         if self.file.take().is_some() {
-            log::info!("{} was removed or replaced: the old one is let go", self.path.display());
+            log::info!("{} was removed or replaced: the engine closes the old FIFO", self.path.display());
         }
         if now.is_none() {
             return;
@@ -104,18 +104,18 @@ impl Held {
         match fifo::hold(&self.path) {
             Ok(file) => {
                 self.file = Some(file);
-                self.complained = false;
+                self.failure_logged = false;
             }
-            Err(error) if !self.complained => {
-                log::warn!("{}: events in it do not outlive monitord", report::chain(&error));
-                self.complained = true;
+            Err(error) if !self.failure_logged => {
+                log::warn!("{}: events in this FIFO are lost when monitord stops", report::chain(&error));
+                self.failure_logged = true;
             }
             Err(_) => {}
         }
     }
 }
 
-/// Makes a FIFO that is not there. One that is there is as whoever made it wants it.
+/// Creates a missing FIFO with the right owner and mode. Leaves an existing one unchanged.
 fn make(path: &Path, group: &str) -> Result<(), String> {
     make_parent(path).map_err(|error| report::chain(&error))?;
     if fifo::make(path).map_err(|error| report::chain(&error))? {

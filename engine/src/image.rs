@@ -1,19 +1,21 @@
-//! What the engine does with images. A module a verb; what several of them need is below.
+//! Operations on images. Most modules are one operation each; the others are shared by several of them.
+//!
+//! Called by `tasks` and `server`. Knows no container and no client.
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | [`pull`] | from a registry into the store |
 //! | [`push`] | from the store to a registry |
-//! | [`import`] | from a tar of a root file system |
-//! | [`archive`] | from and to archives of docker and OCI |
-//! | [`serve`] | the store as a registry |
-//! | [`verify`] | the store compared with its digests |
-//! | [`queries`] | short requests: list, inspect, tag, remove |
-//! | [`prune`] | images that nobody needs go |
-//! | [`disk_space`] | room on the disk, before and while something comes |
-//! | [`policy`] | whose signature an image needs |
-//! | [`resolve`] | what a name means, and how its registry is reached |
-//! | [`login`] | whether a registry takes a credential |
+//! | [`import`] | from a tar of a root file system into the store |
+//! | [`archive`] | from and to docker archives, OCI archives and OCI layouts |
+//! | [`serve`] | serving the store as a registry |
+//! | [`verify`] | comparing the store's content with its digests |
+//! | [`queries`] | short requests: list, inspect, tag, remove, disk usage |
+//! | [`prune`] | removing unused images |
+//! | [`disk_space`] | checking and freeing disk space before and during a job |
+//! | [`policy`] | which images need a signature, and whose |
+//! | [`resolve`] | which image a name means, and how its registry is reached |
+//! | [`login`] | checking a credential at its registry |
 
 pub mod archive;
 pub mod disk_space;

@@ -1,16 +1,17 @@
-//! The engine: pulls, keeps and serves images, runs containers, and tells of both.
+//! The engine: pulls, stores and serves images, runs containers, and announces events about both.
 //!
-//! The program is `main.rs`; this library lets its pieces be tested and fuzzed. From above to below; a module imports only
-//! what lies below it:
+//! The program is `main.rs`; this library lets tests and fuzzers call its modules. A module imports only modules that
+//! stand below it in this table:
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | [`server`] | the event loop: clients, requests, jobs |
-//! | [`tasks`] | what the threads of jobs do |
-//! | [`container`] | containers: created, started, looked after, removed |
-//! | [`image`] | images: pulled, pushed, loaded, saved, served, verified |
-//! | [`context`], [`outbox`] | what all threads share, and how they tell the event loop |
-//! | [`config`], [`error`] | the configuration; errors as clients get them |
+//! | [`tasks`] | the work of each job's thread |
+//! | [`container`] | containers: create, start, watch, remove |
+//! | [`image`] | images: pull, push, load, save, serve, verify |
+//! | [`context`], [`outbox`] | state that all threads share, and their channel to the event loop |
+//! | [`fifos`], [`roots`] | monitord's FIFOs, held open; the directories that the engine works in |
+//! | [`config`], [`error`] | the configuration; errors in the form that clients receive |
 #![forbid(unsafe_code)]
 
 pub mod config;
@@ -26,10 +27,10 @@ pub mod tasks;
 
 use sampan_os::memory::{self, HeapBounds};
 
-/// Bounds what the allocator keeps, in the engine and in shims; to be called first thing, before any thread.
+/// Bounds the memory that the allocator keeps, in engine and shims. Call it first in `main`, before any thread.
 ///
-/// Two arenas, so that many short threads do not each keep memory; buffers of a layer come from memory that earlier ones
-/// were in, not from a mapping for each. What is freed is kept until it is trimmed, soon after the work.
+/// With two arenas, many short-lived threads do not each keep memory of their own. Below the mmap threshold, a layer's
+/// buffers reuse freed memory instead of a new mapping each. Freed memory is kept until it is trimmed, soon after a job.
 pub fn limit_memory() {
     memory::bound_heap(HeapBounds { arenas: 2, mmap_threshold: 1 << 20, trim_threshold: 8 << 20 });
 }

@@ -1,10 +1,10 @@
-//! The program `sampan-engine`: reads its arguments, opens store, FIFOs and socket, runs the event loop.
+//! The program `sampan-engine`: reads its arguments, opens the store, the FIFOs and the socket, runs the event loop.
 #![forbid(unsafe_code)]
 
 use sampan_daemon::listen::{ListenError, Listener};
 use sampan_daemon::logging;
 use sampan_daemon::systemd::{self, NotifyState};
-use sampan_engine::config::{self, Asked, Config};
+use sampan_engine::config::{self, Config, Invocation};
 use sampan_engine::container::directory::Directories;
 use sampan_engine::container::{rootfs, start};
 use sampan_engine::context::Shared;
@@ -45,8 +45,8 @@ fn main() -> ExitCode {
         return status;
     }
     let config = match config::from_args(std::env::args_os()) {
-        Ok(Asked::Run(config)) => *config,
-        Ok(Asked::Print(text)) => {
+        Ok(Invocation::Run(config)) => *config,
+        Ok(Invocation::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
@@ -76,8 +76,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes the socket from systemd, or binds it at `path`: for its owner alone, and for the members of the group of
-/// administrators if root binds it and there is one.
+/// Takes the socket from systemd, or binds it at `path`. Only the engine's user may connect; if that is root, also the
+/// members of the administrators' group, if the group exists.
 fn listen(path: &Path) -> Result<Listener, Box<dyn Error>> {
     let mut passed = systemd::passed();
     let named = passed.iter().position(|(name, _)| name == "engine").unwrap_or(0);
@@ -101,7 +101,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
         store.set_sync_before_commit();
     }
     partial_blob::collect(&store, config.partial_age);
-    // systemd refuses to use a FIFO that somebody else made, so the engine makes none where systemd does.
+    // systemd refuses to use a FIFO that another process made: the engine creates none when systemd passes the socket.
     let fifos = Fifos::open(&config.fifo, &config.emit_fifo, !listening.is_passed());
     let announcer = Announcer::new(FifoSender::new(&config.fifo));
     let poll = mio::Poll::new()?;
@@ -140,26 +140,27 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     Ok(result?)
 }
 
-/// So that the first pull need not, and what is wrong with them is known before it. They are kept as long as they stay
-/// what they are.
+/// Reads the files of registries early: the first pull is faster, and the log shows an error in them at the start.
+/// The engine reads them again only after they change.
 fn read_registries(config: &Config) {
     if let Err(error) = config.registries.load() {
-        log::warn!("no image can be pulled or pushed until this is mended: {}", report::chain(&error));
+        log::warn!("no image can be pulled or pushed until this is corrected: {}", report::chain(&error));
     }
 }
 
-/// Brings to the disk what an engine that was killed may have left.
+/// Makes durable what a killed engine may have left in the page cache, on a thread of its own.
 fn settle_in_background(shared: &Arc<Shared>) {
     if !shared.store.needs_sync() {
         return;
     }
     let shared = Arc::clone(shared);
     if let Err(error) = thread::spawn("settle", 1 << 20, move || tasks::settle(&shared.store)) {
-        log::warn!("cannot start a thread, the next job brings the store to the disk: {error}");
+        log::warn!("cannot start a thread to sync the store, the next job will sync it: {error}");
     }
 }
 
-/// The namespace that layers are unpacked in; or `None`, and what to tell about that, if an ordinary user has none.
+/// Opens the user namespace in which an ordinary user's engine unpacks layers. Without one, returns `None` and a
+/// warning for the user. Root needs none.
 fn enter(is_wanted: bool) -> (Option<Namespace>, Mutex<Option<String>>) {
     if nix::unistd::geteuid().is_root() {
         return (None, Mutex::default());

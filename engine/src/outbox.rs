@@ -1,54 +1,54 @@
-//! What threads tell the event loop, and the way there.
+//! The channel from the engine's threads to the event loop.
 //!
-//! Every thread has it by way of [`crate::context`]; the event loop has the other end.
+//! Every thread has its sending end by way of [`crate::context`]; the event loop has the receiving end.
 
 use crate::container::outcome::Outcome;
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Done, Failure};
 use std::sync::mpsc::Sender;
 
-/// What a thread tells the event loop.
+/// A message from a thread to the event loop.
 pub enum Message {
-    /// A job is over.
+    /// A job has ended.
     Ended {
-        /// Its number.
+        /// Number of the job.
         job: u64,
-        /// What came of it.
+        /// The result or the error.
         outcome: Result<Done, Failure>,
     },
-    /// A registry listens.
+    /// A `serve` job listens and accepts connections.
     Serving {
-        /// Its job's number.
+        /// Number of the job.
         job: u64,
-        /// Where.
+        /// The address that it listens on.
         address: String,
     },
-    /// A task has its answers; the last one ends the stream.
+    /// The answers to a short request; the last one ends the client's stream.
     Answers {
         /// The client's token.
         client: usize,
         /// The answers.
         answers: Vec<Answer>,
     },
-    /// Something was done about a container.
+    /// A step for a container has ended.
     Container(Outcome),
 }
 
-/// Sends messages to the event loop and wakes it.
+/// Sends messages to the event loop and wakes it up.
 pub struct Outbox {
     sender: Sender<Message>,
     waker: Waker,
 }
 
 impl Outbox {
-    /// Messages go into `sender`; `waker` tells of them.
+    /// Makes an outbox that puts messages into `sender` and wakes the event loop through `waker`.
     pub fn new(sender: Sender<Message>, waker: Waker) -> Self {
         Outbox { sender, waker }
     }
 
-    /// Sends it.
+    /// Sends `message`.
     pub fn send(&self, message: Message) {
-        // It fails only when the event loop is gone, and then nobody asks any more.
+        // Sending fails only after the event loop has ended; then no client waits for this message.
         let _ = self.sender.send(message);
         let _ = self.waker.wake();
     }

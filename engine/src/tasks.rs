@@ -1,6 +1,6 @@
-//! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
+//! The work of the engine's threads: runs one job or one short request, and announces its events.
 //!
-//! One file a kind of job. Called by the server; calls `image` and `container`.
+//! One file for each kind of job. Called by `server`, each time on a new thread; calls `image` and `container`.
 
 pub mod archive;
 mod import;

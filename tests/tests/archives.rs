@@ -370,7 +370,11 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "circle",
         ),
         ("a config outside", listing(json!([{"Config": "../../etc/passwd", "Layers": []}])), "leads out"),
-        ("no config", listing(json!([{"Config": "c.json", "Layers": []}])), r#""c.json" is not in it"#),
+        (
+            "no config",
+            listing(json!([{"Config": "c.json", "Layers": []}])),
+            r#""c.json" is not in the archive"#,
+        ),
         (
             "a config with another digest",
             archive(&[
@@ -386,7 +390,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "a missing layer",
             docker(&["1", "2", "3"], vec![file("1", a.clone()), file("2", b.clone())]),
-            r#""3" is not in it"#,
+            r#""3" is not in the archive"#,
         ),
         (
             "layers in the wrong order",
@@ -404,7 +408,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
                 &["1", "2", "3"],
                 vec![file("1", a[..700].to_vec()), file("2", b.clone()), file("3", c.clone())],
             ),
-            "cannot take layer",
+            "cannot load layer",
         ),
         (
             "a layer that leads outside",

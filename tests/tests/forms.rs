@@ -131,9 +131,10 @@ fn an_index_without_the_wanted_platform_says_what_there_is() {
     let entry = r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":2,
         "digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "platform":{"os":"linux","architecture":"mips"}}"#;
-    for (entries, words, hint) in
-        [(entry, "there are: linux/mips", "--platform takes one of these"), ("", "it names no platform", "")]
-    {
+    for (entries, words, hint) in [
+        (entry, "there are: linux/mips", "give one of these with --platform"),
+        ("", "it names no platform", ""),
+    ] {
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
         registry.answer("many/manifests/t", Reply::Ok(oci::INDEX.to_owned(), index.into_bytes()));
         let failure = engine.pull(&registry.reference("many")).expect_err("not there");

@@ -1,15 +1,15 @@
-//! Images in archives: docker's and OCI's, as a file that can be sought or as a stream.
+//! Images in archives: docker archives and OCI archives, in a seekable file or a stream, and OCI image layouts.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`load`] | from an archive into the store |
-//! | [`save`] | from the store into an archive |
-//! | [`source`] | an archive to read, whatever it is |
-//! | [`seekable`], [`streamed`] | the two kinds of it |
-//! | [`entries`] | where its entries are |
-//! | [`manifest`] | its documents |
-//! | [`oci_layout`] | a directory instead of an archive |
-//! | [`writer`] | an archive that is written |
+//! | [`load`] | loading images from an archive into the store |
+//! | [`save`] | saving images from the store into an archive |
+//! | [`source`] | the interface of everything that images are loaded from |
+//! | [`seekable`], [`streamed`] | an archive in a seekable file; an archive read once, in order |
+//! | [`entries`] | the names in an archive, and its links |
+//! | [`manifest`] | the documents that list an archive's images |
+//! | [`oci_layout`] | a directory in place of an archive |
+//! | [`writer`] | writing an archive or a layout |
 
 pub mod entries;
 pub mod load;

@@ -1,9 +1,9 @@
-//! Room on the disk: whether a pull finds enough of it, and what goes when it becomes scarce.
+//! Free disk space: checks it before and during a job, and removes unused images when it is low.
 //!
-//! Called by [`crate::image::pull`] and [`crate::image::archive::load`]: [`Room::claim`] before layers begin, [`Room::wary`] around what does
-//! not say how much it brings, [`Room::keep`] behind a commit; so there is no timer, and an idle engine does nothing.
-//! What a job has claimed is no other's. Removes only what [`images::is_in_use`] lets go, the images
-//! first that were not pulled or used for longest, and tells of each. Off unless configured.
+//! Called by [`crate::image::pull`] and [`crate::image::archive::load`]: [`Room::claim`] before layers are fetched,
+//! [`Room::wary`] around a stream of unknown size, [`Room::keep`] after a commit. There is no timer, so an idle engine
+//! does nothing. One job's claim is not free for another. Removes only images that [`images::is_in_use`] allows, the
+//! least recently pulled or used first, and announces each. Removes none unless `gc-free-low` is configured.
 
 use crate::image::prune;
 use nix::sys::statvfs::statvfs;
@@ -23,19 +23,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
-/// Bytes of unpacked layer for which one inode is taken: a guess on the low side, since a refusal that is wrong
+/// Bytes of an unpacked layer for each inode that it is assumed to need. It underestimates the inodes: a wrong refusal
 /// is worse than a pull that fails late.
 const BYTES_PER_INODE: u64 = 32 << 10;
-/// What stays free of a load that does not say how much it brings: this part of the file system ...
+/// Free space that a stream of unknown size must leave: one part in 20 of the file system ...
 const WARY_PART: u64 = 20;
-/// ... and no more than so much. Unpacked, what is read between two looks may be several times as much.
+/// ... but at most this many bytes. Data read between two checks may become several times [`WARY_STEP`] when unpacked.
 const WARY_MAX: u64 = 64 << 20;
-/// Bytes that such a load brings between two looks at the disk, which cost a statvfs(2) each.
+/// Bytes read from such a stream between two checks of the disk, each a statvfs(2).
 const WARY_STEP: u64 = 256 << 10;
-/// Who removed, in events.
+/// The cause of these removals in events.
 const BY: &str = "low-space";
 
-/// So much of a file system.
+/// An amount of disk space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
     /// In bytes.
@@ -44,16 +44,16 @@ pub enum Amount {
     Percent(u8),
 }
 
-/// Text that is no [`Amount`].
+/// A text that is not an [`Amount`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no amount of disk: write bytes (500M, 2G) or percent of the file system (10%)")]
+#[error("{0:?} is no amount of disk space: write bytes (500M, 2G) or percent of the file system (10%)")]
 pub struct AmountError(String);
 
 impl Amount {
-    /// Reads `10%`, `500`, `500K`, `2G`, `1T`; 1024-based.
+    /// Parses `10%`, `500`, `500K`, `2G`, `1T`; units are powers of 1024.
     ///
     /// # Errors
-    /// [`AmountError`].
+    /// [`AmountError`]: the text is neither bytes nor 0 to 100 percent.
     pub fn parse(text: &str) -> Result<Self, AmountError> {
         let refuse = || AmountError(text.chars().take(40).collect());
         if let Some(percent) = text.strip_suffix('%') {
@@ -63,7 +63,7 @@ impl Amount {
         size::parse(text).map(Amount::Bytes).ok_or_else(refuse)
     }
 
-    /// In bytes of a file system of `total` bytes.
+    /// The amount in bytes, for a file system of `total` bytes.
     fn of(self, total: u64) -> u64 {
         match self {
             Amount::Bytes(bytes) => bytes,
@@ -96,12 +96,12 @@ impl<'de> Deserialize<'de> for Amount {
     }
 }
 
-/// How much is to stay free. By default, nothing needs to.
+/// Marks of free disk space. By default, none must stay free and no image is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
-    /// No pull begins that would leave less free.
+    /// A pull that would leave less than this free is refused.
     pub min_free: Amount,
-    /// Under the first, images are removed until the second is free; `None` is never.
+    /// Below the first amount, unused images are removed until the second is free. `None` removes none.
     pub collect: Option<(Amount, Amount)>,
 }
 
@@ -111,24 +111,25 @@ impl Default for Marks {
     }
 }
 
-/// What a pull still has to write.
+/// What a job still has to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Bytes to download.
     pub blobs: u64,
-    /// Bytes that these, and blobs that are here, become when unpacked: an estimate.
+    /// Bytes of layers once unpacked, from these and from stored blobs: an estimate.
     pub unpacked: u64,
-    /// Files and directories: an estimate.
+    /// Files and directories of those layers: an estimate.
     pub inodes: u64,
 }
 
 impl Needs {
-    /// What is missing of `parts`; of those whose blob or layer `others` have, nothing, and they are in it then.
-    /// What is `under_way` unpacks as it comes, so that what has come of it needs no more room.
+    /// Adds up what is missing of `parts`, and records it in `counted`; a blob or layer in `counted` before counts
+    /// nothing. A part that is `under_way` is unpacked while it is downloaded, so its downloaded share needs no more
+    /// space.
     fn of<'a>(
         store: &Store,
         parts: impl IntoIterator<Item = &'a Part>,
-        others: &mut Counted,
+        counted: &mut Counted,
         under_way: bool,
     ) -> Self {
         let mut needs = Needs::default();
@@ -138,20 +139,20 @@ impl Needs {
                 true => 0,
                 false => part.size.saturating_sub(partial_blob::kept(store, &part.blob)),
             };
-            if others.blobs.insert(part.blob.clone()) && !is_here {
+            if counted.blobs.insert(part.blob.clone()) && !is_here {
                 needs.blobs = needs.blobs.saturating_add(missing);
                 needs.inodes += 1;
             }
             let Some(chain_id) = part.chain_id.as_ref().filter(|chain_id| !store.has_layer(chain_id)) else {
                 continue;
             };
-            if others.layers.insert(chain_id.clone()) {
+            if counted.layers.insert(chain_id.clone()) {
                 let size = match under_way && !is_here {
                     true => share(part.unpacked, missing, part.size),
                     false => part.unpacked,
                 };
                 needs.unpacked = needs.unpacked.saturating_add(size);
-                // The layer's own directory, `diff`, and what is in it.
+                // Two for the layer's own directory and its `diff`.
                 needs.inodes = needs.inodes.saturating_add(2 + size / BYTES_PER_INODE);
             }
         }
@@ -163,7 +164,8 @@ impl Needs {
     }
 }
 
-/// What is counted already. Two sets: the lowest layer, uncompressed, has its blob's digest for its chain id.
+/// Blobs and layers that were counted. There are two sets because the lowest layer's chain id, if the layer is stored
+/// uncompressed, equals its blob's digest.
 #[derive(Default)]
 struct Counted {
     blobs: HashSet<Digest>,
@@ -176,14 +178,14 @@ fn share(whole: u64, part: u64, of: u64) -> u64 {
     u64::try_from(share).unwrap_or(whole)
 }
 
-/// One layer that a job wants.
+/// One layer that a job writes.
 #[derive(Debug)]
 struct Part {
     blob: Digest,
     size: u64,
-    /// `None` if it is not to be unpacked.
+    /// Chain id; `None` if the layer is not unpacked.
     chain_id: Option<Digest>,
-    /// Bytes that it becomes then: an estimate.
+    /// Bytes of the layer once unpacked: an estimate.
     unpacked: u64,
 }
 
@@ -196,7 +198,7 @@ impl Part {
 
 type Claims = Arc<Mutex<HashMap<u64, Vec<Part>>>>;
 
-/// Keeps room for what a job still has to write, until it is dropped.
+/// A claim on the disk space that a job still needs; dropping it releases the space.
 #[derive(Debug)]
 pub struct Claim {
     claims: Claims,
@@ -204,7 +206,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The blob is here, and unpacked if it was to be, under whatever name: it needs no more room.
+    /// Records that the blob is written, and unpacked if it was to be: it needs no more space.
     pub fn arrived(&self, blob: &Digest) {
         if let Some(parts) = lock(&self.claims).get_mut(&self.id) {
             parts.retain(|part| part.blob != *blob);
@@ -218,8 +220,8 @@ impl Drop for Claim {
     }
 }
 
-/// What a layer becomes, about: distributions' root file systems shrink to 0.35 to 0.45 by gzip, a little more
-/// by zstd; programs' layers less. On the low side, as [`BYTES_PER_INODE`] is.
+/// Estimates the size of the unpacked layer, in bytes. gzip shrinks root file systems of distributions to 0.35 to 0.45,
+/// zstd a little more; layers of programs shrink less. The factor is low for the same reason as [`BYTES_PER_INODE`].
 fn unpacked_size(layer: &Descriptor) -> u64 {
     match layer.media_type.rsplit_once(['+', '.']) {
         Some((_, "gzip" | "zstd")) => layer.size.saturating_mul(2),
@@ -227,79 +229,79 @@ fn unpacked_size(layer: &Descriptor) -> u64 {
     }
 }
 
-/// Why a pull does not begin.
+/// Why a job is refused or ended for lack of disk space.
 #[derive(Debug, thiserror::Error)]
 pub enum RoomError {
-    /// Too few bytes.
+    /// Too few bytes are free.
     #[error(
         "it needs {} ({} to download, about {} unpacked){}, and in {} {} are free{}",
         size::format(needs.bytes()), size::format(needs.blobs), size::format(needs.unpacked), claimed(*others), store.display(),
         size::format(*free), kept(*reserve)
     )]
     Bytes {
-        /// What is needed.
+        /// Needs of the job.
         needs: Needs,
-        /// What other jobs still need.
+        /// Bytes that other jobs have claimed.
         others: u64,
-        /// What there is.
+        /// Bytes that are free.
         free: u64,
-        /// What is to stay.
+        /// Bytes that must stay free.
         reserve: u64,
-        /// Where.
+        /// Path of the store.
         store: PathBuf,
     },
-    /// Too few bytes to go on with what does not say how much it is.
+    /// Too few bytes are free to go on reading a stream of unknown size.
     #[error(
-        "the disk is full: in {} {} are free, and {} are to stay so{}",
+        "the disk is full: in {} {} are free, and {} must stay free{}",
         store.display(), size::format(*free), size::format(*reserve), claimed(*others)
     )]
     Low {
-        /// What other jobs still need.
+        /// Bytes that other jobs have claimed.
         others: u64,
-        /// What there is.
+        /// Bytes that are free.
         free: u64,
-        /// What is to stay.
+        /// Bytes that must stay free.
         reserve: u64,
-        /// Where.
+        /// Path of the store.
         store: PathBuf,
     },
-    /// Too few inodes.
+    /// Too few inodes are free.
     #[error("it needs about {needs} inodes, and in {} {free} are free", store.display())]
     Inodes {
-        /// What is needed.
+        /// Inodes that the job needs.
         needs: u64,
-        /// What there is.
+        /// Inodes that are free.
         free: u64,
-        /// Where.
+        /// Path of the store.
         store: PathBuf,
     },
-    /// The file system does not say.
+    /// statvfs(2) failed.
     #[error("cannot find out how much of {} is free", store.display())]
     Unknown {
-        /// Where.
+        /// Path of the store.
         store: PathBuf,
-        /// Why not.
+        /// Error of statvfs(2).
         source: nix::Error,
     },
 }
 
 fn kept(reserve: u64) -> String {
-    if reserve == 0 { String::new() } else { format!(", of which {} are to stay so", size::format(reserve)) }
+    if reserve == 0 { String::new() } else { format!(", of which {} must stay free", size::format(reserve)) }
 }
 
 fn claimed(others: u64) -> String {
     if others == 0 { String::new() } else { format!(", other jobs still need {}", size::format(others)) }
 }
 
-/// What a file system has.
+/// Free space of a file system.
 struct Free {
     bytes: u64,
     total: u64,
-    /// `None` where inodes are made as they are needed.
+    /// Free inodes; `None` if the file system creates inodes on demand.
     inodes: Option<u64>,
 }
 
-/// The marks, and who is told. Cheap to clone; all clones collect one at a time.
+/// Checks and claims disk space. Cheap to clone; all clones share the claims, and only one at a time removes images.
 #[derive(Clone, Debug)]
 pub struct Room {
     marks: Marks,
@@ -310,7 +312,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Keeps to `marks`.
+    /// Makes an instance that keeps the marks `marks`.
     pub fn new(marks: Marks, announcer: Announcer) -> Self {
         Room {
             marks,
@@ -321,12 +323,12 @@ impl Room {
         }
     }
 
-    /// Finds out whether there is room for an image whose layers have these chain ids, for its blobs alone without
-    /// `unpack`; if not, and if it may, makes some. The caller has pinned what it needs, and keeps what it gets until
-    /// all is written: what other jobs have claimed is not free. What it has claimed `ahead` is so from here on.
+    /// Claims disk space for an image whose layers have these chain ids; without `unpack`, for its blobs alone. If
+    /// there is too little, removes unused images first, if the marks allow that. The caller has pinned what it needs,
+    /// and keeps the claim until everything is written. A claim that was made `ahead` is replaced by this one.
     ///
     /// # Errors
-    /// [`RoomError`].
+    /// [`RoomError`]: there is too little space, even after removing images, or statvfs(2) failed.
     pub fn claim(
         &self,
         store: &Store,
@@ -340,7 +342,7 @@ impl Room {
         match self.enter(store, &mut parts, ahead) {
             Err(RoomError::Bytes { needs, others, reserve, free, .. }) if self.marks.collect.is_some() => {
                 let goal = needs.bytes().saturating_add(others).saturating_add(reserve);
-                // If it would not fit even into an empty store, nothing is removed in vain.
+                // Do not remove images in vain: even an empty store might be too small.
                 if goal <= free.saturating_add(store.size_on_disk(store.root()).unwrap_or(0)) {
                     self.collect(store, goal);
                 }
@@ -350,20 +352,21 @@ impl Room {
         }
     }
 
-    /// Claims room for an image of which nothing is known but its manifest, however much of it has to be unpacked. `None` if
-    /// there is not enough for that; makes none.
+    /// Claims disk space for an image of which only the manifest is known, as if every layer had to be unpacked.
+    /// Returns `None` if there is too little; removes no image.
     pub fn claim_ahead(&self, store: &Store, manifest: &Manifest, unpack: bool) -> Option<Claim> {
-        // A blob's digest stands for the chain id: hardly any layer is called so.
+        // The chain ids are not known yet; the blobs' digests serve as stand-ins, which match no stored layer.
         let part = |layer: &Descriptor| Part::new(layer, unpack.then_some(&layer.digest));
         let mut parts = manifest.layers.iter().map(part).collect();
         self.enter(store, &mut parts, None).ok()
     }
 
-    /// Claims room for `parts`, which it takes, if there is enough, or was `ahead`: of two that come at once, one is first.
+    /// Claims space for `parts`, and takes them, if there is enough. Compares and records under one lock, so two jobs
+    /// cannot claim the same space.
     fn enter(&self, store: &Store, parts: &mut Vec<Part>, ahead: Option<&Claim>) -> Result<Claim, RoomError> {
         let mut claims = lock(&self.claims);
         match ahead {
-            // It was enough for more, and some of it is used by now: for what it was claimed for.
+            // No comparison: the earlier claim covered at least as much, and the job has used some of that space.
             Some(Claim { id, .. }) => drop(claims.remove(id)),
             None => self.compare(store, &claims, parts)?,
         }
@@ -372,7 +375,7 @@ impl Room {
         Ok(Claim { claims: Arc::clone(&self.claims), id })
     }
 
-    /// Compares what `parts` need with what is free beside `claims`.
+    /// Compares the needs of `parts` with the free space that `claims` leave.
     fn compare(
         &self,
         store: &Store,
@@ -406,14 +409,13 @@ impl Room {
         free(store).map_err(|source| RoomError::Unknown { store: store.root().to_owned(), source })
     }
 
-    /// Reads `from`, which does not say how much it brings, as long as something stays free behind it and all
-    /// claims.
+    /// Wraps a stream of unknown size: reading fails once too little space stays free beside all claims.
     pub fn wary<'a, R: Read>(&'a self, store: &'a Store, from: R) -> Wary<'a, R> {
         Wary { room: self, store, from, left: 0, full: Arc::default() }
     }
 
-    /// Finds out whether a load may go on that does not say how much it brings.
-    fn look(&self, store: &Store) -> Result<(), RoomError> {
+    /// Checks whether a stream of unknown size may go on; removes unused images first, if the marks allow that.
+    fn check_stream(&self, store: &Store) -> Result<(), RoomError> {
         let others = {
             let claims = lock(&self.claims);
             Needs::of(store, claims.values().flatten(), &mut Counted::default(), true).bytes()
@@ -437,7 +439,7 @@ impl Room {
         }
     }
 
-    /// Removes unused images if less is free than the low mark, until the high mark is.
+    /// Removes unused images if less than the low mark is free, until the high mark is reached.
     pub fn keep(&self, store: &Store) {
         let Some((low, high)) = self.marks.collect else { return };
         match free(store) {
@@ -449,12 +451,12 @@ impl Room {
         }
     }
 
-    /// Removes what is unused, the oldest first, until `goal` bytes are free or nothing is left to remove.
+    /// Removes unused content, the least recently used first, until `goal` bytes are free or nothing unused is left.
     fn collect(&self, store: &Store, goal: u64) {
         let _one = lock(&self.collecting);
         log::info!("free space is low: removing unused images until {} are free", size::format(goal));
         let before = free(store).map_or(0, |free| free.bytes);
-        // Some file systems free what was removed a while later.
+        // Some file systems report removed files as free only later: also count the removed bytes.
         let enough =
             |freed| free(store).map_or(before, |f| f.bytes).max(before.saturating_add(freed)) >= goal;
         match self.remove_oldest(store, &enough) {
@@ -467,9 +469,10 @@ impl Room {
         }
     }
 
-    /// Removes images until `enough` says so of the bytes that were freed; how many they are in the end.
+    /// Removes images until `enough`, called with the bytes freed so far, returns true. Returns the bytes freed in the
+    /// end.
     fn remove_oldest(&self, store: &Store, enough: &dyn Fn(u64) -> bool) -> Result<u64, ImageError> {
-        // An image that cannot be read keeps all content where it is: removing others would free nothing.
+        // If an image cannot be read, all content must be kept: removing other images would free nothing.
         images::used(store)?;
         partial_blob::collect(store, Duration::ZERO);
         let (_, mut freed) = store.collect_garbage();
@@ -491,33 +494,33 @@ impl Room {
     }
 }
 
-/// A source that ends with an error before the disk is full.
+/// A reader that fails before the disk is full.
 pub struct Wary<'a, R> {
     room: &'a Room,
     store: &'a Store,
     from: R,
-    /// Bytes until the next look at the disk.
+    /// Bytes until the next check of the disk.
     left: u64,
     full: Full,
 }
 
-/// Why a [`Wary`] source ended, if it did.
+/// Why a [`Wary`] reader failed; empty while it has not.
 pub type Full = Arc<OnceLock<Arc<RoomError>>>;
 
 impl<R> Wary<'_, R> {
-    /// Where it says why it ended.
+    /// A handle that outlives the reader and holds its error.
     pub fn full(&self) -> Full {
         Arc::clone(&self.full)
     }
 
-    fn look(&mut self) -> io::Result<()> {
+    fn check(&mut self) -> io::Result<()> {
         if self.left == 0
             && self.full.get().is_none()
-            && let Err(error) = self.room.look(self.store)
+            && let Err(error) = self.room.check_stream(self.store)
         {
             let _ = self.full.set(Arc::new(error));
         }
-        // Once there was too little it does not go on, whatever its own end has freed.
+        // Once failed it stays failed, even if the failed job's temporaries have freed some space.
         match self.full.get() {
             Some(error) => return Err(io::Error::other(Arc::clone(error))),
             None if self.left == 0 => self.left = WARY_STEP,
@@ -529,7 +532,7 @@ impl<R> Wary<'_, R> {
 
 impl<R: Read> Read for Wary<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.look()?;
+        self.check()?;
         let most = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let len = self.from.read(into.get_mut(..most).unwrap_or_default())?;
         self.left = self.left.saturating_sub(len as u64);
@@ -621,7 +624,7 @@ mod tests {
         let _pin = store.pin([needed.clone()]);
         let room = Room::new(Marks::default(), Announcer::new(FifoSender::new(dir.path().join("none"))));
         let there = || [&old, &used, &needed].map(|digest| store.blob_path(digest).exists());
-        // Not what the disk has free: other processes fill and free it meanwhile.
+        // Not based on free space: other processes use and free it meanwhile.
         room.remove_oldest(&store, &|_| true).expect("nothing to do");
         assert_eq!(there(), [true, true, true]);
         room.remove_oldest(&store, &|freed| freed > 0).expect("removed");
@@ -649,7 +652,7 @@ mod tests {
         let all = Marks { min_free: Amount::Percent(100), collect: None };
         let room = Room::new(all, announcer);
         let text = room.enter(&store, &mut vec![part("byte", 1)], None).expect_err("all is kept");
-        assert!(text.to_string().contains("to stay so"), "{text}");
+        assert!(text.to_string().contains("must stay free"), "{text}");
         room.enter(&store, &mut Vec::new(), None).expect("nothing always fits");
     }
 
@@ -673,7 +676,7 @@ mod tests {
         assert_eq!(claimed(), 330);
         let two = room.enter(&store, &mut vec![part("b", 10), part("c", 1)], None).expect("there is room");
         assert_eq!(claimed(), 333, "the layer that both want comes once");
-        // Half of a blob is half of its files as well.
+        // A half-downloaded blob is also half unpacked.
         let kept = format!("partial/sha256-{}", Digest::of(b"a").hex());
         std::fs::write(dir.path().join(kept), [0; 50]).expect("written");
         assert_eq!(claimed(), 183);

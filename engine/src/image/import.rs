@@ -1,6 +1,7 @@
-//! Makes an image of root file system tars that a client hands over as descriptors.
+//! Makes an image from tars of a root file system, which a client passes as descriptors.
 //!
-//! Each goes through the same pipeline as a pulled layer and is kept as it came: plain, gzip or zstd.
+//! Each tar goes through the pipeline of a pulled layer and is stored as it came: plain, gzip or zstd. Runs on a job's
+//! thread; the caller announces the outcome.
 
 use crate::image::pull::pipeline::{LayerError, Pipeline, Sink, Streamed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,40 +22,40 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// How often a reader of a silent pipe looks whether the job was cancelled, in milliseconds.
+/// How often a reader of a silent pipe checks whether the job was cancelled, in milliseconds.
 const LOOK_MS: u16 = 200;
 
-/// What to make.
+/// A request to import an image.
 pub struct ImportRequest {
-    /// Its reference.
+    /// Reference of the new image.
     pub reference: Reference,
-    /// Its platform.
+    /// Platform of the new image.
     pub platform: Platform,
-    /// How a container of it runs.
+    /// The run configuration of the new image.
     pub run: Run,
-    /// The tars, lowest first, read from where they stand.
+    /// The layers' tars, lowest first; each is read from its current offset.
     pub layers: Vec<OwnedFd>,
 }
 
-/// What was made.
+/// An imported image.
 pub struct Imported {
     /// Digest of its manifest.
     pub digest: Digest,
     /// Digest of its config.
     pub id: Digest,
-    /// True if the store had all of it under this name already.
+    /// Whether the store had all of it under this name before.
     pub unchanged: bool,
 }
 
 /// Why an import failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// A tar is not taken.
+    /// A tar cannot be imported.
     #[error("cannot import layer {nth}")]
     Layer {
-        /// Which, from 1.
+        /// Number of the layer, from 1.
         nth: usize,
-        /// Why not.
+        /// Error of the pipeline.
         source: Box<LayerError>,
     },
     /// The store failed.
@@ -63,7 +64,7 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// True if the job was ended, and nothing is wrong.
+    /// Whether the job was cancelled, and nothing else failed.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, ImportError::Layer { source, .. } if matches!(**source, LayerError::Cancelled(_)))
     }
@@ -72,7 +73,7 @@ impl ImportError {
 /// Imports an image into `store`.
 ///
 /// # Errors
-/// [`ImportError`]; nothing is named then.
+/// [`ImportError`]: a tar cannot be read or unpacked, or the store fails. No image was named then.
 pub fn import(
     store: &Store,
     limits: &Limits,
@@ -161,7 +162,7 @@ fn config(platform: &Platform, run: Run, layers: &[(Streamed, Temp)]) -> Config 
     }
 }
 
-/// Gives blobs and layers their names; the pin keeps them until the image is named.
+/// Names the blobs and layers. The returned pin keeps them until the image is named.
 fn name(
     store: &Store,
     config: &Config,
@@ -196,10 +197,10 @@ fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
 }
 
 fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(document).expect("our documents have no shape that JSON cannot hold")
+    serde_json::to_vec(document).expect("documents made here have only string keys, so JSON can express them")
 }
 
-/// Reads a descriptor that may be a silent pipe, and notices that the job was cancelled.
+/// Reads a descriptor that may be a silent pipe; fails once the job is cancelled.
 pub(crate) struct Patient<'a> {
     pub(crate) file: &'a File,
     pub(crate) cancel: &'a Cancel,
@@ -210,7 +211,7 @@ impl Read for Patient<'_> {
         loop {
             self.cancel.check().map_err(|Cancelled| io::Error::other("cancelled"))?;
             let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-            // Zero ready: a pipe that nobody has written to yet.
+            // No descriptor is ready: the pipe is open and empty.
             if poll(&mut fds, PollTimeout::ZERO)? == 0
                 && cpu::idle(|| poll(&mut fds, PollTimeout::from(LOOK_MS)))? == 0
             {

@@ -1,4 +1,5 @@
-//! Whether a registry takes a credential: `GET /v2/` with it. Keeps nothing; the client saves what is good.
+//! Checks whether a registry accepts a credential: sends `GET /v2/` with it. Stores nothing; the client saves a good
+//! one.
 //!
 //! OCI distribution-spec, "Determining Support". Called on a thread of its own.
 
@@ -14,13 +15,13 @@ use sampan_registry::credentials::Credentials;
 use sampan_registry::{Access, Registry, RegistryError};
 use std::sync::Arc;
 
-/// Tries `login`, until `cancel` is called.
+/// Checks `login` at its registry, until `cancel` is called.
 ///
 /// # Errors
-/// [`Failure`] if the host is none, cannot be reached, or refuses the credential.
+/// [`Failure`]: the host is not valid, cannot be reached, or refuses the credential.
 pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Failure> {
     let host = matching::host_of(&login.credential.registry);
-    // A repository's name is needed to be one's client, and never sent.
+    // A registry client needs a repository name; this one is never sent.
     let reference = Reference::parse(&format!("{host}/login")).ok().filter(|r| r.host() == host);
     let Some(reference) = reference else {
         let shown: String = host.chars().take(300).collect();
@@ -46,7 +47,7 @@ pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Fa
 }
 
 fn refusal(host: &str, error: &RegistryError) -> Failure {
-    // What was asked for is the registry's front page, which is nothing that anybody has heard of.
+    // The request was for `/v2/`, which means nothing to a user; the message leaves it out.
     let why = match error {
         RegistryError::Denied { detail, .. } => format!("it refuses this user name or password{detail}"),
         error => chain(error),

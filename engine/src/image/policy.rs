@@ -1,9 +1,9 @@
-//! Whether an image may come in: by where it is from, and by who signed it.
+//! Whether an image may be stored: decided by its name and its signatures.
 //!
-//! `[[engine.policy]]` of the configuration, the rule with the longest prefix wins, and without one all may.
-//! Called by [`crate::image::pull`] when the name was resolved and before anything else is fetched. The digests that a
-//! signature may be of are that of the index or manifest that the name stood for (what cosign signs), and that of
-//! the manifest chosen from it. Fetches signatures from the image's own repository; keeps nothing.
+//! The rules are `[[engine.policy]]` in the configuration. The rule with the longest matching prefix applies; an image
+//! without a rule is accepted. Called by [`crate::image::pull`] once the name is resolved and before anything else is
+//! fetched. A signature may be of the index or manifest that the name stands for (cosign signs that), or of the
+//! manifest chosen from the index. Fetches signatures from the image's own repository; stores nothing.
 
 mod cosign;
 
@@ -20,7 +20,7 @@ use sampan_registry::{RegistryError, retry};
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// Most signatures of one image that are looked at.
+/// Most signatures of one image that are checked.
 const SIGNATURES_MAX: usize = 32;
 /// Longest signed payload, in bytes.
 const PAYLOAD_MAX: u64 = 64 << 10;
@@ -29,7 +29,7 @@ const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 /// Annotation that holds a payload's signature.
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
-/// One `[[engine.policy]]` as it is written.
+/// One `[[engine.policy]]` table of the configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Written {
@@ -40,7 +40,7 @@ pub struct Written {
     keys: Vec<PathBuf>,
 }
 
-/// What a rule asks for.
+/// What a rule does with an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Requirement {
@@ -49,36 +49,36 @@ enum Requirement {
     Cosign,
 }
 
-/// Why the rules make no sense.
+/// Why the rules are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RuleError {
-    /// A prefix that no image has.
+    /// A prefix with which no image name begins.
     #[error(
-        "policy prefix {0:?} begins with no host: write registry.example.com, or registry.example.com/team"
+        "policy prefix {0:?} does not begin with a host: write registry.example.com, or registry.example.com/team"
     )]
     Prefix(String),
-    /// Two rules for one prefix.
-    #[error("policy prefix {0:?} stands there twice")]
+    /// Two rules have one prefix.
+    #[error("policy prefix {0:?} is configured twice")]
     Twice(String),
-    /// Keys are missing, or of no use.
+    /// Keys are missing, or given where none are used.
     #[error("the policy for prefix {prefix:?} {why}")]
     Keys {
-        /// Which rule.
+        /// Prefix of the rule.
         prefix: String,
-        /// What is wrong.
+        /// The reason; completes a sentence that begins with the rule.
         why: &'static str,
     },
-    /// A key cannot be read.
+    /// A key file cannot be used.
     #[error("cannot use the policy for prefix {prefix:?}")]
     Key {
-        /// Which rule.
+        /// Prefix of the rule.
         prefix: String,
-        /// Why not.
+        /// Error of the key file.
         source: KeyError,
     },
 }
 
-/// All rules, the longest prefix first. The default has none: all may come in.
+/// All rules, the longest prefix first. The default has none and accepts every image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policies {
     rules: Vec<Rule>,
@@ -91,30 +91,30 @@ struct Rule {
     keys: Vec<Key>,
 }
 
-/// Why an image may not come in.
+/// Why an image is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// The job was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// None of its kind may.
+    /// The rule rejects all images with its prefix.
     #[error("the policy for {} rejects it", shown(prefix))]
     Rejected {
-        /// The rule.
+        /// Prefix of the rule.
         prefix: String,
     },
-    /// Nobody signed it.
+    /// The image has no signature.
     #[error("the policy for {} wants a signature, and it has none", shown(prefix))]
     Unsigned {
-        /// The rule.
+        /// Prefix of the rule.
         prefix: String,
     },
-    /// Nobody of those who should have signed it.
+    /// No signature of the image is valid for the rule.
     #[error("the policy for {} wants a signature, and {reason}", shown(prefix))]
     Refused {
-        /// The rule.
+        /// Prefix of the rule.
         prefix: String,
-        /// Why what there is does not count.
+        /// Why each signature was refused.
         reason: String,
     },
     /// The signatures cannot be fetched.
@@ -127,10 +127,10 @@ fn shown(prefix: &str) -> String {
 }
 
 impl Policies {
-    /// Checks the rules, and reads their keys.
+    /// Checks the rules, and reads their key files.
     ///
     /// # Errors
-    /// [`RuleError`].
+    /// [`RuleError`]: a prefix is not valid or is given twice, or a key file cannot be used.
     pub fn new(written: Vec<Written>) -> Result<Self, RuleError> {
         let mut rules: Vec<Rule> = Vec::with_capacity(written.len());
         for Written { prefix, require, keys } in written {
@@ -162,15 +162,15 @@ impl Policies {
     fn rule(&self, reference: &Reference) -> Option<&Rule> {
         let name = reference.name();
         self.rules.iter().find(|rule| {
-            let behind = name.strip_prefix(&rule.prefix);
-            rule.prefix.is_empty() || behind.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            let rest = name.strip_prefix(&rule.prefix);
+            rule.prefix.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     }
 
-    /// Finds out whether an image may have this name that comes with no signatures, as those of archives do.
+    /// Checks whether an image without signatures, such as one from an archive, may have this name.
     ///
     /// # Errors
-    /// [`PolicyError::Rejected`], [`PolicyError::Unsigned`].
+    /// [`PolicyError::Rejected`] or [`PolicyError::Unsigned`].
     pub fn check_unsigned(&self, reference: &Reference) -> Result<(), PolicyError> {
         let Some(rule) = self.rule(reference) else { return Ok(()) };
         let prefix = rule.prefix.clone();
@@ -181,11 +181,11 @@ impl Policies {
         }
     }
 
-    /// Finds out whether the image may come in; `digests` are that of what its name stood for, and that of the
-    /// manifest that was chosen.
+    /// Checks whether the image may be stored. `digests` are that of the document that its name stands for, and that of
+    /// the manifest chosen from it.
     ///
     /// # Errors
-    /// [`PolicyError`].
+    /// [`PolicyError`]: the rule refuses the image, or its signatures cannot be fetched.
     pub fn check(
         &self,
         registry: &Mirrors,
@@ -205,22 +205,22 @@ impl Policies {
     }
 }
 
-/// True if images' names can begin so.
+/// Whether image names can begin with `prefix`.
 fn is_prefix(prefix: &str) -> bool {
     let below = format!("{prefix}/x");
-    // The one host whose short names are completed.
+    // Names directly below `docker.io` get `library/` inserted, so the comparison would fail for it.
     prefix.is_empty() || prefix == "docker.io" || Reference::parse(&below).is_ok_and(|r| r.name() == below)
 }
 
-/// What is read of the manifest that holds an image's signatures: it is none of an image.
+/// The manifest that lists an image's signatures. It is not an image's manifest.
 #[derive(Deserialize)]
 struct Signatures {
-    /// Descriptors, each read by itself: one that cannot be read says nothing of the others.
+    /// Descriptors, each parsed on its own, so that a malformed one does not spoil the others.
     #[serde(default)]
     layers: Vec<serde_json::Value>,
 }
 
-/// The search for a signature that counts.
+/// The search for a valid signature.
 struct Lookup<'a> {
     registry: &'a Mirrors,
     cancel: &'a Cancel,
@@ -229,16 +229,16 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// Looks at the signatures of all digests until one counts.
+    /// Checks the signatures of all digests until one is valid.
     fn run(&self) -> Result<(), PolicyError> {
         let mut reasons: Vec<String> = Vec::new();
-        let mut asked: Vec<&Digest> = Vec::new();
+        let mut checked: Vec<&Digest> = Vec::new();
         for digest in self.subject.digests {
-            if asked.contains(digest) {
+            if checked.contains(digest) {
                 continue;
             }
-            asked.push(digest);
-            if self.any_counts(digest, &mut reasons)? {
+            checked.push(digest);
+            if self.has_valid_signature(digest, &mut reasons)? {
                 return Ok(());
             }
         }
@@ -250,8 +250,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether a signature of `digest` counts; why the others do not.
-    fn any_counts(&self, digest: &Digest, reasons: &mut Vec<String>) -> Result<bool, PolicyError> {
+    /// Whether a signature of `digest` is valid; adds to `reasons` why others are not.
+    fn has_valid_signature(&self, digest: &Digest, reasons: &mut Vec<String>) -> Result<bool, PolicyError> {
         let signatures = match self.signatures(digest)? {
             Ok(signatures) => signatures.layers,
             Err(reason) => {
@@ -261,11 +261,11 @@ impl Lookup<'_> {
         };
         if signatures.len() > SIGNATURES_MAX {
             let found = signatures.len();
-            reasons.push(format!("of {found} signatures the first {SIGNATURES_MAX} were looked at"));
+            reasons.push(format!("only the first {SIGNATURES_MAX} of {found} signatures were checked"));
         }
         for signature in signatures.into_iter().take(SIGNATURES_MAX) {
             self.cancel.check()?;
-            match self.judge(signature)? {
+            match self.check_signature(signature)? {
                 Ok(()) => return Ok(true),
                 Err(reason) if !reasons.contains(&reason) => reasons.push(reason),
                 Err(_) => {}
@@ -274,31 +274,32 @@ impl Lookup<'_> {
         Ok(false)
     }
 
-    /// The signatures of `digest`, none if the repository has not their tag; or why they cannot be read.
+    /// The signatures of `digest`; none if the repository lacks their tag. The inner error says why they cannot be
+    /// read.
     fn signatures(&self, digest: &Digest) -> Result<Result<Signatures, String>, PolicyError> {
         let tag = format!("{}-{}.sig", digest.algorithm().word(), digest.hex());
         let found = self.persist(|| self.registry.find_manifest(&tag)).map_err(PolicyError::Registry)?;
         let Some(manifest) = found else { return Ok(Ok(Signatures { layers: Vec::new() })) };
         Ok(serde_json::from_slice(&manifest.bytes)
-            .map_err(|error| format!("the manifest {tag} that holds it cannot be read: {error}")))
+            .map_err(|error| format!("the manifest {tag} of the signatures cannot be read: {error}")))
     }
 
     fn persist<T>(&self, request: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
         retry::persist(self.cancel, &|note| log::info!("{note}"), request)
     }
 
-    /// Whether this one counts; the outer error is the registry's.
-    fn judge(&self, layer: serde_json::Value) -> Result<Result<(), String>, PolicyError> {
+    /// Checks one signature. The inner error says why it is not valid; the outer one is the registry's.
+    fn check_signature(&self, layer: serde_json::Value) -> Result<Result<(), String>, PolicyError> {
         let layer: Descriptor = match serde_json::from_value(layer) {
             Ok(layer) => layer,
             Err(error) => return Ok(Err(format!("a signature's descriptor cannot be read: {error}"))),
         };
         if layer.media_type != SIMPLE_SIGNING {
-            return Ok(Err("a signature is of a kind that is not known here".to_owned()));
+            return Ok(Err("a signature is of an unknown media type".to_owned()));
         }
         let encoded = layer.annotations.get(SIGNATURE).map(|text| BASE64_STANDARD.decode(text));
         let Some(Ok(signature)) = encoded else {
-            return Ok(Err("a signature is missing or no base64".to_owned()));
+            return Ok(Err("a signature is missing or is no base64".to_owned()));
         };
         if layer.size > PAYLOAD_MAX {
             return Ok(Err(format!("a signature's payload is longer than {PAYLOAD_MAX} bytes")));
@@ -317,15 +318,15 @@ impl Lookup<'_> {
     }
 }
 
-/// What a registry that does not give a payload says of that signature. One that is out of order says nothing, and would
-/// say it of each.
+/// Decides whether an error in fetching a payload concerns only its signature (inner error) or the registry (outer
+/// error). A registry that is unavailable would fail for every signature.
 fn refusal(error: RegistryError) -> Result<Result<(), String>, PolicyError> {
     match error.last() {
-        RegistryError::NotFound { .. } => Ok(Err("a signature's payload is not there".to_owned())),
+        RegistryError::NotFound { .. } => Ok(Err("a signature's payload does not exist".to_owned())),
         RegistryError::Denied { .. } | RegistryError::Status { .. } | RegistryError::Answer { .. }
             if !retry::is_passing(&error) =>
         {
-            Ok(Err(format!("a signature's payload cannot be had: {}", chain(&error))))
+            Ok(Err(format!("a signature's payload cannot be fetched: {}", chain(&error))))
         }
         _ => Err(PolicyError::Registry(error)),
     }

@@ -1,20 +1,21 @@
-//! Removes images that nobody needs, and content that no image needs; tells of each.
+//! Removes unused images, and content that no image needs; announces each.
 //!
-//! Answers `sampan image prune`, and announces what `sampan rmi` and [`crate::image::disk_space`] remove. What is in use is
-//! [`images::is_in_use`]'s word, asked under the commit lock for each image; never removes anything else's.
+//! Answers `sampan image prune`, and announces what `sampan rmi` and [`crate::image::disk_space`] remove.
+//! [`images::is_in_use`] decides under the commit lock, for each image, whether it may be removed.
 
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Done, Prune};
 use sampan_store::Store;
 use sampan_store::images::{self, ImageError, Loaded, Removed};
 
-/// Most digests and references that an answer names; all of them are announced.
+/// Most digests and references in an answer; every removal is announced.
 const NAMES_MAX: usize = 5000;
 
-/// Removes what `prune` asks for.
+/// Removes the images that `prune` selects.
 ///
 /// # Errors
-/// [`ImageError::Unreadable`] before anything was removed: there is no telling what such an image needs.
+/// [`ImageError::Unreadable`]: an image's manifest or config cannot be read, so the content that it needs is not known.
+/// Nothing was removed then.
 pub fn prune(store: &Store, announcer: &Announcer, prune: &Prune) -> Result<Done, ImageError> {
     images::used(store)?;
     let (mut names, mut freed) = store.collect_garbage();
@@ -41,12 +42,12 @@ fn is_asked_for(image: &Loaded, prune: &Prune) -> bool {
         Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
         None => labels.contains_key(wanted),
     };
-    // An image that does not say when it was made was not made before anything.
+    // An image without a creation time is never older than the limit.
     let old = |until| image.config.created_nanos().is_some_and(|created| created < until);
     (prune.all || image.references.is_empty()) && prune.until.is_none_or(old) && prune.labels.iter().all(has)
 }
 
-/// Tells what became of an image and its references; `why` is who removed it, or empty for a person by name.
+/// Announces that an image or its references were removed; `why` names the cause, empty if a user named the image.
 pub fn announce_removed(announcer: &Announcer, removed: &Removed, why: &str) {
     let Removed { digest, untagged, labels, .. } = removed;
     for reference in untagged {
@@ -63,7 +64,7 @@ pub fn announce_removed(announcer: &Announcer, removed: &Removed, why: &str) {
     }
 }
 
-/// Tells of the end of a prune. As docker does, it is an event of no image.
+/// Announces the end of a prune. It is an event without an image, as docker's is.
 pub fn announce_reclaimed(announcer: &Announcer, freed: u64, why: &str) {
     announcer.image("prune", "", &[("reclaimed", &freed.to_string()), ("by", why)], None);
 }

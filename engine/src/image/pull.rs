@@ -1,10 +1,10 @@
 //! A pull: resolve → platform → manifest → config and layers in parallel → commit.
 //!
-//! Where there is room for all of an image, its layers come while its config, which says what they are to be unpacked,
-//! is still on its way; none has a name before that has come. The config needs no slot, claim or processor, which its
-//! layers hold meanwhile. Runs on a job's thread, with one more for the config and as many as there may be downloads.
-//! Reports to a [`Progress`]; the caller announces the outcome. On failure nothing is under a final name but blobs and
-//! layers that are right in themselves, which the next pull finds.
+//! If the disk has room for the whole image, its layers are fetched while its config is still on its way; the config
+//! says what the layers must unpack to, so no layer is named before it arrives. The config needs no download slot,
+//! claim or processor, which the layers hold meanwhile. Runs on a job's thread, with one more thread for the config and
+//! up to `max-downloads` for the layers. Reports to a [`Progress`]; the caller announces the outcome. After a failure
+//! the store keeps only blobs and layers that are verified; the next pull finds them.
 
 pub mod cpu_affinity;
 pub mod decompress_ahead;
@@ -38,98 +38,99 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Deepest index within an index.
+/// Most indexes that are nested in one another.
 const NESTING_MAX: usize = 3;
-/// Stack of a layer's thread: TLS and decompression, no recursion.
+/// Stack of a layer's thread, in bytes: enough for TLS and decompression, which do not recurse.
 const STACK: usize = 1 << 20;
 
-/// What to pull.
+/// A request to pull one image.
 #[derive(Clone, Debug)]
 pub struct PullRequest {
-    /// Which image.
+    /// The image.
     pub reference: Reference,
-    /// For which platform; `None` is this host's, and then an image that is of no index is taken as it is.
+    /// The wanted platform; `None` means this host's, and then an image outside any index is taken whatever its
+    /// platform.
     pub platform: Option<Platform>,
-    /// How the registry may be reached.
+    /// How registries are reached.
     pub access: Access,
-    /// Unpack the layers.
+    /// Whether to unpack the layers.
     pub unpack: bool,
-    /// At most so many bytes per second; 0 is no limit.
+    /// Rate limit in bytes per second; 0 means no limit.
     pub bytes_per_second: u64,
-    /// Which images may come in.
+    /// Which images need a signature, and whose.
     pub policies: Arc<Policies>,
-    /// What must stay free on the disk.
+    /// Claims on free disk space.
     pub room: Room,
 }
 
-/// What was pulled.
+/// A pulled image.
 #[derive(Clone, Debug)]
 pub struct Pulled {
     /// Digest of the platform's manifest.
     pub digest: Digest,
-    /// True if the store had all of it under this name already.
+    /// Whether the store had all of it under this name before.
     pub unchanged: bool,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
     /// Digest of its config.
     pub id: Digest,
-    /// Bytes of its config and layers.
+    /// Size of its config and layers, in bytes.
     pub size: u64,
 }
 
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// It was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// The registry did not give something.
+    /// A request to the registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// A document is no image that runs here.
+    /// A document is no image that this host can run.
     #[error(transparent)]
     Oci(#[from] OciError),
-    /// A layer is not taken.
+    /// A layer is refused.
     #[error(transparent)]
     Layer(LayerError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The image is for another platform than was asked for.
+    /// The image is for another platform than the requested one.
     #[error("the image is for {found}, not for {wanted}")]
     Platform {
-        /// What it is for.
+        /// Platform of the image.
         found: String,
-        /// What was asked for.
+        /// The requested platform.
         wanted: String,
     },
-    /// Indexes within indexes without end.
+    /// Too many nested indexes.
     #[error("the image's index is nested more than {NESTING_MAX} deep")]
     Nested,
-    /// It may not come in.
+    /// The policy refuses the image.
     #[error(transparent)]
     Policy(PolicyError),
-    /// The disk is too full.
+    /// The disk has too little space.
     #[error(transparent)]
     Room(#[from] RoomError),
-    /// A small document is not what its name says.
+    /// The config has another digest than the manifest says.
     #[error("the image's config has digest {found}, expected {expected}")]
     ConfigDigest {
-        /// In the manifest.
+        /// Digest in the manifest.
         expected: Digest,
-        /// What came.
+        /// Digest of the received bytes.
         found: Digest,
     },
-    /// A small document has not the size that its descriptor says.
+    /// A document has another size than its descriptor says.
     #[error("{what} {digest} has {found} bytes, expected {expected}")]
     Size {
-        /// What it is.
+        /// Kind of the document.
         what: &'static str,
-        /// Which.
+        /// Digest of the document.
         digest: Digest,
-        /// Bytes in the descriptor.
+        /// Size in the descriptor, in bytes.
         expected: u64,
-        /// Bytes that came.
+        /// Bytes received.
         found: u64,
     },
 }
@@ -157,7 +158,7 @@ impl From<LayerError> for PullError {
 /// Pulls an image into `store`.
 ///
 /// # Errors
-/// [`PullError`]; [`PullError::Cancelled`] whatever broke, once `cancel` was called.
+/// [`PullError`]; always [`PullError::Cancelled`] once `cancel` was called, whatever failed first.
 pub fn pull(
     store: &Store,
     limits: &Limits,
@@ -165,7 +166,7 @@ pub fn pull(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pulled, PullError> {
-    // One that ends this pull alone: the first layer that fails ends the others.
+    // A `Cancel` for this pull alone: the first layer that fails cancels the others.
     let inner = Arc::new(Cancel::default());
     let to_end = Arc::clone(&inner);
     let _outer = cancel.link(move || to_end.cancel());
@@ -186,28 +187,28 @@ struct Work<'a> {
     progress: &'a Progress,
     cancel: &'a Cancel,
     registry: &'a Mirrors,
-    /// How many things of the store had their final name when it began.
+    /// The store's generation when the pull began; see [`NewImage::since`].
     since: Generation,
 }
 
-/// An image's manifest, as bytes and read, and the index that it was chosen from.
+/// An image's manifest, as bytes and parsed, and the index that it was chosen from.
 struct Resolved {
     raw: RawManifest,
     manifest: Manifest,
     index: Option<Digest>,
 }
 
-/// What the image's config says, and what is kept for its layers.
+/// An image's config, and the guards that its layers need until the commit.
 struct Known {
     config: Config,
-    /// The config as it came; `None` if the store has it.
+    /// The config's bytes; `None` if the store has them.
     bytes: Option<Vec<u8>>,
     chain_ids: Vec<Digest>,
     _pin: Pin,
     _claim: Claim,
 }
 
-/// The same, when it has come.
+/// The [`Known`] of an image, once its config has arrived.
 type Learned = OnceValue<Arc<Known>>;
 
 impl layer::Config for Learned {
@@ -242,7 +243,7 @@ impl Work<'_> {
         self.commit(resolved, &known)
     }
 
-    /// From the reference to one manifest; each digest on the way is verified.
+    /// Follows the reference to one manifest; verifies each digest on the way.
     fn resolve(&self) -> Result<Resolved, PullError> {
         let host = Platform::host();
         let wanted = self.request.platform.as_ref().unwrap_or(&host);
@@ -270,12 +271,12 @@ impl Work<'_> {
 
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let got = retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target));
-        // A mirror that keeps one waiting is not only the log's affair.
+        // A mirror that was tried and skipped is reported to the client, too: it may have taken long.
         self.registry.take_skipped().iter().for_each(|why| self.progress.note(why));
         got
     }
 
-    /// Tells why a document is asked for again, which has no row of its own.
+    /// Makes a function that reports a retry of a document, which has no progress row of its own.
     fn on_retry(&self, what: &'static str) -> impl Fn(&str) {
         move |note| {
             log::info!("{what} of {}: {note}", self.request.reference);
@@ -283,7 +284,8 @@ impl Work<'_> {
         }
     }
 
-    /// The config, as it is read, and as it came if the store has it not. It gets its name with the image.
+    /// Reads or fetches the config. Returns its bytes as well if the store does not have them; they are stored at the
+    /// commit.
     fn config(&self, manifest: &Manifest) -> Result<(Config, Option<Vec<u8>>), PullError> {
         let Descriptor { digest, size, .. } = &manifest.config;
         if self.store.has_blob(digest, *size)
@@ -292,8 +294,8 @@ impl Work<'_> {
             return Ok((oci::parse_config(&bytes, manifest)?, None));
         }
         let max = (*size).min(oci::CONFIG_MAX);
-        let tell = self.on_retry("config");
-        let bytes = retry::persist(self.cancel, &tell, || self.registry.small_blob(digest, max))?;
+        let on_retry = self.on_retry("config");
+        let bytes = retry::persist(self.cancel, &on_retry, || self.registry.small_blob(digest, max))?;
         check_size("config", &manifest.config, &bytes)?;
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
@@ -314,7 +316,7 @@ impl Work<'_> {
         }
     }
 
-    /// What has to be known before a layer gets its name: none does, of an image for another platform, or without room.
+    /// Fetches and checks everything that must be known before a layer is named: the platform and the disk space.
     fn learn(&self, resolved: &Resolved, ahead: Option<&Claim>) -> Result<Known, PullError> {
         let (config, bytes) = self.config(&resolved.manifest)?;
         self.check_platform(&config, resolved.index.is_some())?;
@@ -325,8 +327,8 @@ impl Work<'_> {
         Ok(Known { config, bytes, chain_ids, _pin: pin, _claim: claim })
     }
 
-    /// Room for all of it if layers may come before the config has: that will not keep the image from being taken, as far
-    /// as can be told.
+    /// Claims disk space for the whole image, if its layers may be fetched before its config. That is so if nothing
+    /// known by now can make the pull refuse the image.
     fn claim_ahead(&self, resolved: &Resolved) -> Option<Claim> {
         let (manifest, PullRequest { room, unpack, platform, .. }) = (&resolved.manifest, self.request);
         let is_missing = |blob: &Descriptor| !self.store.has_blob(&blob.digest, blob.size);
@@ -336,7 +338,7 @@ impl Work<'_> {
         if is_apart { room.claim_ahead(self.store, manifest, *unpack) } else { None }
     }
 
-    /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
+    /// Fetches and unpacks missing layers, up to `max-downloads` at a time.
     fn layers(&self, resolved: &Resolved, first_row: usize) -> Result<Arc<Known>, PullError> {
         let manifest = &resolved.manifest;
         let (known, failed) = (Learned::default(), Mutex::<Option<PullError>>::default());
@@ -374,7 +376,8 @@ impl Work<'_> {
         Ok(known)
     }
 
-    /// Fetches `layers`, on this thread and others, until one fails; `learn` is called before, or beside if it is apart.
+    /// Fetches `layers`, on this thread and others, until one fails. Calls `learn` on a thread of its own if
+    /// `is_apart`, else before the layers.
     fn in_parallel(
         &self,
         fetch: &Fetch<'_>,
@@ -400,7 +403,7 @@ impl Work<'_> {
                 learn();
             }
             for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
-                // Without one more thread it goes on with those that there are.
+                // If another thread cannot be started, the running threads do its work.
                 let _ = thread::spawn_scoped(scope, "layer", STACK, worker);
             }
             worker();
@@ -447,8 +450,7 @@ impl Work<'_> {
     }
 }
 
-/// Compares the size of a document with what its descriptor says: the store would be called broken for the
-/// difference.
+/// Compares a document's size with its descriptor's. Storing it otherwise would make `verify` call the store damaged.
 fn check_size(what: &'static str, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), PullError> {
     let (expected, found) = (descriptor.size, bytes.len() as u64);
     match expected == found {

@@ -1,8 +1,8 @@
-//! A push: config, layers in parallel, manifest last, each as it is in the store, so that digests stay.
+//! A push: config, layers in parallel, manifest last, all byte for byte as stored, so that digests stay.
 //!
-//! Runs on a job's thread, with as many more as there may be transfers. What the registry has is not sent
-//! again; what another repository there has is mounted; a broken upload goes on where the registry says it
-//! stopped. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
+//! Runs on a job's thread, with up to `max-downloads` more. Does not send blobs that the registry has, and mounts those
+//! that another repository of the registry has. A broken upload continues at the offset that the registry reports.
+//! Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
 use crate::error;
 use sampan_ipc::engine::{Code, Failure, Phase};
@@ -29,38 +29,38 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Blobs up to so many bytes are sent in one request; larger ones so that they can go on where they broke.
+/// Largest blob that is sent in one request, in bytes. Larger ones are sent so that a broken upload can continue.
 const SMALL: u64 = 1 << 20;
-/// Most repositories that a blob is looked for in, to be mounted.
+/// Most repositories from which mounting a blob is tried.
 const MOUNTS_MAX: usize = 2;
-/// Stack of a transfer's thread: TLS, no recursion.
+/// Stack of a transfer's thread, in bytes: enough for TLS, which does not recurse.
 const STACK: usize = 1 << 20;
 
-/// What to push.
+/// A request to push an image.
 #[derive(Clone, Debug)]
 pub struct PushRequest {
-    /// Reference, digest or unique id prefix of the image.
+    /// The image: a reference, a digest or a unique ID prefix.
     pub source: String,
-    /// Where it goes; its own reference if absent.
+    /// The target; `None` means the image's own reference.
     pub target: Option<Reference>,
-    /// How the registry may be reached.
+    /// How registries are reached.
     pub access: Access,
-    /// At most so many bytes per second; 0 is no limit.
+    /// Rate limit in bytes per second; 0 means no limit.
     pub bytes_per_second: u64,
 }
 
-/// What was pushed.
+/// A pushed image.
 #[derive(Clone, Debug)]
 pub struct Pushed {
-    /// Where it is now.
+    /// Its reference in the registry.
     pub reference: Reference,
     /// Digest of its manifest.
     pub digest: Digest,
     /// Digest of its config.
     pub id: Digest,
-    /// Bytes of its config and layers.
+    /// Size of its config and layers, in bytes.
     pub size: u64,
-    /// True if the registry had all of it under this name already.
+    /// Whether the registry had all of it under this name before.
     pub unchanged: bool,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
@@ -69,57 +69,58 @@ pub struct Pushed {
 /// Why a push failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// It was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
     /// There is no such image.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The registry did not take something.
+    /// A request to the registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A blob is not in the store, or not whole.
+    /// A blob is not in the store, or is incomplete.
     #[error("blob {0} is not in the local store")]
     Missing(Digest),
     /// The image has several references, or none, and no target was given.
     #[error("image {digest} has {count} references, and no target is given")]
     NoTarget {
-        /// Its manifest's digest.
+        /// Digest of its manifest.
         digest: Digest,
-        /// How many.
+        /// Number of its references.
         count: usize,
     },
-    /// The target is the digest of something else.
-    #[error("the image has digest {found}, and the target's is {wanted}")]
+    /// The target is a digest, and the image has another one.
+    #[error("the image has digest {found}, and the target has digest {wanted}")]
     OtherDigest {
-        /// The target's.
+        /// Digest in the target.
         wanted: Digest,
-        /// The image's.
+        /// Digest of the image.
         found: Digest,
     },
 }
 
 impl PushError {
-    /// As people get it, for a push of `name`.
+    /// Converts the error into a failure of a push of `name`.
     pub fn failure(&self, name: &str) -> Failure {
         let message = format!("cannot push {name}: {}", sampan_ipc::report::chain(self));
         let (code, hint) = match self {
             PushError::Cancelled(_) => (Code::Cancelled, ""),
             PushError::Image(ImageError::NotFound(_)) => {
-                (Code::NotFound, "'sampan images' lists those that are")
+                (Code::NotFound, "'sampan images' lists the stored images")
             }
             PushError::Image(ImageError::Ambiguous { .. }) => {
                 (Code::Conflict, "give more digits, or a reference")
             }
-            PushError::NoTarget { .. } => (Code::Usage, "name the target: sampan push IMAGE HOST/PATH:TAG"),
+            PushError::NoTarget { .. } => (Code::Usage, "give the target: sampan push IMAGE HOST/PATH:TAG"),
             PushError::OtherDigest { .. } => (Code::Usage, "give the target a tag instead"),
             PushError::Missing(_) => (Code::Failed, "pull the image again"),
-            PushError::Registry(RegistryError::Denied { .. }) => {
-                (Code::Failed, "'sampan login' says who you are; it may also be that you may not push there")
-            }
+            PushError::Registry(RegistryError::Denied { .. }) => (
+                Code::Failed,
+                "'sampan login' stores a credential; this user may also have no right to push there",
+            ),
             PushError::Registry(
                 RegistryError::Transport { source, .. } | RegistryError::Send { source, .. },
             ) => (Code::Failed, source.hint()),
@@ -132,7 +133,7 @@ impl PushError {
 /// Sends an image of `store` to a registry.
 ///
 /// # Errors
-/// [`PushError`]; [`PushError::Cancelled`] whatever broke, once `cancel` was called.
+/// [`PushError`]; always [`PushError::Cancelled`] once `cancel` was called, whatever failed first.
 pub fn push(
     store: &Store,
     limits: &Limits,
@@ -140,19 +141,20 @@ pub fn push(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pushed, PushError> {
-    // Or an image that is removed meanwhile takes its blobs along.
+    // Pinned: the image may be removed during the push, and its blobs are needed until the end.
     let (image, _pin) = images::find_and_pin(store, &request.source)?;
     let target = target(&image, request)?;
     let endpoint = endpoint(&request.access, &target)?;
-    // By what names other repositories go where this one has another is not known.
+    // If the endpoint renames this repository, the names of other repositories at the endpoint are not known.
     let is_renamed = endpoint.repository != target.path();
     let mounts = if is_renamed { HashMap::new() } else { mounts(store, &image, &target)? };
     let repositories: BTreeSet<&str> = mounts.values().flatten().map(String::as_str).collect();
     let registry = Arc::new(Registry::at(&endpoint, &request.access).for_push(repositories));
-    // One that ends this push alone: the first blob that fails ends the others.
+    // A `Cancel` for this push alone: the first blob that fails cancels the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
-    // Taken back at the end: the job is remembered, and would keep the registry's connections open.
+    // The link ends with this function: the event loop keeps the job's `Cancel`, and with it the registry's
+    // connections.
     let _link = cancel.link(move || to_end.cancel());
     inner.on_cancel(move || to_shut.shutdown());
     let work = Work {
@@ -180,7 +182,7 @@ pub fn push(
     }
 }
 
-/// Where the image goes.
+/// The reference to push to.
 fn target(image: &Loaded, request: &PushRequest) -> Result<Reference, PushError> {
     let found = &image.entry.digest;
     let own = || {
@@ -202,19 +204,19 @@ fn target(image: &Loaded, request: &PushRequest) -> Result<Reference, PushError>
     }
 }
 
-/// Where the registry itself is, which is none of its mirrors.
+/// The endpoint of the registry itself, not of a mirror.
 fn endpoint(access: &Access, target: &Reference) -> Result<Endpoint, RegistryError> {
     let endpoints =
         access.registries.endpoints(target).map_err(|e| RegistryError::Registries(Arc::new(e)))?;
     Ok(endpoints.into_iter().find(|e| !e.mirror).unwrap_or_else(|| Endpoint::of(target)))
 }
 
-/// Config and layers, the config first.
+/// The descriptors of the config and the layers, the config first.
 fn blobs(image: &Loaded) -> impl Iterator<Item = &Descriptor> {
     std::iter::once(&image.manifest.config).chain(&image.manifest.layers)
 }
 
-/// Other repositories of the target's registry that should have blobs of the image, by the store's references.
+/// For each blob, other repositories of the target's registry that should have it, by the store's references.
 fn mounts(
     store: &Store,
     image: &Loaded,
@@ -248,26 +250,26 @@ struct Work<'a> {
     registry: &'a Registry,
     image: &'a Loaded,
     mounts: HashMap<Digest, Vec<String>>,
-    /// Something had to be sent or mounted.
+    /// Whether a blob was sent or mounted.
     sent: AtomicBool,
 }
 
-/// A blob on its way, and the row that shows it.
+/// A blob that is sent, and its progress row.
 struct Outgoing<'a> {
     blob: &'a Descriptor,
     row: Option<usize>,
     path: &'a Path,
-    /// Why the store's file cannot be read, if that is what broke a request.
+    /// Why the stored blob cannot be read, if that broke the request.
     broken: Mutex<Option<io::Error>>,
 }
 
 impl Work<'_> {
-    /// True if there was nothing to do.
+    /// Sends everything. Returns true if the registry had all of it.
     fn run(&self, target: &Reference) -> Result<bool, PushError> {
         let manifest = &self.image.manifest;
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
         self.progress.begin(rows);
-        // Before anything is sent: a push that cannot end well is not begun.
+        // Check first: a push that lacks a blob sends nothing.
         let missing = blobs(self.image).find(|blob| !self.store.has_blob(&blob.digest, blob.size));
         if let Some(blob) = missing {
             return Err(PushError::Missing(blob.digest.clone()));
@@ -278,7 +280,7 @@ impl Work<'_> {
         self.manifest(target)
     }
 
-    /// Sends the layers, as many at a time as there may be transfers.
+    /// Sends the layers, up to `max-downloads` at a time.
     fn layers(&self, layers: &[Descriptor]) -> Result<(), PushError> {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<PushError>> = Mutex::default();
@@ -288,7 +290,7 @@ impl Work<'_> {
                     return;
                 }
                 let first = layers.iter().position(|other| other.digest == layer.digest);
-                // The same blob twice is sent once.
+                // A blob that the image has twice is sent once.
                 let sent = if first == Some(row) { self.blob(layer, Some(row)) } else { Ok(()) };
                 if let Err(error) = sent {
                     self.progress.fail(row, &sampan_ipc::report::chain(&error));
@@ -300,7 +302,7 @@ impl Work<'_> {
         };
         std::thread::scope(|scope| {
             for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
-                // Without one more thread it goes on with those that there are.
+                // If another thread cannot be started, the running threads do its work.
                 let _ = thread::spawn_scoped(scope, "upload", STACK, worker);
             }
             worker();
@@ -316,7 +318,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Sends one blob, however often the connection breaks.
+    /// Sends one blob; retries when the connection breaks.
     fn blob(&self, blob: &Descriptor, row: Option<usize>) -> Result<(), PushError> {
         let path = self.store.blob_path(&blob.digest);
         let out = Outgoing { blob, row, path: &path, broken: Mutex::default() };
@@ -339,15 +341,15 @@ impl Work<'_> {
                 backoff.reset();
             }
             failed_at = at;
-            let tell = |note: &str| match row {
+            let on_retry = |note: &str| match row {
                 Some(row) => self.progress.retry(row, note),
                 None => self.note("config", note),
             };
-            backoff.wait(error, self.cancel, &tell)?;
+            backoff.wait(error, self.cancel, &on_retry)?;
         }
     }
 
-    /// One try: the whole way, or from where the last one broke.
+    /// Tries once to send a blob: from its beginning, or from the offset where the last attempt broke.
     fn attempt(
         &self,
         out: &Outgoing<'_>,
@@ -356,7 +358,7 @@ impl Work<'_> {
     ) -> Result<Phase, RegistryError> {
         let Descriptor { digest, size, .. } = out.blob;
         if let Some(known) = upload {
-            // Offsets come from the registry, which may say anything.
+            // Compared with the size: the registry may report any offset.
             match self.registry.upload_offset(known)?.filter(|arrived| arrived <= size) {
                 Some(arrived) => *at = arrived,
                 None => *upload = None,
@@ -377,7 +379,7 @@ impl Work<'_> {
         out.row.inspect(|row| self.progress.phase(*row, Phase::Uploading));
         if *size <= SMALL {
             let begun = known.clone();
-            // All or nothing: what is left of it is not gone on with.
+            // A small blob is not continued: the next attempt begins a new upload.
             *upload = None;
             let open = || self.open(out, 0);
             self.registry.finish_upload(&begun, digest, Some(&Payload { len: *size, open: &open }))?;
@@ -390,7 +392,7 @@ impl Work<'_> {
         Ok(Phase::Complete)
     }
 
-    /// Sends from `at` on, in one request unless the registry takes less at a time.
+    /// Sends the bytes from `at` on, in one request unless the registry takes fewer at a time.
     fn parts(&self, out: &Outgoing<'_>, upload: &mut Upload, at: &mut u64) -> Result<(), RegistryError> {
         let Descriptor { digest, size, .. } = out.blob;
         let mut corrected = false;
@@ -399,7 +401,8 @@ impl Work<'_> {
             let open = || self.open(out, from);
             let payload = Payload { len: size - from, open: &open };
             let arrived = match self.registry.upload_part(upload, digest, from, &payload) {
-                // The registry has another part of it than it said; asked again, it must not say the same.
+                // 416: the registry has more or fewer bytes than it reported. Ask once for the offset; fail the next
+                // time.
                 Err(RegistryError::Status { status: 416, .. }) if !corrected => {
                     corrected = true;
                     *at = self.registry.upload_offset(upload)?.filter(|at| at < size).unwrap_or(0);
@@ -416,17 +419,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Tells why a document is sent again, which has no row of its own.
+    /// Reports a retry of a document, which has no progress row of its own.
     fn note(&self, what: &str, note: &str) {
         log::info!("{what}: {note}");
         self.progress.note(&format!("{what}: {note}"));
     }
 
-    /// Begins an upload, or mounts the blob from where the registry should have it.
+    /// Begins an upload, or mounts the blob from a repository that should have it.
     fn begin(&self, digest: &Digest) -> Result<UploadStart, RegistryError> {
         for from in self.mounts.get(digest).into_iter().flatten() {
             match self.registry.begin_upload(digest, Some(from)) {
-                // We may not read there, or it is gone: it is sent like any other.
+                // That repository is not readable, or no longer has the blob: send it.
                 Err(RegistryError::Denied { .. } | RegistryError::NotFound { .. }) => {}
                 Err(RegistryError::Status { status: 400..=499, .. }) => {}
                 other => return other,
@@ -435,18 +438,18 @@ impl Work<'_> {
         self.registry.begin_upload(digest, None)
     }
 
-    /// The blob's bytes from `at` on, counted and no faster than they may go.
+    /// Opens the blob at offset `at`; its bytes are counted and limited in rate.
     fn open<'a>(&'a self, out: &'a Outgoing<'a>, at: u64) -> io::Result<Box<dyn Read + 'a>> {
         let opened = File::open(out.path).and_then(|mut file| {
             file.seek(SeekFrom::Start(at))?;
             Ok(file)
         });
-        let file = opened.map_err(|error| out.keep(error))?;
+        let file = opened.map_err(|error| out.record_failure(error))?;
         out.row.inspect(|row| self.progress.set(*row, at));
         Ok(Box::new(Sending { work: self, out, file, left: out.blob.size.saturating_sub(at) }))
     }
 
-    /// Names it, unless the name stands for it already and nothing else was missing.
+    /// Sends the manifest under its name. Returns true if the name already has this manifest and nothing was sent.
     fn manifest(&self, target: &Reference) -> Result<bool, PushError> {
         let entry = &self.image.entry;
         let bytes = self.store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
@@ -454,14 +457,14 @@ impl Work<'_> {
             Some(tag) => tag.to_owned(),
             None => entry.digest.to_string(),
         };
-        let tell = |note: &str| self.note("manifest", note);
+        let on_retry = |note: &str| self.note("manifest", note);
         if !self.sent.load(Ordering::Relaxed) {
-            let there = retry::persist(self.cancel, &tell, || self.registry.manifest_digest(&name))?;
+            let there = retry::persist(self.cancel, &on_retry, || self.registry.manifest_digest(&name))?;
             if there.as_ref() == Some(&entry.digest) {
                 return Ok(true);
             }
         }
-        retry::persist(self.cancel, &tell, || {
+        retry::persist(self.cancel, &on_retry, || {
             self.registry.put_manifest(&name, &entry.digest, &entry.media_type, &bytes)
         })?;
         Ok(false)
@@ -474,15 +477,15 @@ fn pick<'a>(layers: &'a [Descriptor], next: &AtomicUsize) -> Option<(usize, &'a 
 }
 
 impl Outgoing<'_> {
-    /// Keeps the cause, and gives what breaks off the request.
-    fn keep(&self, error: io::Error) -> io::Error {
+    /// Records the cause, and returns an error that ends the request.
+    fn record_failure(&self, error: io::Error) -> io::Error {
         let kind = error.kind();
         lock(&self.broken).get_or_insert(error);
         kind.into()
     }
 }
 
-/// A blob's file on its way into a socket.
+/// Reads a blob's file for a request.
 struct Sending<'a> {
     work: &'a Work<'a>,
     out: &'a Outgoing<'a>,
@@ -500,10 +503,10 @@ impl Read for Sending<'_> {
             return Ok(0);
         }
         let len = match self.file.read(into) {
-            // Of a file that has become shorter there would be nothing to send, again and again.
-            Ok(0) => Err(self.out.keep(io::ErrorKind::UnexpectedEof.into())),
+            // The file became shorter. Fail, as otherwise the upload would be retried without end.
+            Ok(0) => Err(self.out.record_failure(io::ErrorKind::UnexpectedEof.into())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => Err(self.out.keep(error)),
+            Err(error) => Err(self.out.record_failure(error)),
             Ok(len) => Ok(len),
         }?;
         self.left -= len as u64;

@@ -1,6 +1,6 @@
-//! Short requests about images: list, inspect, tag, remove, disk usage, prune; and what is announced of each.
+//! Short requests about images: list, inspect, tag, remove, disk usage, prune; announces each change.
 //!
-//! Called on a thread each. What containers need comes from the caller: no image knows a container.
+//! Each runs on a thread. The caller passes in the facts about containers: the image modules know no container.
 
 use crate::context::Shared;
 use crate::error;
@@ -11,10 +11,10 @@ use sampan_ipc::paging;
 use sampan_oci::digest::Digest;
 use sampan_store::{disk_usage, images};
 
-/// All images.
+/// Lists all images.
 ///
 /// # Errors
-/// The store cannot be read.
+/// [`Failure`]: the store cannot be read.
 pub fn list(shared: &Shared) -> Result<Vec<Answer>, Failure> {
     let images = images::list(&shared.store).map_err(error::explain)?;
     let images: Vec<_> = images.iter().map(|image| image.summary(&shared.store)).collect();
@@ -24,10 +24,10 @@ pub fn list(shared: &Shared) -> Result<Vec<Answer>, Failure> {
     Ok(answers)
 }
 
-/// All that is known of one image, as docker has it.
+/// Describes one image as `docker image inspect` does.
 ///
 /// # Errors
-/// There is no such image, or its config does not fit a frame.
+/// [`Failure`]: there is no such image, or its config is larger than a frame.
 pub fn inspect(shared: &Shared, name: &str) -> Result<Vec<Answer>, Failure> {
     let store = &shared.store;
     let json =
@@ -39,10 +39,10 @@ pub fn inspect(shared: &Shared, name: &str) -> Result<Vec<Answer>, Failure> {
     Ok(vec![Answer::Json(json), Answer::Done(Done::default())])
 }
 
-/// Gives an image one more name.
+/// Adds a name to an image.
 ///
 /// # Errors
-/// There is no such image, or the name is none.
+/// [`Failure`]: there is no such image, or the name is not valid. Nothing has changed then.
 pub fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failure> {
     let named = resolve::stored(&shared.config, &shared.store, source);
     let (image, reference) = images::tag(&shared.store, &named, target).map_err(|error| {
@@ -62,10 +62,10 @@ pub fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, F
     Ok(vec![Answer::Done(Done { reference, digest, ..Done::default() })])
 }
 
-/// Removes an image, or a name of it; `users` says which containers need the image of a digest.
+/// Removes an image or one of its names; `users` returns the containers that need the image of a digest.
 ///
 /// # Errors
-/// There is no such image, or a container needs it and nobody says `force`.
+/// [`Failure`]: there is no such image, or a container needs it and `force` is false.
 pub fn remove(
     shared: &Shared,
     name: &str,
@@ -86,10 +86,10 @@ pub fn remove(
     Ok(vec![Answer::Done(Done { reference, digest, removed: paging::names(gone), freed, ..Done::default() })])
 }
 
-/// What takes how much: images, and `containers`.
+/// Reports the disk usage of images; `containers` is that of the containers.
 ///
 /// # Errors
-/// The store cannot be read.
+/// [`Failure`]: the store cannot be read.
 pub fn usage(shared: &Shared, containers: Usage) -> Result<Vec<Answer>, Failure> {
     let mut report = disk_usage::report(&shared.store).map_err(error::explain)?;
     report.kinds.push(containers);
@@ -100,10 +100,10 @@ pub fn usage(shared: &Shared, containers: Usage) -> Result<Vec<Answer>, Failure>
     Ok(answers)
 }
 
-/// Removes images that nobody needs.
+/// Removes unused images.
 ///
 /// # Errors
-/// The store cannot be read or written.
+/// [`Failure`]: the store cannot be read or written. Images removed before stay removed.
 pub fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
     let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
         let failure = error::explain(error);

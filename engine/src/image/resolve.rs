@@ -1,7 +1,7 @@
-//! From what a person typed and the operator configured to the image that is meant and how it is reached.
+//! Resolves a typed image name to an image, and says how its registry is reached, as the operator configured it.
 //!
-//! Called by [`crate::server`] when a pull is asked for or an image named, and by [`crate::tasks`] on the job's thread where a short
-//! name may be of several registries, or all tags are wanted. Keeps nothing.
+//! Called by [`crate::server`] for a pull and for each request that names an image. [`crate::tasks`] calls it on a
+//! job's thread if a short name may belong to several registries, or if all tags are wanted. Stores nothing.
 
 use crate::config::Config;
 use crate::image::pull::PullError;
@@ -15,13 +15,14 @@ use sampan_registry::{Access, RegistryError, retry};
 use sampan_store::{Store, images};
 use std::path::PathBuf;
 
-/// Where certificates of registries are, in this order. containers-certs.d(5); dockerd's come second.
+/// Directories of registries' certificates, in the order of search. containers-certs.d(5); the second one is dockerd's.
 const CERTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
-/// How registries are reached now; `insecure` is what a person said of the one at hand, `credentials` what the
-/// client brought along.
+/// How registries are reached at this moment. `insecure` applies to the registry of this request; `credentials` are
+/// those that the client sent.
 ///
 /// # Errors
+/// [`RegistriesError`]: a configuration file cannot be read or parsed.
 /// [`RegistriesError`] if a file cannot be used.
 pub fn access(
     config: &Config,
@@ -47,38 +48,39 @@ pub fn access(
     })
 }
 
-/// The programs that keep credentials beside or instead of files, in order.
+/// The configured credential helpers, in order. containers-registries.conf(5), "credential-helpers".
 ///
 /// # Errors
-/// [`RegistriesError`] if a file cannot be used.
+/// [`RegistriesError`]: a configuration file cannot be read or parsed.
 pub fn credential_helpers(config: &Config) -> Result<Vec<String>, RegistriesError> {
     Ok(config.registries.load()?.credential_helpers().to_vec())
 }
 
-/// What `typed` is the name of among the images that are here: of the first of its meanings that is one, else what
-/// it is. What was pulled by a short name is found by it.
+/// Resolves `typed` among the stored images: a short name becomes the first of its meanings that is stored. An image
+/// pulled by a short name is thus found by it. If there is none, returns `typed`.
 pub fn stored(config: &Config, store: &Store, typed: &str) -> String {
     if !reference::is_short(typed) {
         return typed.to_owned();
     }
     let meanings = config.registries.load().and_then(|all| all.meanings(typed));
     let (Ok(meanings), Ok(entries)) = (meanings, images::entries(store)) else {
-        // Whoever fetches is told what is wrong with the files; what is here can be named without them.
+        // The files are broken: a pull reports that, and stored images can be named without them.
         return typed.to_owned();
     };
     let is_here = |name: &String| entries.iter().any(|(_, names)| names.contains(name));
     meanings.iter().map(Reference::to_string).find(is_here).unwrap_or_else(|| typed.to_owned())
 }
 
-/// The first of `candidates` that there is. One alone is not asked for. `tell` hears what is tried again, and why.
+/// Finds the first of `candidates` that exists. A single candidate is returned without asking its registry. `on_note`
+/// receives a note for each retry.
 ///
 /// # Errors
-/// [`PullError::Registry`], which says what happened at each.
-pub fn settle(
+/// [`PullError::Registry`]: none exists; names the error of each.
+pub fn find_first(
     candidates: &[Reference],
     access: &Access,
     cancel: &Cancel,
-    tell: &dyn Fn(&str),
+    on_note: &dyn Fn(&str),
 ) -> Result<Reference, PullError> {
     if let [one] = candidates {
         return Ok(one.clone());
@@ -86,8 +88,8 @@ pub fn settle(
     let mut failed = Vec::new();
     for candidate in candidates {
         let (mirrors, _link) = Mirrors::linked(candidate, access, cancel);
-        let tell = |note: &str| tell(&format!("{candidate}: {note}"));
-        match retry::persist(cancel, &tell, || mirrors.manifest(&candidate.target())) {
+        let on_retry = |note: &str| on_note(&format!("{candidate}: {note}"));
+        match retry::persist(cancel, &on_retry, || mirrors.manifest(&candidate.target())) {
             Ok(_) => return Ok(candidate.clone()),
             Err(_) if cancel.is_cancelled() => return Err(Cancelled.into()),
             Err(error) => failed.push(error),
@@ -97,22 +99,22 @@ pub fn settle(
     Err(RegistryError::AllFailed { others: failed, last }.into())
 }
 
-/// The tags of a repository, each as a reference, sorted. `tell` hears what is tried again, and why.
+/// Lists the tags of a repository, each as a reference, sorted. `on_note` receives a note for each retry.
 ///
 /// # Errors
-/// [`PullError::Registry`].
+/// [`PullError::Registry`]: the registry cannot be asked, or refuses.
 pub fn tags(
     repository: &Reference,
     access: &Access,
     cancel: &Cancel,
-    tell: &dyn Fn(&str),
+    on_note: &dyn Fn(&str),
 ) -> Result<Vec<Reference>, PullError> {
     let (mirrors, _link) = Mirrors::linked(repository, access, cancel);
-    let tell = |note: &str| tell(&format!("tags of {}: {note}", repository.name()));
-    let mut tags = retry::persist(cancel, &tell, || mirrors.tags())?;
+    let on_retry = |note: &str| on_note(&format!("tags of {}: {note}", repository.name()));
+    let mut tags = retry::persist(cancel, &on_retry, || mirrors.tags())?;
     tags.sort();
     cancel.check()?;
-    // A registry that lists what is no tag does not decide what is asked for; what is kept beside an image is none.
+    // The registry may list invalid tags: ignore them. Tags for cosign's signatures are no images.
     Ok(tags
         .iter()
         .filter(|tag| !is_beside(tag))
@@ -120,7 +122,7 @@ pub fn tags(
         .collect())
 }
 
-/// True for the tags that cosign keeps signatures, attestations and lists of parts under, beside the image of that digest.
+/// Whether `tag` is one under which cosign stores an image's signatures, attestations or SBOM.
 fn is_beside(tag: &str) -> bool {
     let digest = ["sig", "att", "sbom"].iter().find_map(|kind| tag.strip_suffix(kind)?.strip_suffix('.'));
     let hex = digest.and_then(|digest| digest.strip_prefix("sha256-"));

@@ -1,8 +1,9 @@
-//! A read-only registry of the store, for as long as the client that asked for it stays. OCI distribution-spec.
+//! A read-only registry of the store, until its job is cancelled. OCI distribution-spec.
 //!
-//! One thread, one poll. Repositories are the images' names without their host (`library/alpine`), with it
-//! (`docker.io/library/alpine`), and as people write them (`alpine`); a tag that stands for different images on two hosts is found by the long name
-//! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
+//! One thread with one poll loop. Each image is in up to three repositories: by its path (`library/alpine`), with its
+//! host (`docker.io/library/alpine`), and in Docker's short form (`alpine`). A tag that names different images on two
+//! hosts is found only in the repositories with a host. A repository serves only its own manifests and blobs, and
+//! nothing else of the store.
 
 use ::http::{Request, header};
 use mio::net::TcpListener;
@@ -26,42 +27,43 @@ const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const FIRST: usize = 16;
 
-/// Most connections at a time; more wait in the kernel.
+/// Most connections at a time; others wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 256;
-/// A connection that moves no byte for so long is closed.
+/// Time after which a connection that moves no byte is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How finely a rate is dealt out: so many times a second.
+/// Number of slices of a second in which the rate limit is granted.
 const SLICES: u64 = 20;
 
 /// Why the registry cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is none.
+    /// The address cannot be parsed or resolved.
     #[error("cannot listen on {0:?}: expected ADDRESS:PORT")]
     Address(String),
-    /// It cannot be listened on.
+    /// The address cannot be bound.
     #[error("cannot listen on {address:?}")]
     Listen {
-        /// As given.
+        /// The requested address.
         address: String,
-        /// Why not.
+        /// Error of the bind.
         source: io::Error,
     },
-    /// The loop itself fails.
+    /// The poll instance fails.
     #[error("cannot wait for connections")]
     Poll(#[source] io::Error),
 }
 
-/// Serves `store` on `listen` until cancelled; tells where once it listens. Returns that address.
+/// Serves `store` on `listen` until cancelled, and returns the address. Calls `on_listening` with the address once
+/// connections are accepted.
 ///
 /// # Errors
-/// [`ServeError`].
+/// [`ServeError`]: the address cannot be parsed or bound, or polling fails.
 pub fn serve(
     store: &Store,
     listen: &str,
     bytes_per_second: u64,
     cancel: &Cancel,
-    tell: impl Fn(&str),
+    on_listening: impl Fn(&str),
 ) -> Result<String, ServeError> {
     let given = || listen.chars().take(300).collect();
     let failed = |source| ServeError::Listen { address: given(), source };
@@ -82,7 +84,7 @@ pub fn serve(
     };
     let registry = server.poll.registry();
     registry.register(&mut server.listener, LISTENER, Interest::READABLE).map_err(ServeError::Poll)?;
-    tell(&address);
+    on_listening(&address);
     let mut events = Events::with_capacity(256);
     let mut wait = None;
     while !cancel.is_cancelled() {
@@ -92,7 +94,7 @@ pub fn serve(
 }
 
 fn resolve(listen: &str) -> Option<SocketAddr> {
-    // `:5000` is every address of this host, as in Go's tools.
+    // `:5000` means every address of this host, as in tools written in Go.
     let full = if listen.starts_with(':') { format!("[::]{listen}") } else { listen.to_owned() };
     full.to_socket_addrs().ok()?.next()
 }
@@ -108,7 +110,7 @@ struct Server {
 }
 
 impl Server {
-    /// Waits at most `wait`, then lets every connection have its turn; returns how long the next wait may be.
+    /// Waits at most `wait`, then serves every connection once; returns the longest time that the next call may wait.
     fn turn(
         &mut self,
         store: &Store,
@@ -166,7 +168,7 @@ impl Server {
         self.accept.next_attempt().iter().for_each(|at| sooner(at.saturating_duration_since(now)));
         let (rate, catalog) = (&mut self.rate, &mut self.catalog);
         let full = self.connections.len() >= CONNECTIONS_MAX;
-        // In the map's order, which is none: nobody is always first when the rate is short.
+        // The map's order is random, so no connection is always served first when the rate is limited.
         self.connections.retain(|_, connection| {
             match connection.step(rate, &mut |request| catalog.answer(store, request)) {
                 Err(_) => return false,
@@ -189,11 +191,11 @@ impl Server {
     }
 }
 
-/// A token bucket over all connections; it holds a slice of a second at most.
+/// A token bucket that all connections share; it holds at most two slices.
 struct Rate {
-    /// 0 is no limit.
+    /// Bytes per second; 0 means no limit.
     per_second: u64,
-    /// Below 0 after small bodies that went at once.
+    /// Bytes that may be sent now; negative after small bodies, which are sent at once.
     left: i64,
     filled: Instant,
 }
@@ -217,7 +219,7 @@ impl Rate {
         }
     }
 
-    /// Until a slice is there.
+    /// Time until the bucket holds a slice.
     fn wait(&self) -> Duration {
         let missing = i64::try_from(self.slice()).unwrap_or(i64::MAX).saturating_sub(self.left).max(1);
         let nanos = u128::from(missing.unsigned_abs()) * 1_000_000_000 / u128::from(self.per_second.max(1));
@@ -241,15 +243,15 @@ impl Budget for Rate {
     }
 }
 
-/// What there is to serve, as of one version of `index.json`.
+/// The images to serve, as of one version of `index.json`.
 #[derive(Default)]
 struct Catalog {
-    /// Inode, time and length of `index.json`: it is replaced whole.
+    /// Inode, modification time and length of `index.json`, which is only ever replaced as a whole.
     version: Option<(u64, i64, i64, u64)>,
     repositories: BTreeMap<String, Repository>,
 }
 
-/// The names under which an image is served: without its host, with it, and without Docker's own `library`.
+/// The repositories of an image: by its path, with its host, and without Docker's `library/`.
 fn names(reference: &Reference) -> Vec<String> {
     let short = reference.path().strip_prefix("library/").map(str::to_owned);
     [reference.path().to_owned(), reference.name()].into_iter().chain(short).collect()
@@ -257,7 +259,7 @@ fn names(reference: &Reference) -> Vec<String> {
 
 #[derive(Default)]
 struct Repository {
-    /// `None`: the tag stands for several images.
+    /// Each tag's manifest; `None` if the tag names several images.
     tags: BTreeMap<String, Option<Digest>>,
     manifests: HashMap<Digest, String>,
     blobs: HashSet<Digest>,
@@ -328,7 +330,7 @@ impl Catalog {
                 Some(None) => {
                     return not_found(
                         "MANIFEST_UNKNOWN",
-                        "several images have this tag: ask with the host in the name",
+                        "several images have this tag: put the host into the repository name",
                     );
                 }
                 found => found.cloned().flatten(),
@@ -400,7 +402,7 @@ impl Repository {
     }
 }
 
-/// `?n=` and `?last=` of a list.
+/// Applies the query parameters `n` and `last` to a list. OCI distribution-spec, "Listing Tags".
 fn page<'a>(names: impl Iterator<Item = &'a String>, query: &str) -> Vec<&'a String> {
     let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
     let last = value("last").unwrap_or_default();
@@ -421,7 +423,7 @@ fn not_found(code: &str, message: &str) -> Answer {
 }
 
 fn broken(error: &dyn std::error::Error) -> Answer {
-    log::error!("cannot serve: {}", sampan_ipc::report::chain(error));
+    log::error!("cannot read the store, answered with status 500: {}", sampan_ipc::report::chain(error));
     json(500, r#"{"errors":[{"code":"UNKNOWN","message":"the store cannot be read"}]}"#.to_owned())
 }
 

@@ -1,11 +1,11 @@
-//! Reads all of the store again and finds out what is broken in it.
+//! Verifies the store: reads all of it and reports damaged content.
 //!
-//! A job, with a row a blob, and a row an unpacked layer when those are compared too. Blobs are hashed from the
-//! disk, not from the kernel's cache; layers are unpacked again beside the store's and compared entry by entry
-//! ([`sampan_layer::compare`]). A blob that is proven wrong is taken out of the store, and a layer replaced by the one
-//! unpacked anew, unless a job needs it just now: nobody can use them, and the next pull must not take a blob for
-//! what it is called. Runs behind all others and holds no lock, so what is removed meanwhile is no finding. Never
-//! touches `index.json`.
+//! A job, with one progress row for each blob, and for each unpacked layer if those are compared as well. Blobs are
+//! hashed from the disk, not from the page cache. Layers are unpacked again into a temporary and compared entry by
+//! entry ([`sampan_layer::compare`]). A blob with a wrong digest is removed, and a damaged layer is replaced by the one
+//! unpacked again, unless a job is using it: a damaged blob is useless, and the next pull must not take it for a good
+//! one. Runs at low priority and holds no lock, so content that is removed meanwhile is not reported. Never touches
+//! `index.json`.
 
 use crate::error;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -31,48 +31,48 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Most rows; what comes behind shares the last one, so that an answer stays within a frame.
+/// Most progress rows, so that an answer fits a frame; further parts share the last row.
 const ROWS_MAX: usize = 2000;
-/// Longest note of a row, in characters, for the same reason.
+/// Longest note of a row, in characters, so that an answer fits a frame.
 const NOTE_MAX: usize = 160;
-/// Findings that are told of one by one; all are counted.
-const TOLD_MAX: usize = 100;
-/// Findings in the job's error.
-const NAMED_MAX: usize = 5;
-/// Read at a time.
+/// Most findings that are reported one by one; all are counted.
+const FINDINGS_MAX: usize = 100;
+/// Most findings in the job's error message.
+const MESSAGE_FINDINGS_MAX: usize = 5;
+/// Buffer of a read, in bytes.
 const BUFFER: usize = 128 << 10;
 
-/// Something that is broken.
+/// One damaged or unverified part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// `blob sha256:…`, `layer sha256:…`.
     pub what: String,
-    /// The image that needs it: a reference, or its digest; empty if none does.
+    /// The image that needs it: a reference, or its digest; empty if no image does.
     pub image: String,
     /// What is wrong, and what was done about it.
     pub why: String,
 }
 
-/// What came of it.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Blobs and layers that were looked at.
+    /// Number of blobs and layers that were checked.
     pub seen: u64,
-    /// How many of them are broken.
+    /// Number of damaged ones.
     pub broken: u64,
-    /// The first of those.
+    /// The first damaged ones.
     pub findings: Vec<Finding>,
-    /// How many could not be looked at, so that nobody knows.
+    /// Number of parts that could not be checked.
     pub unknown: u64,
-    /// The first of those.
+    /// The first parts that could not be checked.
     pub unknowns: Vec<Finding>,
 }
 
 impl Report {
-    /// As the job's end; `None` if nothing is broken, and all was looked at.
+    /// The job's failure; `None` if all parts were checked and none is damaged.
     pub fn failure(&self) -> Option<Failure> {
-        let told = |count: u64, findings: &[Finding], what: &str| {
-            let named: Vec<String> = findings.iter().take(NAMED_MAX).map(Finding::line).collect();
+        let summary = |count: u64, findings: &[Finding], what: &str| {
+            let named: Vec<String> = findings.iter().take(MESSAGE_FINDINGS_MAX).map(Finding::line).collect();
             let more = count.saturating_sub(named.len() as u64);
             let more = if more == 0 { String::new() } else { format!("; and {more} more") };
             format!(
@@ -81,11 +81,11 @@ impl Report {
                 named.join("; ")
             )
         };
-        let unknown = || told(self.unknown, &self.unknowns, "could not be verified");
-        let broken = || told(self.broken, &self.findings, "are broken");
+        let unknown = || summary(self.unknown, &self.unknowns, "could not be verified");
+        let broken = || summary(self.broken, &self.findings, "are damaged");
         let (message, hint) = match (self.broken, self.unknown) {
             (0, 0) => return None,
-            (0, _) => (unknown(), "nothing was found broken; verify again once the reason is gone"),
+            (0, _) => (unknown(), "no damage was found; verify again once the reason is gone"),
             (_, 0) => (broken(), PULL_AGAIN),
             (_, _) => (format!("{}; {}", broken(), unknown()), PULL_AGAIN),
         };
@@ -104,17 +104,17 @@ impl Finding {
     }
 }
 
-/// Tells of each finding.
+/// Announces each damaged part.
 pub fn announce(announcer: &Announcer, report: &Report) {
     for Finding { what, image, why } in &report.findings {
         announcer.image("verify-error", image, &[("part", what), ("reason", why)], None);
     }
 }
 
-/// Why the store could not be verified at all.
+/// Why the store could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The job was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
     /// `index.json` or a directory cannot be read.
@@ -122,33 +122,33 @@ pub enum VerifyError {
     Store(#[from] StoreError),
 }
 
-/// How to verify.
+/// A verification: its parameters.
 pub struct Verify<'a> {
-    /// What.
+    /// The store to verify.
     pub store: &'a Store,
-    /// Largest zstd window, as a power of two.
+    /// Largest accepted zstd window, as a power of two.
     pub window_log: u32,
-    /// Compare unpacked layers with their blobs.
+    /// Whether to compare unpacked layers with their blobs.
     pub deep: bool,
-    /// The job's rows.
+    /// The job's progress.
     pub progress: &'a Progress,
-    /// Ends it.
+    /// Cancels the job.
     pub cancel: &'a Cancel,
 }
 
-/// An image as its entry in `index.json` has it.
+/// An image that needs a part.
 struct Owner {
     digest: Digest,
     name: String,
 }
 
-/// What is to be looked at.
+/// A blob or layer to check.
 enum Part {
     Blob {
         digest: Digest,
         size: Option<u64>,
     },
-    /// `stack` are the chain ids of its image, this one's and those below among them.
+    /// An unpacked layer. `stack` holds the chain ids of all layers of its image.
     Layer {
         chain_id: Digest,
         blob: Descriptor,
@@ -157,30 +157,30 @@ enum Part {
     },
 }
 
-/// All parts, each with the image that needs it.
+/// All parts to check, each with the index of an image that needs it.
 #[derive(Default)]
 struct Plan {
     owners: Vec<Owner>,
     parts: Vec<(Part, Option<usize>)>,
-    /// Images whose documents make no sense, by their manifest's digest.
+    /// Why an image's documents cannot be parsed, by its manifest's digest.
     unreadable: HashMap<Digest, String>,
 }
 
-/// What is to be said of a part.
+/// The result of checking one part.
 enum Verdict {
     Fine,
-    /// It went while we looked, and nobody misses it.
+    /// It was removed during the verification, and no image needs it.
     Gone,
     Broken(String),
-    /// It could not be looked at, for a reason that is not its own.
+    /// It could not be checked, for a reason outside it.
     Unknown(String),
 }
 
 impl Verify<'_> {
-    /// Looks at everything. Lowers the calling thread's priority for good.
+    /// Checks everything. Lowers the calling thread's priority for good.
     ///
     /// # Errors
-    /// [`VerifyError`]; that something is broken is none, but in the report.
+    /// [`VerifyError`]: the job was cancelled, or the store cannot be listed. Damage is in the report, not an error.
     pub fn run(&self) -> Result<Report, VerifyError> {
         syscall::lower_priority();
         let plan = self.plan()?;
@@ -200,7 +200,7 @@ impl Verify<'_> {
                     }
                 }
                 Part::Layer { blob, .. } if broken.contains(&blob.digest) => {
-                    Verdict::Unknown("cannot be compared: its blob is broken".to_owned())
+                    Verdict::Unknown("cannot be compared: its blob is damaged".to_owned())
                 }
                 Part::Layer { chain_id, blob, diff_id, stack } => {
                     self.layer(chain_id, blob, diff_id, stack, owner, row)?
@@ -221,7 +221,7 @@ impl Verify<'_> {
         Ok(report)
     }
 
-    /// All blobs that images need, all others that are there, and the layers.
+    /// Lists all blobs that images need, all other blobs, and the layers.
     fn plan(&self) -> Result<Plan, VerifyError> {
         let mut plan = Plan::default();
         let mut known: HashSet<Digest> = HashSet::new();
@@ -250,7 +250,7 @@ impl Verify<'_> {
                 }
             };
             let chain_ids: Arc<[Digest]> = config.chain_ids().into();
-            // An image that was not unpacked has none; one of which a layer is there needs all below it too.
+            // An image that was never unpacked has no layer. If it has one, it needs all layers below that as well.
             let unpacked = chain_ids.iter().rposition(|id| self.store.has_layer(id)).map_or(0, |top| top + 1);
             let parts = chain_ids.iter().zip(&manifest.layers).zip(&config.rootfs.diff_ids).take(unpacked);
             for ((chain_id, blob), diff_id) in parts {
@@ -289,7 +289,7 @@ impl Verify<'_> {
         Ok(digests)
     }
 
-    /// Hashes a blob.
+    /// Hashes a blob and compares digest and size.
     fn blob(
         &self,
         digest: &Digest,
@@ -302,7 +302,7 @@ impl Verify<'_> {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.missing(owner)),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Ok(Verdict::Broken(self.without_blob(digest, "is no file")));
+                return Ok(Verdict::Broken(self.discard_blob(digest, "is no regular file")));
             }
             Err(error) => return Ok(Verdict::Broken(format!("cannot be opened: {error}"))),
         };
@@ -317,7 +317,7 @@ impl Verify<'_> {
                 Err(error) => {
                     self.cancel.check()?;
                     return Ok(Verdict::Broken(
-                        self.without_blob(digest, &format!("cannot be read: {error}")),
+                        self.discard_blob(digest, &format!("cannot be read: {error}")),
                     ));
                 }
             }
@@ -325,10 +325,10 @@ impl Verify<'_> {
         let (found, len) = (hasher.finish(), from.count);
         forget(&file);
         if found != *digest {
-            return Ok(Verdict::Broken(self.without_blob(digest, &format!("has digest {found}"))));
+            return Ok(Verdict::Broken(self.discard_blob(digest, &format!("has digest {found}"))));
         }
         match size.filter(|size| *size != len) {
-            Some(size) => Ok(Verdict::Broken(format!("has {len} bytes, and the image says {size}"))),
+            Some(size) => Ok(Verdict::Broken(format!("has {len} bytes, its image expects {size}"))),
             None => Ok(Verdict::Fine),
         }
     }
@@ -341,7 +341,7 @@ impl Verify<'_> {
         if wanted { Verdict::Broken("is missing".to_owned()) } else { Verdict::Gone }
     }
 
-    /// Compares a layer with its blob.
+    /// Unpacks a layer's blob again and compares the layer with it.
     fn layer(
         &self,
         chain_id: &Digest,
@@ -355,14 +355,14 @@ impl Verify<'_> {
         if !is_there && matches!(self.missing(owner), Verdict::Gone) {
             return Ok(Verdict::Gone);
         }
-        // Extended attributes of a name in a directory are found through it: no system call takes the two.
+        // Comparing extended attributes needs /proc/self/fd: no system call takes a directory's descriptor and a name.
         if is_there && !Path::new("/proc/self/fd").exists() {
             return Ok(Verdict::Unknown(
                 "cannot be compared: /proc is not mounted for the engine".to_owned(),
             ));
         }
         if !is_there && !self.deep {
-            return Ok(Verdict::Broken(self.without_layer(chain_id, "is missing")));
+            return Ok(Verdict::Broken(self.discard_layer(chain_id, "is missing")));
         }
         let since = SystemTime::now();
         let fresh = match self.unpack(blob, diff_id, row) {
@@ -372,7 +372,7 @@ impl Verify<'_> {
                 let why = format!("its blob cannot be unpacked: {}", chain(&error));
                 return Ok(match error {
                     _ if !is_there => Verdict::Broken(format!("is missing, and {why}")),
-                    // A full disk says nothing of a layer.
+                    // These errors, such as a full disk, say nothing about the layer.
                     UnpackError::File { .. } | UnpackError::InNamespace(_) => {
                         Verdict::Unknown(format!("cannot be compared, since {why}"))
                     }
@@ -386,7 +386,7 @@ impl Verify<'_> {
         let settled = self.store.complete_layer(fresh.path(), below, self.cancel);
         self.cancel.check()?;
         if !is_there {
-            // One that a layer is missing below is settled by the pull that brings that one.
+            // If a lower layer is missing, too, the pull that fetches that one makes this one durable.
             return Ok(Verdict::Broken(self.replace_layer(chain_id, fresh, "is missing")));
         }
         if let Err(error) = settled {
@@ -412,7 +412,7 @@ impl Verify<'_> {
         }
     }
 
-    /// Unpacks a blob once more, into a temporary.
+    /// Unpacks a blob again, into a temporary.
     fn unpack(&self, blob: &Descriptor, diff_id: &Digest, row: usize) -> Result<Temp, UnpackError> {
         let read = |error| UnpackError::Tar(TarError::Read(error));
         let file = open(&self.store.blob_path(&blob.digest)).map_err(read)?;
@@ -434,39 +434,39 @@ impl Verify<'_> {
         }
     }
 
-    fn without_blob(&self, digest: &Digest, why: &str) -> String {
-        format!("{why}{}", taken(self.store.discard_blob(digest)))
+    fn discard_blob(&self, digest: &Digest, why: &str) -> String {
+        format!("{why}{}", removal_note(self.store.discard_blob(digest)))
     }
 
-    /// Removes what stands in a layer's place and is none: a pull could not make it again there.
-    fn without_layer(&self, chain_id: &Digest, why: &str) -> String {
+    /// Removes a file or directory at a layer's path that is no layer, as a pull could not create the layer there.
+    fn discard_layer(&self, chain_id: &Digest, why: &str) -> String {
         match self.store.layer_path(chain_id).symlink_metadata() {
-            Ok(_) => format!("{why}{}", taken(self.store.discard_layer(chain_id))),
+            Ok(_) => format!("{why}{}", removal_note(self.store.discard_layer(chain_id))),
             Err(_) => why.to_owned(),
         }
     }
 
-    /// Puts a layer that was unpacked just now in the place of one that is missing or wrong.
+    /// Puts a newly unpacked layer in the place of a missing or damaged one.
     fn replace_layer(&self, chain_id: &Digest, fresh: Temp, why: &str) -> String {
         if self.store.layer_path(chain_id).symlink_metadata().is_ok() {
             match self.store.discard_layer(chain_id) {
                 Ok(true) => {}
-                other => return format!("{why}{}", taken(other)),
+                other => return format!("{why}{}", removal_note(other)),
             }
         }
-        // An image names it already, so it must be durable before it has its name.
+        // The index names an image of it already, so it must be durable before it gets its name.
         match self.store.sync().and_then(|()| self.store.name_layer(fresh, chain_id)) {
             Ok(()) => format!("{why}; it was unpacked again"),
-            Err(error) => format!("{why}; it was taken away, and is not back: {}", chain(&error)),
+            Err(error) => format!("{why}; it was removed and could not be replaced: {}", chain(&error)),
         }
     }
 }
 
-fn taken(discarded: Result<bool, StoreError>) -> String {
+fn removal_note(discarded: Result<bool, StoreError>) -> String {
     match discarded {
-        Ok(true) => "; it was taken away".to_owned(),
-        Ok(false) => "; a job needs it just now, so it stays: verify again later".to_owned(),
-        Err(error) => format!("; it cannot be taken away: {}", chain(&error)),
+        Ok(true) => "; it was removed".to_owned(),
+        Ok(false) => "; a job is using it, so it was kept: verify again later".to_owned(),
+        Err(error) => format!("; it cannot be removed: {}", chain(&error)),
     }
 }
 
@@ -477,17 +477,20 @@ impl Plan {
         }
     }
 
-    /// A blob that is missing or has another digest shows when it is hashed; the rest is said of the manifest.
+    /// Records that an image's documents cannot be parsed. A blob that is missing or has another digest is found when
+    /// it is hashed.
     fn note(&mut self, manifest: &Digest, error: &ImageError) {
         if let ImageError::Unreadable { source, .. } = error {
-            self.unreadable
-                .insert(manifest.clone(), format!("is of an image that makes no sense: {}", chain(source)));
+            self.unreadable.insert(
+                manifest.clone(),
+                format!("is of an image with an invalid document: {}", chain(source)),
+            );
         }
     }
 }
 
 impl Report {
-    /// Counts a part that is not fine, and tells of it while there are few.
+    /// Counts a part that is not fine; the first [`FINDINGS_MAX`] are also listed.
     fn add(&mut self, part: &Part, owner: Option<&Owner>, verdict: &Verdict) {
         let (count, findings, why) = match verdict {
             Verdict::Fine | Verdict::Gone => return,
@@ -495,7 +498,7 @@ impl Report {
             Verdict::Unknown(why) => (&mut self.unknown, &mut self.unknowns, why),
         };
         *count += 1;
-        if findings.len() < TOLD_MAX {
+        if findings.len() < FINDINGS_MAX {
             let what = match part {
                 Part::Blob { digest, .. } => format!("blob {digest}"),
                 Part::Layer { chain_id, .. } => format!("unpacked layer {chain_id}"),
@@ -506,12 +509,12 @@ impl Report {
     }
 }
 
-/// A layer's place among blobs: the first layer of an image may be called like its own uncompressed blob.
+/// The key of a layer in a set of blobs. It differs from the chain id, which may equal the digest of the layer's blob.
 fn layer_key(chain_id: &Digest) -> Digest {
     Digest::of(format!("layer {chain_id}").as_bytes())
 }
 
-/// Id and total of each row.
+/// The ID and total size of each progress row.
 fn rows(parts: &[(Part, Option<usize>)]) -> Vec<(String, u64)> {
     let mut rows: Vec<(String, u64)> = Vec::with_capacity(parts.len().min(ROWS_MAX));
     for (part, _) in parts {
@@ -530,9 +533,9 @@ fn rows(parts: &[(Part, Option<usize>)]) -> Vec<(String, u64)> {
     rows
 }
 
-/// Opens a plain file; the kernel forgets what it has of it in memory, so that the disk is read.
+/// Opens a regular file, and drops it from the page cache so that reads come from the disk.
 fn open(path: &Path) -> io::Result<File> {
-    // O_NONBLOCK: nobody should be able to make us wait by putting a FIFO there.
+    // O_NONBLOCK: opening a FIFO in the file's place must not block.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(io::ErrorKind::InvalidData.into()),
@@ -545,12 +548,12 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Lets the kernel use the memory for something else: what was read once is not read again soon.
+/// Drops the file from the page cache, as it will not be read again soon.
 fn forget(file: &File) {
     let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
-/// Counts what is read, and ends when the job does.
+/// Counts the bytes that are read; fails once the job is cancelled.
 struct Watched<'a> {
     from: &'a File,
     cancel: &'a Cancel,
@@ -569,7 +572,7 @@ impl Read for Watched<'_> {
     }
 }
 
-/// Hashes what is read.
+/// Hashes the bytes that are read.
 struct Hashed<R> {
     from: R,
     hasher: Hasher,

@@ -1,6 +1,6 @@
-//! Loads and saves as jobs: from the request to the thread, what is announced, and what failures are called.
+//! Loads and saves as jobs: checks the request, runs the job, announces its events, explains its failure.
 //!
-//! Between [`crate::server`], which starts them, and [`crate::image::archive::load`] and [`crate::image::archive::save`], which know how.
+//! Called by [`crate::server`]; calls [`crate::image::archive::load`] and [`crate::image::archive::save`].
 
 use crate::context::Shared;
 use crate::error;
@@ -20,10 +20,10 @@ use std::sync::Arc;
 /// Most images of one save.
 const SAVED_MAX: usize = 1000;
 
-/// Reads a request and the descriptor that came with it.
+/// Checks a load request and takes the descriptor that came with it.
 ///
 /// # Errors
-/// [`Failure`] of a request that makes no sense.
+/// [`Failure`]: the reference or the platform is not valid, or there is not exactly one descriptor.
 pub fn load_request(
     shared: &Shared,
     load: engine::Load,
@@ -42,10 +42,10 @@ pub fn load_request(
     Ok(LoadRequest { from, is_layout, select, reference, platform, unpack, policies, room })
 }
 
-/// Reads a request of user `uid` and the descriptor that came with it.
+/// Checks a save request of user `uid` and takes the descriptor that came with it.
 ///
 /// # Errors
-/// [`Failure`] of a request that makes no sense, or of a directory that is not that user's.
+/// [`Failure`]: a name is not valid, or there is not exactly one descriptor, or the directory is another user's.
 pub fn save_request(
     save: engine::Save,
     descriptors: Vec<OwnedFd>,
@@ -65,7 +65,7 @@ pub fn save_request(
             Some(reference.to_string())
         }
         (Some(name), _) if !is_ref_name(&name) => {
-            return usage(&format!("{:?} is no name for an image in a layout", cut(&name)));
+            return usage(&format!("{:?} is not a valid image name in an OCI layout", cut(&name)));
         }
         (rename, _) => rename,
     };
@@ -82,18 +82,19 @@ fn is_ref_name(name: &str) -> bool {
     name.len() <= 255 && name.bytes().all(inner) && ends(name.bytes().next()) && ends(name.bytes().last())
 }
 
-/// A directory's descriptor proves that somebody may read it, and the engine would write there with its own rights.
+/// Refuses a directory of another user. Holding its descriptor only proves that the client may read the directory,
+/// and the engine would write into it with its own rights.
 fn may_write(dir: &OwnedFd, uid: Option<u32>) -> Result<(), Failure> {
     let refuse = |message: String, hint: &str| Err(error::new(Code::Usage, message, hint));
     let meta = match dir.try_clone().and_then(|dir| File::from(dir).metadata()) {
         Ok(meta) if meta.is_dir() => meta,
-        Ok(_) => return refuse("what a layout is to be saved into is no directory".to_owned(), ""),
-        Err(error) => return refuse(format!("cannot look at the directory: {error}"), ""),
+        Ok(_) => return refuse("the target of the save is not a directory".to_owned(), ""),
+        Err(error) => return refuse(format!("cannot stat the target directory: {error}"), ""),
     };
     let engine = nix::unistd::geteuid().as_raw();
     match uid {
         Some(uid) if uid == 0 || uid == engine || uid == meta.uid() => Ok(()),
-        _ => refuse("the directory belongs to somebody else".to_owned(), "save into one of your own"),
+        _ => refuse("the target directory belongs to another user".to_owned(), "save into one of your own"),
     }
 }
 
@@ -101,19 +102,19 @@ fn cut(text: &str) -> String {
     text.chars().take(300).collect()
 }
 
-/// The one descriptor that a load or a save is of.
+/// Takes the one descriptor that a load or save request must bring.
 fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     let count = descriptors.len();
     match <[OwnedFd; 1]>::try_from(descriptors) {
         Ok([fd]) => Ok(fd),
         Err(_) => {
-            let message = format!("the request needs one descriptor and brings {count}");
+            let message = format!("the request needs exactly one descriptor and brings {count}");
             Err(error::new(Code::Usage, message, ""))
         }
     }
 }
 
-/// What a load is about, before it is known what is in it.
+/// The subject of a load in its announcements; the archive's content is not known yet.
 pub fn load_subject(request: &LoadRequest) -> String {
     match (&request.reference, &request.select) {
         (Some(reference), _) => reference.to_string(),
@@ -123,7 +124,7 @@ pub fn load_subject(request: &LoadRequest) -> String {
 }
 
 impl Task {
-    /// Loads; to be called on a thread of its own.
+    /// Runs the load job `request`; call it on a thread of its own.
     pub fn load(self, request: LoadRequest) {
         let subject = load_subject(&request);
         let shared = &self.shared;
@@ -143,7 +144,7 @@ impl Task {
         self.end("load", &subject, outcome);
     }
 
-    /// Saves; to be called on a thread of its own.
+    /// Runs the save job `request`; call it on a thread of its own.
     pub fn save(self, request: SaveRequest) {
         let subject = cut(&request.names.join(" "));
         let shared = &self.shared;
@@ -178,7 +179,7 @@ impl Task {
     }
 }
 
-/// References of an image, or its id if it has none.
+/// The references of an image, or its ID if it has none.
 fn names(image: &LoadedImage) -> Vec<String> {
     match image.references.is_empty() {
         true => vec![image.id.to_string()],
@@ -190,7 +191,7 @@ fn loaded_done(images: &[LoadedImage]) -> Done {
     let references: Vec<String> = images.iter().flat_map(names).collect();
     let unchanged = images.iter().all(|image| image.unchanged);
     match images {
-        // One image: its digest reference can be told.
+        // Only for a single image: the answer then also names its digest.
         [image] => {
             let reference = image.references.first().map(Reference::to_string).unwrap_or_default();
             Done { reference, digest: image.digest.to_string(), unchanged, references, ..Done::default() }
@@ -203,23 +204,23 @@ fn load_failure(error: &LoadError) -> Failure {
     let message = format!("cannot load the archive: {}", sampan_ipc::report::chain(error));
     let (code, hint) = match error {
         LoadError::Cancelled(_) => (Code::Cancelled, ""),
-        LoadError::Platform { .. } => (Code::Failed, "--platform takes another one"),
+        LoadError::Platform { .. } => (Code::Failed, "--platform selects another one"),
         LoadError::Several(_) => {
             (Code::Usage, "choose one: 'sampan pull docker-archive:FILE:REF', or oci-archive: or oci:")
         }
         full if io_error::is_full(full) => (Code::Failed, error::FULL_DISK_HINT),
         LoadError::Store(_) => (Code::Failed, ""),
         LoadError::Room(_) | LoadError::Full(_) => {
-            (Code::Failed, "'sampan image prune' removes what is not used")
+            (Code::Failed, "'sampan image prune' removes unused images")
         }
         LoadError::Policy { .. } => (
             Code::Failed,
-            "if you trust it, give it a name of your own with 'sampan load --name'; nothing of it was kept",
+            "if you trust it, give it another name with 'sampan load --name'; nothing was stored",
         ),
         LoadError::Bundle(BundleError::NoSuch { .. }) => (Code::NotFound, ""),
         LoadError::Archive(_) | LoadError::Bundle(_) | LoadError::Wrong { .. } => (
             Code::Failed,
-            "it must be what 'docker save' or 'podman save' writes, whole; nothing of it was kept",
+            "the archive must be complete, as 'docker save' or 'podman save' writes it; nothing was stored",
         ),
     };
     error::new(code, message, hint)
@@ -243,7 +244,7 @@ fn save_failure(names: &str, error: SaveError) -> Failure {
         SaveError::Cancelled(_) => error::new(Code::Cancelled, message, ""),
         SaveError::Image(error) => Failure { message: error::crop(message), ..error::explain(error) },
         SaveError::Several(_) => {
-            error::new(Code::Usage, message, "name one image, or leave its name within away")
+            error::new(Code::Usage, message, "save one image, or give no name for the archive")
         }
         SaveError::Digest { .. } => {
             error::new(Code::Failed, message, "the store is damaged; remove the image and pull it again")

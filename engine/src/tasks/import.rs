@@ -1,4 +1,4 @@
-//! What an import's thread does: reads the layer, and announces the image.
+//! The thread of an import job: imports the image and announces it.
 
 use crate::error;
 use crate::image::import::{self, ImportError, ImportRequest};
@@ -6,7 +6,7 @@ use crate::tasks::task::Task;
 use sampan_ipc::engine::{Code, Done, Failure};
 
 impl Task {
-    /// Imports; to be called on a thread of its own.
+    /// Runs the import job `request`; call it on a thread of its own.
     pub fn import(self, request: ImportRequest) {
         let name = request.reference.to_string();
         let announcer = &self.shared.announcer;

@@ -1,4 +1,4 @@
-//! What a pull's thread does: one image, or all tags of a repository, and what is announced of each.
+//! The thread of a pull job: pulls one image, or all tags of a repository, and announces each.
 
 use crate::error;
 use crate::image::pull::pipeline::LayerError;
@@ -13,23 +13,23 @@ use sampan_os::io_error;
 use sampan_registry::RegistryError;
 use sampan_store::partial_blob;
 
-/// Most tags that a failure names: so many fit what people read.
+/// Most tags that a failure names; more would make its message unreadable.
 const LISTED_MAX: usize = 10;
 
-/// What to pull.
+/// A pull job, as the event loop hands it over.
 pub struct PullTask {
-    /// The image, or the repository; its reference is the first candidate.
+    /// The image or repository to pull; its reference is the first candidate.
     pub request: PullRequest,
-    /// What the name may stand for, in the order to try.
+    /// The references that the name may stand for, in the order to try them.
     pub candidates: Vec<Reference>,
-    /// The name as the job is called.
+    /// The name of the job in announcements and listings.
     pub subject: String,
-    /// All tags of the repository.
+    /// Whether to pull all tags of the repository.
     pub all_tags: bool,
 }
 
 impl Task {
-    /// Pulls; to be called on a thread of its own.
+    /// Runs the pull job; call it on a thread of its own.
     pub fn pull(self, pull: PullTask) {
         let subject = pull.subject.clone();
         self.shared.announcer.job("start", self.job, "pull", &subject, &[]);
@@ -41,15 +41,17 @@ impl Task {
         self.end("pull", &subject, outcome);
     }
 
-    /// Pulls the first of the candidates that there is.
+    /// Pulls the first candidate that exists.
     fn pull_first(&self, pull: PullTask) -> Result<Done, Failure> {
-        match resolve::settle(&pull.candidates, &pull.request.access, &self.cancel, &|note| self.note(note)) {
+        match resolve::find_first(&pull.candidates, &pull.request.access, &self.cancel, &|note| {
+            self.note(note)
+        }) {
             Ok(reference) => self.pull_one(&PullRequest { reference, ..pull.request }),
             Err(error) => Err(self.pull_failed(&pull.subject, &error)),
         }
     }
 
-    /// Pulls one tag after the other. One that fails does not keep those behind it back.
+    /// Pulls one tag after another. A tag that fails does not stop the following ones.
     fn pull_tags(&self, pull: PullTask) -> Result<Done, Failure> {
         let repository = &pull.request.reference;
         let tags = resolve::tags(repository, &pull.request.access, &self.cancel, &|note| self.note(note))
@@ -97,7 +99,7 @@ impl Task {
         Ok(Done { reference: name, digest, unchanged: pulled.unchanged, ..Done::default() })
     }
 
-    /// Tells what no row tells, to the log and to whoever watches.
+    /// Reports a note that belongs to no progress row: to the log, and to clients that follow the job.
     fn note(&self, note: &str) {
         log::info!("{note}");
         self.progress.note(note);
@@ -110,7 +112,7 @@ impl Task {
     }
 }
 
-/// Words in a list that has an end, however many there are.
+/// Joins `words` with commas; after [`LISTED_MAX`] of them, gives only the number of the rest.
 fn listed(words: &[String]) -> String {
     let shown = words.iter().take(LISTED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
     match words.len().saturating_sub(LISTED_MAX) {
@@ -126,26 +128,24 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         PullError::Registry(error) => registry_hint(error.last()),
         PullError::Room(_) => (Code::Failed, error::FULL_DISK_HINT),
         full if io_error::is_full(full) => (Code::Failed, error::FULL_DISK_HINT),
-        // This host's own fault: its disk is broken, or has no more files to open.
+        // The fault is on this host: a broken disk, or no file descriptors left.
         PullError::Layer(LayerError::Unpack { source: UnpackError::File { .. }, .. }) => (Code::Failed, ""),
         PullError::Layer(_) | PullError::ConfigDigest { .. } | PullError::Size { .. } => {
             (Code::Failed, WRONG_DATA)
         }
-        PullError::Platform { .. } => {
-            (Code::Failed, "to have it all the same, give --platform with what it is for")
-        }
+        PullError::Platform { .. } => (Code::Failed, "to pull it for another platform, use --platform"),
         PullError::Oci(OciError::Platform { there, .. }) if !there.is_empty() => {
-            (Code::Failed, "--platform takes one of these")
+            (Code::Failed, "give one of these with --platform")
         }
         PullError::Policy(_) => {
-            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
+            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was stored")
         }
         _ => (Code::Failed, ""),
     };
     error::new(code, message, hint)
 }
 
-const WRONG_DATA: &str = "the registry or something on the way to it gives wrong data; nothing was kept";
+const WRONG_DATA: &str = "the registry, or a proxy on the way to it, sends wrong data; nothing was stored";
 
 fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
     match error {
@@ -153,13 +153,14 @@ fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
             (Code::NotFound, "check the name and the tag; a private repository may also look absent")
         }
         RegistryError::Denied { .. } => {
-            (Code::Failed, "the repository is private or does not exist; 'sampan login' says who you are")
+            (Code::Failed, "the repository is private or does not exist; 'sampan login' stores a credential")
         }
         RegistryError::Transport { source, .. } => (Code::Failed, source.hint()),
         RegistryError::Digest { .. } => (Code::Failed, WRONG_DATA),
-        RegistryError::Proxy { .. } => {
-            (Code::Failed, "the engine's environment names it: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY")
-        }
+        RegistryError::Proxy { .. } => (
+            Code::Failed,
+            "the proxy is set in the engine's environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY",
+        ),
         RegistryError::Registries(why) => (Code::Failed, why.hint()),
         _ => (Code::Failed, ""),
     }

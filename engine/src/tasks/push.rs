@@ -1,11 +1,11 @@
-//! What a push's thread does, and what is announced of it.
+//! The thread of a push job: pushes the image and announces it.
 
 use crate::image::push::{self, PushRequest};
 use crate::tasks::task::Task;
 use sampan_ipc::engine::Done;
 
 impl Task {
-    /// Pushes; to be called on a thread of its own. `subject` is what is known of where to.
+    /// Runs the push job; call it on a thread of its own. `subject` names the target in announcements.
     pub fn push(self, subject: &str, request: &PushRequest) {
         let announcer = &self.shared.announcer;
         announcer.job("start", self.job, "push", subject, &[]);

@@ -1,4 +1,4 @@
-//! Requests that are answered at once, on a thread that is no job: a login, and what is asked of images.
+//! Requests that are no job: a login, and short requests about images. Each runs on a thread and sends its answers.
 
 use crate::container::image_users::ImageUsers;
 use crate::context::Shared;
@@ -8,13 +8,13 @@ use crate::outbox::Message;
 use sampan_ipc::engine::{Answer, Code, Failure, Login, Request};
 use sampan_job::cancel::Cancel;
 
-/// Tries a login; to be called on a thread of its own.
+/// Checks a login at its registry and sends the answer; call it on a thread of its own.
 pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
     let answer = login::login(&shared.config, login, cancel).map_or_else(Answer::Error, Answer::Done);
     shared.outbox.send(Message::Answers { client, answers: vec![answer] });
 }
 
-/// Answers a short request; to be called on a thread.
+/// Answers a short request about images; call it on a thread.
 pub fn answer(shared: &Shared, client: usize, request: &Request, users: &ImageUsers) {
     let answers = match answers(shared, request, users) {
         Ok(answers) => answers,
@@ -31,6 +31,6 @@ fn answers(shared: &Shared, request: &Request, users: &ImageUsers) -> Result<Vec
         Request::Remove { name, force } => queries::remove(shared, name, *force, &|digest| users.of(digest)),
         Request::Usage => queries::usage(shared, users.usage()),
         Request::Prune(request) => queries::prune(shared, request),
-        _ => Err(error::new(Code::Failed, "the request is none that is answered here", "")),
+        _ => Err(error::new(Code::Failed, "this request is not a short request about images", "")),
     }
 }

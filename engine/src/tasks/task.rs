@@ -1,4 +1,4 @@
-//! A job's thread: what all jobs do when they end, and what is announced of them.
+//! The state of a job's thread, and the steps that all jobs share: announcing a failure, ending, syncing the store.
 
 use crate::context::Shared;
 use crate::outbox::Message;
@@ -10,24 +10,24 @@ use sampan_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the disk is not asked yet to take what a job brought: whoever has its answer may have something to do first,
-/// and jobs that end together are brought to the disk together. Then, how long until it is asked again, if a list could not be written; what it has lost it is not asked again.
+/// The delays of [`settle`]. The first is from the end of a job to its sync, so that the client's next request is not
+/// slowed down and jobs that end together share one sync. The others are between retries.
 const SETTLE_AFTER: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 
-/// A job's thread: its number, kind and subject for announcements.
+/// A job's thread: the job's number, its progress, and the means to cancel it.
 pub struct Task {
-    /// What all threads share.
+    /// The state that all threads share.
     pub shared: Arc<Shared>,
-    /// The job's number.
+    /// Number of the job.
     pub job: u64,
-    /// Its progress.
+    /// Progress of the job.
     pub progress: Arc<Progress>,
-    /// Ends it.
+    /// Cancels the job.
     pub cancel: Arc<Cancel>,
 }
 
-/// A progress map whose milestones are announced.
+/// Makes a [`Progress`] that announces its milestones as events of the job.
 pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &str) -> Arc<Progress> {
     let (announcer, subject) = (announcer.clone(), subject.to_owned());
     Arc::new(Progress::new(Box::new(move |percent| {
@@ -36,12 +36,12 @@ pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &s
 }
 
 impl Task {
-    /// Says that something failed, and why.
+    /// Announces that an operation on the image `name` failed, and why.
     pub(crate) fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
         self.shared.announcer.image(action, name, &[("reason", &failure.message)], None);
     }
 
-    /// The job is over.
+    /// Announces the end of the job, sends its outcome to the event loop, and syncs the store.
     pub(crate) fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
         let announcer = &self.shared.announcer;
         match &outcome {
@@ -57,12 +57,13 @@ impl Task {
         let (shared, job) = (Arc::clone(&self.shared), self.job);
         drop(self);
         shared.outbox.send(Message::Ended { job, outcome });
-        // Nobody waits for the disk any more.
+        // The client has its answer: this sync delays nobody.
         settle(&shared.store);
     }
 }
 
-/// Brings to the disk, in a moment, what is not there for sure.
+/// Makes durable what was stored since the last sync, after a short delay. Retries if a list cannot be written; data
+/// that `syncfs` could not write is not retried.
 pub fn settle(store: &Store) {
     for wait in SETTLE_AFTER {
         if !store.needs_sync() {

@@ -1,4 +1,4 @@
-//! What a verification's thread does: compares the store with its digests, and announces what is broken.
+//! The thread of a verification: compares the store with its digests, and announces damaged content.
 
 use crate::error;
 use crate::image::verify::{self, Verify, VerifyError};
@@ -6,7 +6,7 @@ use crate::tasks::task::Task;
 use sampan_ipc::engine::{Code, Done};
 
 impl Task {
-    /// Verifies the store; to be called on a thread of its own.
+    /// Runs the verify job; call it on a thread of its own.
     pub fn verify(self, deep: bool) {
         let Task { shared, progress, cancel, .. } = &self;
         let subject = shared.store.root().display().to_string();

@@ -1,34 +1,34 @@
-//! The files of an archive by name, and where its links lead; nothing of it ever becomes a path of this host.
+//! The files of an archive by name, and the targets of its links. None of these names becomes a path on this host.
 //!
-//! Names are compared, never opened: a link of a tar leads to another name in the same tar, or is refused. Owned
-//! by the readers of archives ([`crate::image::archive::streamed`], [`crate::image::archive::seekable`]). Never touches a file.
+//! Names are compared, never opened: a link in a tar leads to another name in the same tar, or is refused. Used by
+//! [`crate::image::archive::streamed`] and [`crate::image::archive::seekable`]. Never touches a file.
 
 use sampan_layer::tar::{Entry, Kind};
 use std::collections::HashMap;
 
-/// Most files and links of one archive; `docker save` of a hundred large images has fewer.
+/// Most files and links of one archive; `docker save` of a hundred large images writes fewer.
 pub const MEMBERS_MAX: usize = 32_768;
-/// Longest name in an archive that is read, in bytes; those of images have at most 150.
+/// Longest accepted name in an archive, in bytes; image tools write at most 150.
 const NAME_MAX: usize = 256;
-/// Most links that lead on to one another.
+/// Most links in a chain.
 const LINKS_MAX: usize = 8;
 
-/// An archive, or a name in one, that is refused.
+/// Why an archive, or a name in it, is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} {reason}")]
 pub struct MemberError {
     /// The name, cut to 300 characters.
     pub name: String,
-    /// What is wrong with it.
+    /// The reason; completes a sentence that begins with the name.
     pub reason: &'static str,
 }
 
-/// Refuses `name`.
+/// Makes the error that refuses `name`; the name is cut to 300 characters.
 pub fn refuse(name: &str, reason: &'static str) -> MemberError {
     MemberError { name: name.chars().take(300).collect(), reason }
 }
 
-/// Files of an archive, each with what its reader knows of it.
+/// The files of an archive, each with data of its reader.
 pub struct Members<T> {
     members: HashMap<String, Member<T>>,
     directories: usize,
@@ -46,12 +46,12 @@ impl<T> Default for Members<T> {
 }
 
 impl<T> Members<T> {
-    /// Takes the name of an entry, before its content is read: `Some` if it is a file, whose content is then to
-    /// be put under that name; links are kept here, directories passed over.
+    /// Registers an entry's name, before its content is read. For a file, returns the name under which the caller then
+    /// calls [`Members::put`]. Links are recorded here; directories are only counted.
     ///
     /// # Errors
-    /// [`MemberError`] for names and links that lead outside, names that are there twice, special files, and
-    /// more than [`MEMBERS_MAX`].
+    /// [`MemberError`]: the name or the link leads out of the archive, the name is a duplicate, the entry is a special
+    /// file, or there are more than [`MEMBERS_MAX`] entries.
     pub fn admit(&mut self, entry: &Entry) -> Result<Option<String>, MemberError> {
         let text = String::from_utf8_lossy(&entry.path);
         if entry.kind == Kind::Directory {
@@ -86,15 +86,15 @@ impl<T> Members<T> {
         Ok(None)
     }
 
-    /// Keeps what is known of the file `name`, which [`Members::admit`] let in.
+    /// Records the reader's data of the file `name`, which [`Members::admit`] has returned.
     pub fn put(&mut self, name: String, known: T) {
         self.members.insert(name, Member::File(known));
     }
 
-    /// The file that `name`, as a document has it, stands for; `None` if there is none.
+    /// Follows links from `name`, as a document gives it, to the name of a file; `None` if there is no such file.
     ///
     /// # Errors
-    /// [`MemberError`] if it leads outside, or in a circle.
+    /// [`MemberError`]: the name leads out of the archive, or the links form a circle.
     pub fn resolve(&self, name: &str) -> Result<Option<String>, MemberError> {
         let mut at = clean(name, "")?;
         for _ in 0..=LINKS_MAX {
@@ -104,10 +104,10 @@ impl<T> Members<T> {
                 Some(Member::Link(to)) => at.clone_from(to),
             }
         }
-        Err(refuse(name, "is a link that leads in a circle"))
+        Err(refuse(name, "is a link that is part of a circle"))
     }
 
-    /// What is known of the file with exactly this name.
+    /// The reader's data of the file with exactly this name.
     pub fn get(&self, name: &str) -> Option<&T> {
         match self.members.get(name) {
             Some(Member::File(known)) => Some(known),
@@ -115,7 +115,7 @@ impl<T> Members<T> {
         }
     }
 
-    /// As [`Members::get`], to be changed.
+    /// Mutable form of [`Members::get`].
     pub fn get_mut(&mut self, name: &str) -> Option<&mut T> {
         match self.members.get_mut(name) {
             Some(Member::File(known)) => Some(known),
@@ -132,10 +132,10 @@ fn parent(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// `text` as seen from the directory `base`, without `.` and `..`.
+/// Resolves `text` relative to the directory `base`, removing `.` and `..`.
 ///
 /// # Errors
-/// [`MemberError`] if it is absolute, leads out of the archive, or is too long.
+/// [`MemberError`]: the name is absolute, leads out of the archive, or is too long.
 pub fn clean(text: &str, base: &str) -> Result<String, MemberError> {
     check_length(text)?;
     if text.starts_with('/') {

@@ -1,9 +1,9 @@
-//! A load: images out of an archive or a layout into the store.
+//! A load: reads images from an archive or a layout into the store.
 //!
-//! Documents → layers → commit. What was read is named when all of it is right, all images together; until then it
-//! is temporaries, which go when anything fails. A docker archive has no manifests: one is made here, an OCI one over
-//! the config and the layers as they came, so the image's id stays what docker calls it. Runs on a job's thread; the
-//! caller announces the outcome.
+//! Documents → layers → commit. All files are temporaries until every image is verified; then all of them are named. If
+//! anything fails, the temporaries are removed. A docker archive has no manifests: this module makes an OCI manifest
+//! from the config and the layers as they came, so the image keeps the ID that docker shows. Runs on a job's thread;
+//! the caller announces the outcome.
 
 use crate::image::archive::manifest::{self, BundleError, Offer, Wanted};
 use crate::image::archive::oci_layout::Layout;
@@ -32,37 +32,38 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// What to load.
+/// A request to load images.
 pub struct LoadRequest {
-    /// The archive, or the directory of the layout.
+    /// The archive's file or pipe, or the layout's directory.
     pub from: OwnedFd,
-    /// True if it is a directory.
+    /// Whether `from` is a directory.
     pub is_layout: bool,
-    /// Only the image of this name within.
+    /// Only the image of this name in the archive.
     pub select: Option<String>,
-    /// What the image will be called, instead of the names that it has there.
+    /// The new name of the image, in place of its names in the archive.
     pub reference: Option<Reference>,
-    /// For which platform; `None` is this host's, and then an image that is of no index is taken as it is.
+    /// The wanted platform; `None` means this host's, and then an image outside any index is taken whatever its
+    /// platform.
     pub platform: Option<Platform>,
-    /// Unpack the layers.
+    /// Whether to unpack the layers.
     pub unpack: bool,
-    /// Which names an archive may give to images that nobody signed.
+    /// Which names an archive may give to unsigned images.
     pub policies: Arc<Policies>,
-    /// How much of the disk is to be left.
+    /// Claims on free disk space.
     pub room: Room,
 }
 
-/// An image that was loaded.
+/// A loaded image.
 pub struct LoadedImage {
-    /// What it is called now.
+    /// Its names in the store.
     pub references: Vec<Reference>,
     /// Digest of its manifest.
     pub digest: Digest,
     /// Digest of its config.
     pub id: Digest,
-    /// Bytes of its config and layers.
+    /// Size of its config and layers, in bytes.
     pub size: u64,
-    /// True if the store had all of it under these names already.
+    /// Whether the store had all of it under these names before.
     pub unchanged: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -71,51 +72,51 @@ pub struct LoadedImage {
 /// Why a load failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// The archive, or something in it, cannot be read.
+    /// The archive, or a file in it, cannot be read.
     #[error(transparent)]
     Archive(ArchiveError),
-    /// Its documents make no sense.
+    /// The archive's documents are not valid.
     #[error(transparent)]
     Bundle(BundleError),
-    /// A layer is not what the documents say.
-    #[error("layer {name:?} in it has {what} {found}, expected {expected}")]
+    /// A layer differs from what the documents say.
+    #[error("layer {name:?} in the archive has {what} {found}, expected {expected}")]
     Wrong {
-        /// Which.
+        /// Name of the layer in the archive.
         name: String,
-        /// Of what.
+        /// The property: size, digest or diff id.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         found: String,
-        /// What it should be.
+        /// Its value in the documents.
         expected: String,
     },
-    /// The image is for another platform than was asked for.
-    #[error("the image in it is for {found}, not for {wanted}")]
+    /// The image is for another platform than the requested one.
+    #[error("the image in the archive is for {found}, not for {wanted}")]
     Platform {
-        /// What it is for.
+        /// Platform of the image.
         found: String,
-        /// What was asked for.
+        /// The requested platform.
         wanted: String,
     },
-    /// The policy wants signatures of what is called so.
-    #[error("an image in it is called {reference}: {source}")]
+    /// The policy wants a signature for an image of this name.
+    #[error("an image in the archive is called {reference}: {source}")]
     Policy {
-        /// How.
+        /// Name of the image.
         reference: String,
-        /// Which rule.
+        /// The policy's refusal.
         source: Box<PolicyError>,
     },
-    /// The disk is too full.
+    /// The disk has too little space for the images.
     #[error(transparent)]
     Room(#[from] RoomError),
-    /// The disk became too full on the way.
+    /// The disk filled up while the archive was read.
     #[error(transparent)]
     Full(Arc<RoomError>),
-    /// One name was given, and there are several images.
-    #[error("there are {0} images in it, and one name was given")]
+    /// The request gives one name, and the archive has several images.
+    #[error("the archive has {0} images, and one name was given")]
     Several(usize),
     /// The store failed.
     #[error(transparent)]
@@ -144,7 +145,8 @@ impl From<BundleError> for LoadError {
 /// Loads images into `store`.
 ///
 /// # Errors
-/// [`LoadError`]; [`LoadError::Cancelled`] whatever broke, once `cancel` was called. The store is as it was then.
+/// [`LoadError`]; always [`LoadError::Cancelled`] once `cancel` was called, whatever failed first. The store has no new
+/// image then.
 pub fn load(
     store: &Store,
     limits: &Limits,
@@ -184,21 +186,21 @@ struct Work<'a> {
     unpack: bool,
     policies: Arc<Policies>,
     room: Room,
-    /// Layers that were taken, by their resolved names.
+    /// Layers that were loaded, by their resolved names.
     seen: HashMap<String, Blob>,
     /// Blobs that have no name yet.
     blobs: HashMap<Digest, Temp>,
     /// Unpacked layers that have no name yet, by chain id.
     layers: HashMap<Digest, Temp>,
-    /// Blobs of the store's images with their chain ids; read when first asked for.
+    /// Each layer of the store's images: its blob and its chain id. Read when first needed.
     known: Option<HashSet<(Digest, Digest)>>,
-    /// What is needed of the store.
+    /// Pins on content of the store that these images need.
     pins: Vec<Pin>,
-    /// What is still to be written.
+    /// Claims on disk space for layers that are not written yet.
     claims: Vec<Claim>,
 }
 
-/// A layer's blob that was taken.
+/// The blob of a loaded layer.
 #[derive(Clone)]
 struct Blob {
     digest: Digest,
@@ -207,7 +209,7 @@ struct Blob {
     format: Format,
 }
 
-/// An image whose layers are all here.
+/// An image whose layers are all loaded.
 struct Ready {
     references: Vec<Reference>,
     manifest: Descriptor,
@@ -218,7 +220,7 @@ struct Ready {
     platform: PlatformField,
     size: u64,
     labels: BTreeMap<String, String>,
-    /// Its unpacked layers, the lowest first; none if they are not unpacked.
+    /// The chain ids of its unpacked layers, the lowest first; empty if they are not unpacked.
     chain_ids: Vec<Digest>,
 }
 
@@ -249,7 +251,7 @@ impl Work<'_> {
             cancel: self.cancel,
             unpack: self.unpack,
         };
-        // How much comes is not known before all is here.
+        // A stream does not say its size, so no disk space can be claimed: check the free space while reading.
         let room = self.room.clone();
         let patient = Patient { file: &file, cancel: self.cancel };
         let (_, plain) =
@@ -264,7 +266,7 @@ impl Work<'_> {
         self.images(&mut staged, offers)
     }
 
-    /// Which images there are, and whether they may have their names.
+    /// Lists the archive's images, and checks whether they may have their names.
     fn offers(
         &self,
         source: &mut dyn Source,
@@ -280,7 +282,7 @@ impl Work<'_> {
                 several => return Err(LoadError::Several(several.len())),
             }
         }
-        // A name that a person gave is that person's affair, as with a tag.
+        // A name that the user gave is the user's decision, as with a tag.
         for name in offers.iter().flat_map(|offer| &offer.names).filter(|_| !is_renamed) {
             let refused = |error| LoadError::Policy { reference: name.to_string(), source: Box::new(error) };
             self.policies.check_unsigned(name).map_err(refused)?;
@@ -288,7 +290,8 @@ impl Work<'_> {
         Ok(offers)
     }
 
-    /// Claims room for what the manifests name, before it is read; a docker archive does not say.
+    /// Claims disk space for the layers in the manifests, before they are read. A docker archive does not say their
+    /// sizes.
     fn check_room(&mut self, offers: &[Offer]) -> Result<(), LoadError> {
         for offer in offers {
             if let Some(manifest) = offer.manifest() {
@@ -299,7 +302,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Takes all layers of all images, then names everything.
+    /// Loads all layers of all images, then names everything.
     fn images(&mut self, source: &mut dyn Source, offers: Vec<Offer>) -> Result<Vec<LoadedImage>, LoadError> {
         let mut ready = Vec::with_capacity(offers.len());
         for offer in offers {
@@ -310,7 +313,7 @@ impl Work<'_> {
         self.finish(ready)
     }
 
-    /// Takes an image's layers; names nothing.
+    /// Loads an image's layers; names nothing.
     fn image(&mut self, source: &mut dyn Source, mut offer: Offer) -> Result<Ready, LoadError> {
         self.check_platform(&offer)?;
         let is_adopted = self.adopt(&mut offer)?;
@@ -345,8 +348,9 @@ impl Work<'_> {
         })
     }
 
-    /// What a docker archive holds may be here under the manifest that it came with, from a registry: the config's
-    /// digest says that it is the same image. Then that one gets the names, and nothing is read.
+    /// Looks for the image of a docker archive in the store, where it may have come from a registry with a manifest; an
+    /// equal config digest means the same image. If it is complete there, that image gets the names, and no layer is
+    /// read.
     fn adopt(&mut self, offer: &mut Offer) -> Result<bool, LoadError> {
         let id = offer.config_digest();
         let is_it = |image: &images::Loaded| image.manifest.config.digest == id;
@@ -382,7 +386,7 @@ impl Work<'_> {
         }
     }
 
-    /// Takes one layer, or finds that it was taken.
+    /// Loads one layer, or finds that it was loaded already.
     fn layer(
         &mut self,
         source: &mut dyn Source,
@@ -416,7 +420,8 @@ impl Work<'_> {
         diff_id: &Digest,
         chain_id: &Digest,
     ) -> Result<Blob, LoadError> {
-        // What the store has need not be read: by the manifest's digest, or a plain tar by its diff id.
+        // A blob that the store has is not read again. It is found by the manifest's digest; a plain tar, by its diff
+        // id.
         let (wanted, size) = expected.map_or((diff_id, None), |e| (&e.digest, Some(e.size)));
         self.pins.push(self.store.pin([wanted.clone()]));
         let found = source.layer(name)?;
@@ -506,7 +511,7 @@ impl Work<'_> {
         Ok(streamed)
     }
 
-    /// A blob that the store has; it was compared with its digest when it came, and is unpacked if need be.
+    /// Uses a blob of the store, whose digest was compared when it was stored. Unpacks it if that is needed.
     fn stored(
         &mut self,
         name: &str,
@@ -525,13 +530,13 @@ impl Work<'_> {
         let blob = Blob { digest, size, diff_id: diff_id.clone(), format };
         let proven = (format == Format::Plain && blob.digest == *diff_id) || self.is_known(&blob, chain_id);
         if !proven || (self.unpack && !self.store.has_layer(chain_id)) {
-            self.again(row, name, &blob, chain_id)?;
+            self.unpack_again(row, name, &blob, chain_id)?;
         }
         self.progress.phase(row, Phase::Exists);
         Ok(blob)
     }
 
-    /// True if an image of the store has this blob for this layer: then nothing need be read to know it.
+    /// Whether an image of the store has this blob for this layer; then the blob's diff id is right without reading it.
     fn is_known(&mut self, blob: &Blob, chain_id: &Digest) -> bool {
         let known = self.known.get_or_insert_with(|| {
             let images = images::list(self.store).unwrap_or_default();
@@ -544,18 +549,24 @@ impl Work<'_> {
         known.contains(&(blob.digest.clone(), chain_id.clone()))
     }
 
-    /// Unpacks a layer that was taken already once more, on top of other layers.
+    /// Unpacks a loaded layer once more if it is used on top of other lower layers.
     fn unpack(&mut self, name: &str, blob: &Blob, chain_id: &Digest) -> Result<(), LoadError> {
         if !self.unpack || self.layers.contains_key(chain_id) || self.store.has_layer(chain_id) {
             return Ok(());
         }
         let row = self.progress.append(row_id(name), blob.size);
-        self.again(row, name, blob, chain_id)?;
+        self.unpack_again(row, name, blob, chain_id)?;
         self.progress.phase(row, Phase::Complete);
         Ok(())
     }
 
-    fn again(&mut self, row: usize, name: &str, blob: &Blob, chain_id: &Digest) -> Result<(), LoadError> {
+    fn unpack_again(
+        &mut self,
+        row: usize,
+        name: &str,
+        blob: &Blob,
+        chain_id: &Digest,
+    ) -> Result<(), LoadError> {
         self.progress.phase(row, Phase::Extracting);
         let path = match self.blobs.get(&blob.digest) {
             Some(temp) => temp.path().to_owned(),
@@ -575,8 +586,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Keeps a blob under the digest that its manifest has for it: one by SHA-512 was hashed by SHA-256 as it came
-    /// by, and is read once more.
+    /// Keeps a blob under its digest in the manifest. The pipeline hashed it by SHA-256; for a SHA-512 digest the blob
+    /// is read once more.
     fn rename(
         &mut self,
         name: &str,
@@ -593,7 +604,7 @@ impl Work<'_> {
         Ok(blob)
     }
 
-    /// Gives everything its name, and the images theirs.
+    /// Names all blobs and layers, then commits the images. If that fails, removes what is then garbage.
     fn finish(&mut self, ready: Vec<Ready>) -> Result<Vec<LoadedImage>, LoadError> {
         let named = self.name(ready);
         self.room.keep(self.store);
@@ -626,7 +637,7 @@ impl Work<'_> {
             manifest: image.manifest.clone(),
             platform: image.platform.clone(),
             index: image.index.clone(),
-            // A load does not know which of the blobs that it found were durable, so all commits count as new.
+            // A load does not know which of the blobs that it found were durable, so all of them count as new.
             since: Generation::default(),
         };
         let mut unchanged = true;
@@ -658,14 +669,14 @@ impl Offer {
         self.manifest.as_ref().and_then(|(_, bytes)| serde_json::from_slice(bytes).ok())
     }
 
-    /// The image's id.
+    /// The image's ID.
     fn config_digest(&self) -> Digest {
         let declared = self.manifest().map(|manifest| manifest.config.digest);
         declared.unwrap_or_else(|| Digest::of(&self.config))
     }
 }
 
-/// The manifest of an image that came without one.
+/// Makes the OCI manifest of an image that came without one.
 fn made_manifest(id: &Digest, config_size: u64, blobs: &[Blob]) -> (Descriptor, Vec<u8>) {
     let descriptor = |media_type: &str, digest: &Digest, size| Descriptor {
         media_type: media_type.to_owned(),
@@ -680,7 +691,8 @@ fn made_manifest(id: &Digest, config_size: u64, blobs: &[Blob]) -> (Descriptor, 
         config: descriptor(oci::CONFIG, id, config_size),
         layers: blobs.iter().map(|b| descriptor(b.format.media_type(), &b.digest, b.size)).collect(),
     };
-    let bytes = serde_json::to_vec(&manifest).expect("a manifest has no shape that JSON cannot hold");
+    let bytes =
+        serde_json::to_vec(&manifest).expect("a manifest has only string keys, so JSON can express it");
     (descriptor(oci::MANIFEST, &Digest::of(&bytes), bytes.len() as u64), bytes)
 }
 

@@ -1,8 +1,8 @@
-//! Which images an archive or a layout says it holds, by its own documents.
+//! The images of an archive or a layout, as its own documents list them.
 //!
-//! Reads `index.json` of an OCI image layout, or `manifest.json` of a docker archive; what has both (docker 25 and
-//! later) is read as the former, which keeps the digests. Every document is bounded before it is read, and compared
-//! with its digest. Called by [`crate::image::archive::load`]; stores nothing.
+//! Reads `index.json` of an OCI image layout, or `manifest.json` of a docker archive. An archive that has both (docker
+//! 25 and later) is read as a layout, which preserves the digests. The size of every document is bounded before it is
+//! read, and its digest is compared. Called by [`crate::image::archive::load`]; stores nothing.
 
 use crate::image::archive::source::{ArchiveError, Source, document};
 use sampan_oci as oci;
@@ -19,56 +19,56 @@ const IMAGES_MAX: usize = 1000;
 const NAMES_MAX: usize = 1000;
 /// Deepest index within an index.
 const NESTING_MAX: usize = 3;
-/// Name within a layout, as its writer chose it.
+/// Annotation with an image's name in a layout, as the writer of the layout chose it.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// Full name within a layout, as containerd and docker note it.
+/// Annotation with an image's full name in a layout, as containerd and docker record it.
 pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// Why there is no image to be had of it.
+/// Why no image can be read from the archive.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Something cannot be read.
+    /// A file in the archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// A document makes no sense.
-    #[error("cannot use {name:?} in it")]
+    /// A document is not valid.
+    #[error("cannot use {name:?} in the archive")]
     Document {
-        /// Which.
+        /// Name of the document.
         name: String,
-        /// Why not.
+        /// Error of the parser.
         source: OciError,
     },
-    /// A document is not what its name says.
-    #[error("{name:?} in it has digest {found}, expected {expected}")]
+    /// A document has another digest than its name says.
+    #[error("{name:?} in the archive has digest {found}, expected {expected}")]
     Digest {
-        /// Which.
+        /// Name of the document.
         name: String,
-        /// What it should be.
+        /// Digest in the name.
         expected: Digest,
-        /// What it is.
+        /// Digest of the content.
         found: Digest,
     },
-    /// A name in it is none.
-    #[error("an image in it cannot be named")]
+    /// An image's name is not a valid reference.
+    #[error("an image in the archive has a name that is no reference")]
     Name(#[from] ReferenceError),
-    /// No image in it has the name that was given.
-    #[error("no image in it is called {wanted:?}; there are: {}", there.join(", "))]
+    /// No image has the name that the client selected.
+    #[error("no image in the archive is called {wanted:?}; there are: {}", there.join(", "))]
     NoSuch {
-        /// What was given.
+        /// The selected name.
         wanted: String,
-        /// What there is; the first few.
+        /// The first few names in the archive.
         there: Vec<String>,
     },
-    /// There is no image in it, or a limit is broken.
+    /// There is no image, or a limit is exceeded.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Most names that are told when none of them was meant.
-const NAMES_TOLD: usize = 10;
+/// Most names that [`BundleError::NoSuch`] lists.
+const NAMES_SHOWN_MAX: usize = 10;
 
 fn no_such(wanted: &str, there: impl Iterator<Item = String>) -> BundleError {
-    let there = there.map(|name| name.chars().take(100).collect()).take(NAMES_TOLD).collect();
+    let there = there.map(|name| name.chars().take(100).collect()).take(NAMES_SHOWN_MAX).collect();
     BundleError::NoSuch { wanted: wanted.chars().take(300).collect(), there }
 }
 
@@ -76,46 +76,48 @@ fn refused(why: impl Into<String>) -> BundleError {
     BundleError::Refused(why.into())
 }
 
-/// An image that is offered.
+/// An image that the archive lists.
 pub struct Offer {
-    /// What it is called; empty if it is not.
+    /// Its names; may be empty.
     pub names: Vec<Reference>,
-    /// Its manifest as it is there; `None` in docker archives, which have none.
+    /// Descriptor and bytes of its manifest; `None` in docker archives, which have no manifests.
     pub manifest: Option<(Descriptor, Vec<u8>)>,
     /// The index that it was chosen from.
     pub index: Option<Digest>,
-    /// Its config.
+    /// Bytes of its config.
     pub config: Vec<u8>,
-    /// Its config, read.
+    /// Its config, parsed.
     pub parsed: Config,
-    /// Its layers, lowest first: name within, and what its manifest says of it.
+    /// Its layers, lowest first: the name in the archive, and the descriptor from the manifest.
     pub layers: Vec<(String, Option<Descriptor>)>,
 }
 
-/// What is wanted of it.
+/// Which images of the archive to read.
 pub struct Wanted<'a> {
-    /// Only the image of this name within.
+    /// Only the image of this name in the archive.
     pub select: Option<&'a str>,
-    /// Which of several platforms.
+    /// The platform to choose from an index.
     pub platform: &'a Platform,
 }
 
-/// Reads what images there are.
+/// Reads the list of images.
 ///
 /// # Errors
-/// [`BundleError`].
+/// [`BundleError`]: a document cannot be read or is not valid, or no image is selected.
 pub fn read(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, BundleError> {
     let offers = if source.resolve("index.json")?.is_some() && source.resolve("oci-layout")?.is_some() {
         layout(source, wanted)?
     } else if source.resolve("manifest.json")?.is_some() {
         docker(source, wanted)?
     } else if source.resolve("repositories")?.is_some() {
-        return Err(refused("it has no manifest.json: docker before 1.10 wrote it, which is not read"));
+        return Err(refused(
+            "the archive has no manifest.json: it is of docker before 1.10, which is not supported",
+        ));
     } else {
-        return Err(refused("it is no image archive: it has neither manifest.json nor index.json"));
+        return Err(refused("the file is no image archive: it has neither manifest.json nor index.json"));
     };
     match offers.is_empty() {
-        true => Err(refused("there is no image in it")),
+        true => Err(refused("the archive holds no image")),
         false => Ok(offers),
     }
 }
@@ -167,7 +169,9 @@ fn docker_image(
     let layers = image.layers.unwrap_or_default();
     if layers.len() > oci::LAYERS_MAX {
         let (count, most) = (layers.len(), oci::LAYERS_MAX);
-        return Err(refused(format!("an image in it has {count} layers, at most {most} can be mounted")));
+        return Err(refused(format!(
+            "an image in the archive has {count} layers, at most {most} can be mounted"
+        )));
     }
     let parsed: Config = serde_json::from_slice(&config)
         .map_err(|source| unusable(&image.config, OciError::Json { what: "the image's config", source }))?;
@@ -175,7 +179,7 @@ fn docker_image(
     let (diff_ids, count) = (parsed.rootfs.diff_ids.len(), layers.len());
     if diff_ids != count {
         return Err(refused(format!(
-            "{:?} in it names {diff_ids} diff ids, manifest.json {count} layers",
+            "{:?} in the archive names {diff_ids} diff ids, manifest.json {count} layers",
             image.config
         )));
     }
@@ -211,7 +215,7 @@ fn layout(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, Bu
                 offer.manifest.as_ref().is_some_and(|(m, _)| m.digest == entry.digest)
                     || offer.index.as_ref() == Some(&entry.digest)
             };
-            // One more name of an image that was read.
+            // The image was read already under another name.
             if let Some(offer) = offers.iter_mut().find(known) {
                 offer.names.extend(names.iter().cloned());
                 continue;
@@ -227,7 +231,7 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
     word(CONTAINERD_NAME).or_else(|| word(REF_NAME))
 }
 
-/// Entries of one name are one image if each says that it is for another platform.
+/// Several entries of one name are one image if each is for another platform; returns the entry of the wanted one.
 fn of_platform(entries: Vec<Descriptor>, wanted: &Platform) -> Result<Vec<Descriptor>, BundleError> {
     let mut platforms: Vec<String> =
         entries.iter().filter_map(|e| e.platform.as_ref()).map(|p| p.platform().to_string()).collect();
@@ -241,7 +245,7 @@ fn of_platform(entries: Vec<Descriptor>, wanted: &Platform) -> Result<Vec<Descri
     Ok(vec![chosen.clone()])
 }
 
-/// From an entry of `index.json` to one manifest, and its config.
+/// Follows an entry of `index.json` to one manifest and its config.
 fn layout_image(
     source: &mut dyn Source,
     entry: Descriptor,
@@ -275,10 +279,10 @@ fn layout_image(
             }
         }
     }
-    Err(refused(format!("the index in it is nested more than {NESTING_MAX} deep")))
+    Err(refused(format!("the index in the archive is nested more than {NESTING_MAX} deep")))
 }
 
-/// How the store's own index names a manifest.
+/// The entry of the manifest in the store's own index.
 fn descriptor(manifest: &Manifest, digest: &Digest, bytes: &[u8]) -> Descriptor {
     let media_type = match (manifest.media_type.as_str(), manifest.config.media_type.as_str()) {
         ("", oci::DOCKER_CONFIG) => oci::DOCKER_MANIFEST,
@@ -300,9 +304,11 @@ fn blob(source: &mut dyn Source, descriptor: &Descriptor, max: u64) -> Result<Ve
     compare(&name, &descriptor.digest, &bytes)?;
     match bytes.len() as u64 == descriptor.size {
         true => Ok(bytes),
-        false => {
-            Err(refused(format!("{name:?} in it has {} bytes, expected {}", bytes.len(), descriptor.size)))
-        }
+        false => Err(refused(format!(
+            "{name:?} in the archive has {} bytes, expected {}",
+            bytes.len(),
+            descriptor.size
+        ))),
     }
 }
 
@@ -316,7 +322,7 @@ fn compare(name: &str, expected: &Digest, bytes: &[u8]) -> Result<(), BundleErro
     Err(BundleError::Digest { name: name.to_owned(), expected: expected.clone(), found })
 }
 
-/// Where a layout keeps a blob. OCI image-spec, "Image Layout".
+/// The path of a blob in a layout. OCI image-spec, "Image Layout".
 pub fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().word(), digest.hex())
 }
@@ -327,7 +333,7 @@ fn unusable(name: &str, source: OciError) -> BundleError {
 
 fn check_count(count: usize) -> Result<(), BundleError> {
     if count > IMAGES_MAX {
-        return Err(refused(format!("{count} images are in it, at most {IMAGES_MAX} are read")));
+        return Err(refused(format!("the archive lists {count} images, at most {IMAGES_MAX} are read")));
     }
     Ok(())
 }
@@ -339,22 +345,22 @@ fn references<'a>(
     let mut references = Vec::new();
     for name in names {
         let reference = parse(name)?;
-        // A name with a digest says what content it has, which an archive is not to be believed.
+        // A reference with a digest promises a certain content, and an archive is not trusted with that.
         if reference.digest().is_some() {
-            return Err(refused(format!("an image in it is called {name:?}: a digest is no name")));
+            return Err(refused(format!("an image in the archive is called {name:?}: a digest is no name")));
         }
         references.push(reference);
         if references.len() > NAMES_MAX {
-            return Err(refused(format!("an image in it has more than {NAMES_MAX} names")));
+            return Err(refused(format!("an image in the archive has more than {NAMES_MAX} names")));
         }
     }
     Ok(references)
 }
 
-/// A name of a layout: as it stands there if it names a host, else below `localhost`, as podman-load(1) has it.
+/// Parses a name from a layout: unchanged if it names a host, else below `localhost`, as podman-load(1) does.
 ///
 /// # Errors
-/// [`ReferenceError`].
+/// [`ReferenceError`]: the name is no reference.
 pub fn local_reference(name: &str) -> Result<Reference, ReferenceError> {
     let first = name.split_once('/').map_or("", |(first, _)| first);
     if first.contains(['.', ':', '[']) || first == "localhost" {
@@ -363,7 +369,7 @@ pub fn local_reference(name: &str) -> Result<Reference, ReferenceError> {
     Reference::parse(&format!("localhost/{name}"))
 }
 
-/// True if an image that is called `name` within is the one that a person calls `wanted`.
+/// Whether the name `name` in the archive matches the name `wanted` that a user gave.
 fn is_called(name: &str, wanted: &str) -> bool {
     name == wanted || matches!((Reference::parse(name), Reference::parse(wanted)), (Ok(a), Ok(b)) if a == b)
 }

@@ -1,7 +1,8 @@
-//! The directory of an OCI image layout, opened beneath its descriptor and nowhere else.
+//! The directory of an OCI image layout. All files are opened beneath its descriptor.
 //!
-//! openat2(2) with RESOLVE_BENEATH: a name or a symbolic link in a hostile directory leads out of it to an error.
-//! Called by [`crate::image::archive::load`] to read one, and by [`crate::image::archive::save`] to write one.
+//! Uses openat2(2) with RESOLVE_BENEATH, so a name or a symbolic link that leads out of a hostile directory is an
+//! error. Called by [`crate::image::archive::load`] to read a layout, and by [`crate::image::archive::save`] to write
+//! one.
 
 use crate::image::archive::source::{ArchiveError, Found, Source, missing};
 use nix::errno::Errno;
@@ -11,15 +12,15 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Such a directory.
+/// The directory of an OCI image layout, opened.
 pub struct Layout {
     dir: OwnedFd,
 }
 
-/// Opens `name` beneath `dir`. Never waits, not even for the other end of a FIFO.
+/// Opens `name` beneath `dir`. Never blocks, not even on a FIFO without a writer.
 ///
 /// # Errors
-/// What openat2(2) says: `EXDEV` for one that leads outside.
+/// The errno of openat2(2); `EXDEV` if `name` leads out of `dir`.
 pub fn open_beneath(dir: impl AsFd, name: &str, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let how = OpenHow::new()
@@ -27,7 +28,7 @@ pub fn open_beneath(dir: impl AsFd, name: &str, flags: OFlag, mode: Mode) -> nix
         .mode(mode)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     loop {
-        // EAGAIN: something was renamed meanwhile; openat2(2) asks to try again.
+        // EAGAIN: a path component was renamed during the lookup; openat2(2) says to try again.
         match openat2(dir.as_fd(), name, how) {
             Err(Errno::EAGAIN) => {}
             other => return other,
@@ -36,7 +37,7 @@ pub fn open_beneath(dir: impl AsFd, name: &str, flags: OFlag, mode: Mode) -> nix
 }
 
 impl Layout {
-    /// The layout whose directory is `dir`.
+    /// Makes a layout of the directory `dir`.
     pub fn new(dir: OwnedFd) -> Self {
         Layout { dir }
     }
@@ -53,7 +54,7 @@ impl Layout {
         };
         let meta = file.metadata().map_err(failed)?;
         if !meta.is_file() {
-            return Err(crate::image::archive::entries::refuse(name, "is no file").into());
+            return Err(crate::image::archive::entries::refuse(name, "is no regular file").into());
         }
         Ok(Some((file, meta.len())))
     }
@@ -71,7 +72,7 @@ impl Source for Layout {
             return Err(ArchiveError::TooLong { name: name.to_owned(), size, max });
         }
         let mut bytes = Vec::new();
-        // It may grow meanwhile.
+        // The file may have grown since fstat(2).
         file.take(max)
             .read_to_end(&mut bytes)
             .map_err(|source| ArchiveError::File { name: name.to_owned(), source })?;
@@ -105,8 +106,8 @@ mod tests {
         for (name, why) in [
             ("blobs/sha256/passwd", "leads out"),
             ("../x", "leads out"),
-            ("fifo", "no file"),
-            ("blobs", "no file"),
+            ("fifo", "no regular file"),
+            ("blobs", "no regular file"),
         ] {
             let error = layout.resolve(name).expect_err(name).to_string();
             assert!(error.contains(why), "{error}");

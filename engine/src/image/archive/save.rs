@@ -1,9 +1,10 @@
-//! A save: images of the store into an archive or a layout.
+//! A save: writes images of the store into an archive or a layout.
 //!
-//! An OCI archive and a layout get manifests, configs and blobs byte for byte, so all digests stay. A docker archive
-//! gets configs byte for byte and layers as they are stored; only zstd ones are decompressed, which docker before 23
-//! does not read. The length of such a layer must stand before it, so it is decompressed twice rather than kept.
-//! What is read is compared with its digest as it goes. Runs on a job's thread; the caller announces the outcome.
+//! An OCI archive and a layout get configs and blobs byte for byte, so all digests stay. So does a manifest, unless it
+//! is docker's: it becomes an OCI one. A docker archive gets configs byte for byte and layers as they are stored,
+//! except that zstd layers are decompressed: docker before 23 cannot read them. A tar header gives the length of a
+//! layer before its content, so such a layer is decompressed twice instead of being kept. Every blob's digest is
+//! compared as it is read. Runs on a job's thread; the caller announces the outcome.
 
 use crate::image::archive::manifest::{CONTAINERD_NAME, REF_NAME, blob_name};
 use crate::image::archive::writer::{DirectoryOutlet, Outlet, TarOutlet};
@@ -24,21 +25,21 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
-/// What to save.
+/// A request to save images.
 pub struct SaveRequest {
-    /// References, digests or id prefixes.
+    /// The images: references, digests or ID prefixes.
     pub names: Vec<String>,
-    /// What it becomes.
+    /// Format of the target.
     pub target: Container,
-    /// The file, pipe or directory.
+    /// The file, pipe or directory to write into.
     pub to: OwnedFd,
-    /// What the one image is called within.
+    /// Name in the archive, for a single image.
     pub rename: Option<String>,
 }
 
-/// An image that was saved.
+/// A saved image.
 pub struct SavedImage {
-    /// The reference that it was asked for by; its id, if by that.
+    /// The reference in the request, or the image's ID if the request named no reference.
     pub name: String,
     /// Digest of its manifest.
     pub digest: Digest,
@@ -51,29 +52,29 @@ pub struct SavedImage {
 /// Why a save failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// It was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// An image is not there, or cannot be read.
+    /// An image does not exist, or cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// One name was given for several images.
-    #[error("{0} images are to be saved, and one name was given for them")]
+    #[error("{0} images were selected, and one name was given for the archive")]
     Several(usize),
-    /// Reading the store or writing the target fails.
-    #[error("cannot write {name:?} into it")]
+    /// The store cannot be read, or the target cannot be written.
+    #[error("cannot write {name:?} into the archive")]
     Write {
-        /// Which file within.
+        /// Name in the archive.
         name: String,
-        /// Why not.
+        /// Error of the read or the write.
         source: io::Error,
     },
     /// A blob of the store is damaged.
-    #[error("blob {expected} of the store has digest {found}")]
+    #[error("blob {expected} in the store has digest {found}")]
     Digest {
-        /// Its name.
+        /// Digest in the blob's name.
         expected: Digest,
-        /// What it is.
+        /// Digest of its content.
         found: Digest,
     },
     /// The store failed.
@@ -89,8 +90,8 @@ fn writing(name: &str) -> impl FnOnce(io::Error) -> SaveError {
 /// Saves images of `store`.
 ///
 /// # Errors
-/// [`SaveError`]; [`SaveError::Cancelled`] whatever broke, once `cancel` was called. What stands in a file or pipe by
-/// then is for the caller to throw away; a directory is as it was.
+/// [`SaveError`]; always [`SaveError::Cancelled`] once `cancel` was called, whatever failed first. A file or pipe then
+/// holds an incomplete archive, which the caller discards; a directory has no new files.
 pub fn save(
     store: &Store,
     limits: &Limits,
@@ -134,14 +135,14 @@ fn run(
     Ok(images.into_iter().flat_map(|image| image.saved()).collect())
 }
 
-/// An image, and what it is called within.
+/// A selected image, and its names.
 struct Chosen {
     image: Loaded,
-    /// Keeps it while it is written, whoever removes it.
+    /// Keeps the image's content in the store while it is written, even if the image is removed.
     _pin: Pin,
-    /// As it was asked for; full references.
-    asked: Vec<String>,
-    /// What stands in the archive; empty for one that was asked for by id.
+    /// The full references by which the request selected it.
+    references: Vec<String>,
+    /// Its names in the archive; empty if the request selected it by ID.
     names: Vec<String>,
 }
 
@@ -154,14 +155,14 @@ impl Chosen {
             id: manifest.config.digest.clone(),
             labels: config.config.labels.clone(),
         };
-        match self.asked.is_empty() {
+        match self.references.is_empty() {
             true => vec![saved(manifest.config.digest.to_string())],
-            false => self.asked.into_iter().map(saved).collect(),
+            false => self.references.into_iter().map(saved).collect(),
         }
     }
 }
 
-/// The images, each once, in the order in which they were asked for.
+/// Finds the images, each once, in the order of the request.
 fn find(store: &Store, request: &SaveRequest) -> Result<Vec<Chosen>, SaveError> {
     let mut chosen: Vec<Chosen> = Vec::new();
     for name in &request.names {
@@ -170,17 +171,17 @@ fn find(store: &Store, request: &SaveRequest) -> Result<Vec<Chosen>, SaveError> 
         let full = full.filter(|full| image.references.contains(full) && !full.contains('@'));
         let at = chosen.iter().position(|c| c.image.entry.digest == image.entry.digest);
         let at = at.unwrap_or_else(|| {
-            chosen.push(Chosen { image, _pin: pin, asked: Vec::new(), names: Vec::new() });
+            chosen.push(Chosen { image, _pin: pin, references: Vec::new(), names: Vec::new() });
             chosen.len() - 1
         });
         if let (Some(full), Some(there)) = (full, chosen.get_mut(at))
-            && !there.asked.contains(&full)
+            && !there.references.contains(&full)
         {
-            there.asked.push(full);
+            there.references.push(full);
         }
     }
     for image in &mut chosen {
-        image.names.clone_from(&image.asked);
+        image.names.clone_from(&image.references);
     }
     if let Some(rename) = &request.rename {
         match chosen.as_mut_slice() {
@@ -196,9 +197,9 @@ struct Work<'a> {
     limits: &'a Limits,
     progress: &'a Progress,
     cancel: &'a Cancel,
-    /// Names within that are written.
+    /// Names in the archive that are written already.
     done: HashSet<String>,
-    /// The digest that each row is of.
+    /// The layer digest of each progress row.
     rows: Vec<Digest>,
 }
 
@@ -211,7 +212,7 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// How a layer stands in a docker archive.
+/// A layer in a docker archive.
 struct DockerLayer {
     name: String,
     size: u64,
@@ -219,7 +220,7 @@ struct DockerLayer {
 }
 
 impl Work<'_> {
-    /// A row for each layer, once.
+    /// Makes one progress row for each layer.
     fn begin(&mut self, images: &[Chosen]) {
         let mut rows = Vec::new();
         for layer in images.iter().flat_map(|chosen| &chosen.image.manifest.layers) {
@@ -256,13 +257,14 @@ impl Work<'_> {
         to.finish().map_err(writing("index.json"))
     }
 
-    /// The image's manifest, and its entry in an index: an OCI one, since other tools find no other in a layout.
+    /// The image's manifest and its entry in an index. A docker manifest becomes an OCI one, the only kind that other
+    /// tools find in a layout.
     fn oci_manifest(&self, entry: &Descriptor) -> Result<(Descriptor, Vec<u8>), SaveError> {
         let bytes = self.store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
         if entry.media_type != oci::DOCKER_MANIFEST {
             return Ok((entry.clone(), bytes));
         }
-        // One with layers of a kind that OCI does not know stays as it is.
+        // A layer of a kind that OCI does not define: the docker manifest is kept.
         let Some(made) = oci::to_oci_manifest(&bytes) else { return Ok((entry.clone(), bytes)) };
         let (digest, size, media_type) = (Digest::of(&made), made.len() as u64, oci::MANIFEST.to_owned());
         Ok((Descriptor { digest, size, media_type, ..entry.clone() }, made))
@@ -278,13 +280,13 @@ impl Work<'_> {
             let here = here.collect::<Result<Vec<_>, SaveError>>()?;
             list.push(DockerImage {
                 config: format!("{}.json", manifest.config.digest.hex()),
-                // As docker writes an image without a name.
+                // Docker writes null for an image without a name.
                 repo_tags: Some(chosen.names.clone()).filter(|names| !names.is_empty()),
                 layers: here.iter().map(|layer| layer.name.clone()).collect(),
             });
             layers.push(here);
         }
-        let bytes = serde_json::to_vec(&list).expect("a list of strings is JSON");
+        let bytes = serde_json::to_vec(&list).expect("JSON can express a list of strings");
         self.document(&mut *to, "manifest.json", &bytes)?;
         for (chosen, here) in images.iter().zip(layers) {
             let manifest = &chosen.image.manifest;
@@ -309,7 +311,7 @@ impl Work<'_> {
         }
     }
 
-    /// Copies a blob as it is, once.
+    /// Copies a blob unchanged, once.
     fn blob(&mut self, to: &mut dyn Outlet, name: &str, layer: &Descriptor) -> Result<(), SaveError> {
         let row = self.row(&layer.digest);
         if !self.done.insert(name.to_owned()) {
@@ -328,7 +330,7 @@ impl Work<'_> {
         self.close(row, name, copied, hashed.hasher.finish(), &layer.digest)
     }
 
-    /// Whether all came and is right. A damaged blob is told as such, whatever else it led to.
+    /// Checks the result of a copy. A damaged blob is reported as such even if the copy was complete.
     fn close(
         &self,
         row: usize,
@@ -355,7 +357,7 @@ impl Work<'_> {
         Ok(File::open(&path).map_err(file_error("open", &path))?)
     }
 
-    /// What becomes of a layer in a docker archive.
+    /// Decides how to write a layer into a docker archive: unchanged, or decompressed if it is zstd.
     fn docker_layer(&self, layer: &Descriptor, diff_id: &Digest) -> Result<DockerLayer, SaveError> {
         let path = self.store.blob_path(&layer.digest);
         let (format, mut plain) = decompress::open(self.open(layer)?, self.limits.bounds.zstd_window_log)
@@ -379,7 +381,7 @@ impl Work<'_> {
         Ok(DockerLayer { name: format!("{}.tar", diff_id.hex()), size, is_unpacked: true })
     }
 
-    /// Writes a layer decompressed, once.
+    /// Writes a layer in decompressed form, once.
     fn decompressed(
         &mut self,
         to: &mut dyn Outlet,
@@ -397,20 +399,20 @@ impl Work<'_> {
         let mut hashed = Hashed { from: &mut from, hasher, limits: self.limits, on_bytes: &on_bytes };
         let copied = decompress::open(&mut hashed, self.limits.bounds.zstd_window_log)
             .and_then(|(_, mut plain)| to.blob(&docker.name, docker.size, &mut plain))
-            // What stands behind the compressed stream is part of the blob.
+            // Bytes after the compressed stream are part of the blob, and of its digest.
             .and_then(|()| io::copy(&mut hashed, &mut io::sink()).map(drop));
         self.close(row, &docker.name, copied, hashed.hasher.finish(), &layer.digest)
     }
 }
 
-/// `index.json`: an entry for each name, or one without.
+/// Makes `index.json`: one entry for each name, or a single entry for an image without names.
 fn index(images: &[Chosen], written: &[(Descriptor, Vec<u8>)]) -> Vec<u8> {
     let mut manifests = Vec::new();
-    for (Chosen { names, asked, .. }, (written, _)) in images.iter().zip(written) {
+    for (Chosen { names, references, .. }, (written, _)) in images.iter().zip(written) {
         let entry = |annotations| Descriptor { annotations, platform: None, ..written.clone() };
         for name in names {
             let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), name.clone())]);
-            if asked.contains(name) {
+            if references.contains(name) {
                 annotations.insert(CONTAINERD_NAME.to_owned(), name.clone());
             }
             manifests.push(entry(annotations));
@@ -420,11 +422,11 @@ fn index(images: &[Chosen], written: &[(Descriptor, Vec<u8>)]) -> Vec<u8> {
         }
     }
     let index = Index { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests };
-    serde_json::to_vec(&index).expect("an index has no shape that JSON cannot hold")
+    serde_json::to_vec(&index).expect("an index has only string keys, so JSON can express it")
 }
 
-/// Hashes what is read, and counts it. It has a processor for the hash alone: whoever reads what is saved may be a
-/// job that waits for one.
+/// Hashes and counts the bytes that are read. Holds a processor only while hashing: the reader of the archive may be
+/// a job of this engine that waits for a processor.
 struct Hashed<'a> {
     from: &'a mut File,
     hasher: Hasher,

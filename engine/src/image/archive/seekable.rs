@@ -1,7 +1,8 @@
-//! An archive in a file that can be sought in: an uncompressed tar.
+//! An archive in a seekable file: an uncompressed tar.
 //!
-//! Reads all headers once, and passes over contents; documents and layers are then read from where they stand, each
-//! that is needed and no other. Called by [`crate::image::archive::load`]; whatever else comes is for [`crate::image::archive::streamed`].
+//! Reads all headers once and skips the contents. Documents and layers are later read from their offsets, and only
+//! those that are needed. Called by [`crate::image::archive::load`]; [`crate::image::archive::streamed`] reads all
+//! other archives.
 
 use crate::image::archive::entries::{Members, refuse};
 use crate::image::archive::source::{ArchiveError, Found, START, Source, begins_layer, fill, missing};
@@ -11,21 +12,21 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 
-/// Read at a time while headers are sought: few headers stand next to one another.
+/// Buffer for reading headers, in bytes. It is small because most of what follows a header is skipped.
 const LOOK: usize = 4096;
 
-/// Such an archive.
+/// An uncompressed tar in a file, with the offsets of its entries.
 pub struct Seekable<'a> {
     file: &'a File,
-    /// Offset and length of each file.
+    /// Offset and length of each entry's content, in bytes.
     members: Members<(u64, u64)>,
 }
 
 impl<'a> Seekable<'a> {
-    /// Reads all headers of `file` from where it stands; `None` if it is a pipe or compressed.
+    /// Reads all headers of `file` from its current offset; `None` if it is a pipe or compressed.
     ///
     /// # Errors
-    /// [`ArchiveError`] if it is a broken tar.
+    /// [`ArchiveError`]: the file is a damaged tar, or one of its names is refused.
     pub fn open(file: &'a File) -> Result<Option<Self>, ArchiveError> {
         let meta = file.metadata().map_err(ArchiveError::Read)?;
         if !meta.is_file() {
@@ -83,13 +84,13 @@ impl Source for Seekable<'_> {
         let mut range = Range { file: self.file, at: offset, left: size };
         let len = fill(&mut range, &mut start).map_err(failed)?;
         if !begins_layer(start.get(..len).unwrap_or_default()) {
-            return Err(refuse(name, "is a layer by its manifest, and no tar").into());
+            return Err(refuse(name, "is listed as a layer and is no tar").into());
         }
         Ok(Found::Reader(Box::new(Range { file: self.file, at: offset, left: size }), size))
     }
 }
 
-/// A stretch of a file.
+/// Reads one range of a file, without moving the file's offset.
 struct Range<'a> {
     file: &'a File,
     at: u64,
@@ -104,7 +105,7 @@ impl Read for Range<'_> {
             return Ok(0);
         }
         match self.file.read_at(into, self.at)? {
-            // It was cut while we read.
+            // The file became shorter during the read.
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             len => {
                 self.at += len as u64;

@@ -1,7 +1,8 @@
-//! What images are read from when it is no registry: a pipe, a file, or the directory of an OCI image layout.
+//! The interface to archives: a stream, a seekable file, or the directory of an OCI image layout.
 //!
-//! [`Source`] is what [`crate::image::archive::manifest`] and [`crate::image::archive::load`] know of each: documents and layers by their names within.
-//! It is implemented by [`crate::image::archive::streamed`], [`crate::image::archive::seekable`] and [`crate::image::archive::oci_layout`].
+//! [`crate::image::archive::manifest`] and [`crate::image::archive::load`] use only [`Source`]: documents and layers by
+//! their names in the archive. [`crate::image::archive::streamed`], [`crate::image::archive::seekable`] and
+//! [`crate::image::archive::oci_layout`] implement it.
 
 use crate::image::archive::entries::{self, MemberError};
 use crate::image::pull::pipeline::{LayerError, Streamed};
@@ -13,51 +14,51 @@ use sampan_oci::digest::{Algorithm, Digest};
 use sampan_store::{StoreError, Temp};
 use std::io::{self, Read};
 
-/// Bytes that tell what a file of an archive is: one block of a tar.
+/// Bytes at the start of a file that tell its kind: one block of a tar.
 pub const START: usize = 512;
 
-/// Why an archive, or something in it, cannot be read.
+/// Why an archive, or a file in it, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The job was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// Its bytes do not come.
-    #[error("its bytes do not come")]
+    /// The archive's file or pipe cannot be read.
+    #[error("cannot read the archive")]
     Read(#[source] io::Error),
-    /// It is no tar, or a broken one.
+    /// The archive is no tar, or a damaged one.
     #[error(transparent)]
     Tar(TarError),
-    /// Something in it is refused.
+    /// A name or an entry in the archive is refused.
     #[error(transparent)]
     Member(#[from] MemberError),
-    /// Something in it cannot be read.
-    #[error("cannot read {name:?} in it")]
+    /// A file in the archive cannot be read.
+    #[error("cannot read {name:?} in the archive")]
     File {
-        /// What.
+        /// Name of the file.
         name: String,
-        /// Why not.
+        /// Error of the read.
         source: io::Error,
     },
-    /// Something is named by a document and not there.
-    #[error("{0:?} is not in it")]
+    /// A document names a file that the archive does not have.
+    #[error("{0:?} is not in the archive")]
     Missing(String),
-    /// A document is longer than any good one.
-    #[error("{name:?} has {size} bytes, at most {max} are read of it")]
+    /// A document is longer than allowed.
+    #[error("{name:?} has {size} bytes, at most {max} are allowed")]
     TooLong {
-        /// Which.
+        /// Name of the document.
         name: String,
-        /// Its size.
+        /// Its size, in bytes.
         size: u64,
-        /// The most that is read.
+        /// The most bytes that are read.
         max: u64,
     },
-    /// A layer cannot be taken.
-    #[error("cannot take layer {name:?}")]
+    /// A layer cannot be loaded.
+    #[error("cannot load layer {name:?}")]
     Layer {
-        /// Its name.
+        /// Name of the layer in the archive.
         name: String,
-        /// Why not.
+        /// Error of the pipeline.
         source: Box<LayerError>,
     },
     /// The store failed.
@@ -74,69 +75,69 @@ impl From<TarError> for ArchiveError {
     }
 }
 
-/// A layer's blob as a source has it.
+/// A layer, in the form in which a source has it.
 pub enum Found<'a> {
-    /// It has come by, was hashed and unpacked.
+    /// The layer was read, hashed and unpacked already.
     Kept(Box<Kept>),
-    /// The store has it; so it was not read.
+    /// The store has a blob of this digest and size, so the source did not read the layer.
     Stored(Digest, u64),
-    /// It can be read, this many bytes.
+    /// A reader of the layer's blob, and the blob's size in bytes.
     Reader(Box<dyn Read + Send + 'a>, u64),
 }
 
-/// A layer that came by before anybody knew what it is for.
+/// A layer that was stored before the archive's documents said which image it belongs to.
 pub struct Kept {
-    /// Its blob.
+    /// The blob, without its final name.
     pub blob: Temp,
-    /// What it is, and what it is unpacked.
+    /// Its digests, and its unpacked layer.
     pub streamed: Streamed,
 }
 
-/// Something that holds images. Names are those that documents in it use; "resolved" ones are what
-/// [`Source::resolve`] gave.
+/// An archive or a layout. Names are those that its documents use; a "resolved" name is one that [`Source::resolve`]
+/// has returned.
 pub trait Source {
-    /// The one name of the file that `name` stands for, or `None` if there is none.
+    /// Follows links from `name` to the name of a file; `None` if there is no such file.
     ///
     /// # Errors
-    /// [`ArchiveError::Member`] if it leads outside.
+    /// [`ArchiveError::Member`]: the name or a link leads out of the archive.
     fn resolve(&self, name: &str) -> Result<Option<String>, ArchiveError>;
 
     /// Reads a document whose name is resolved.
     ///
     /// # Errors
-    /// [`ArchiveError::TooLong`] if it has more than `max` bytes.
+    /// [`ArchiveError::TooLong`]: the document has more than `max` bytes.
     fn document(&mut self, name: &str, max: u64) -> Result<Vec<u8>, ArchiveError>;
 
-    /// Gives the layer whose name is resolved; once, the caller remembers what it got.
+    /// Hands out the layer whose name is resolved. May be called once for each layer: the caller keeps the result.
     ///
     /// # Errors
-    /// [`ArchiveError::Layer`] if it came by and was no good.
+    /// [`ArchiveError::Layer`]: the layer was read before and cannot be used.
     fn layer(&mut self, name: &str) -> Result<Found<'_>, ArchiveError>;
 }
 
-/// Reads the document that `name` stands for.
+/// Reads the document that `name` leads to.
 ///
 /// # Errors
-/// [`ArchiveError::Missing`] if it is not there.
+/// [`ArchiveError::Missing`]: there is no such document.
 pub fn document(source: &mut dyn Source, name: &str, max: u64) -> Result<Vec<u8>, ArchiveError> {
     let resolved = source.resolve(name)?.ok_or_else(|| missing(name))?;
     source.document(&resolved, max)
 }
 
-/// `name` is not there.
+/// Makes the error for a missing file; the name is cut to 300 characters.
 pub fn missing(name: &str) -> ArchiveError {
     ArchiveError::Missing(name.chars().take(300).collect())
 }
 
-/// True if a file that begins with `start` is a layer, if it is anything: a tar, plain or compressed.
+/// Whether a file that begins with `start` may be a layer: a tar, plain or compressed.
 pub fn begins_layer(start: &[u8]) -> bool {
     Format::of(start) != Format::Plain || begins_tar(start)
 }
 
-/// The digest that a file is called after: `blobs/sha256/HEX`, `HEX.json`, `HEX.tar`, `HEX/layer.tar`, `sha256:HEX`.
+/// The digest in a file's name: `blobs/sha256/HEX`, `HEX.json`, `HEX.tar`, `HEX/layer.tar`, `sha256:HEX`.
 ///
-/// Of a layer that may be the digest of its blob, of its tar, or one that means nothing any more: it is a hint
-/// where to look, and proves nothing.
+/// For a layer, the digest may be that of its blob, that of its tar, or an outdated one. It only hints at which blob of
+/// the store to try, and proves nothing.
 pub fn named_digest(name: &str) -> Option<Digest> {
     let clean = entries::clean(name, "").ok()?;
     if let Some((word, hex)) = clean.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) {
@@ -148,12 +149,12 @@ pub fn named_digest(name: &str) -> Option<Digest> {
     Digest::parse(&format!("{}:{hex}", Algorithm::Sha256.word())).ok()
 }
 
-/// What a row is called before its digest is known.
+/// The ID of a layer's progress row before its digest is known.
 pub fn row_id(name: &str) -> String {
     named_digest(name).map_or_else(|| name.chars().take(12).collect(), |digest| digest.short().to_owned())
 }
 
-/// The pipeline knows a layer of an archive by no digest; this says its name instead.
+/// Puts the layer's name into an error of the pipeline, which does not know the layer's digest.
 pub fn layer_error(name: &str, error: LayerError) -> ArchiveError {
     let blob = || row_id(name);
     let source = match error {
@@ -171,7 +172,7 @@ pub fn layer_error(name: &str, error: LayerError) -> ArchiveError {
     ArchiveError::Layer { name: name.to_owned(), source: Box::new(source) }
 }
 
-/// True if the layer alone is at fault: whether that matters depends on whether an image needs it.
+/// Whether the layer itself is damaged. That matters only if an image needs the layer.
 pub fn is_layers_own(error: &ArchiveError) -> bool {
     let ArchiveError::Layer { source, .. } = error else { return false };
     match &**source {
@@ -181,10 +182,10 @@ pub fn is_layers_own(error: &ArchiveError) -> bool {
     }
 }
 
-/// Fills `into` as far as there are bytes; returns how many there were.
+/// Reads into `into` until it is full or `from` ends; returns the number of bytes read.
 ///
 /// # Errors
-/// Those of `from`.
+/// The error of `from`.
 pub fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
     let mut have = 0;
     while have < into.len() {

@@ -1,10 +1,10 @@
-//! An archive that comes by once, from a pipe or compressed, its entries in any order.
+//! An archive that is read once and in order, from a pipe or compressed; its entries may come in any order.
 //!
-//! Every file that may be a layer goes through the pipeline as it comes: hashed, kept, unpacked. What image it
-//! belongs to, and what is below it there, is known when the last document has come; until then it is a pair of
-//! temporaries of the store, which cost no second copy, since naming them is a rename. Documents, too, are kept
-//! as temporaries. So an archive of many platforms is unpacked for all of them and the rest thrown away; from a
-//! file that can be sought in, [`crate::image::archive::seekable`] reads what is needed and no more. Called by [`crate::image::archive::load`].
+//! Every file that may be a layer goes through the pipeline as it arrives: it is hashed, stored and unpacked. Which
+//! image needs the layer is known only after the last document. Until then the layer is two temporaries of the store;
+//! naming them later is a rename, not a copy. Documents are temporaries as well. An archive of many platforms is
+//! therefore unpacked for all of them, and the unneeded layers are removed. For an uncompressed file,
+//! [`crate::image::archive::seekable`] reads only what is needed. Called by [`crate::image::archive::load`].
 
 use crate::image::archive::entries::{Members, refuse};
 use crate::image::archive::source::{
@@ -21,33 +21,33 @@ use sampan_oci as oci;
 use sampan_store::{Pin, Store, Temp, file_error};
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-/// Longest document that is kept, in bytes: no manifest or config is longer.
+/// Longest document that is kept, in bytes. No manifest and no config may be longer.
 const DOCUMENT_MAX: u64 = oci::CONFIG_MAX;
 
-/// Bytes that are read at a time.
+/// Size of the read buffer, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// Most layers of one archive: twenty images with as many layers as an image may have would have more.
+/// Most layers of one archive: a bound on temporaries. Eight images of 500 layers stay below it.
 const LAYERS_MAX: usize = 4096;
 
-/// Most bytes that are read behind the end mark; tars are filled up to 10 KiB, with odd settings to 1 MiB.
+/// Most bytes that are read after the end mark. Tar pads archives to 10 KiB, with unusual settings to 1 MiB.
 const TRAILER_MAX: u64 = 2 << 20;
 
-/// What its files become on the way.
+/// Reads a streamed archive and stages its files as temporaries of the store.
 pub struct Staging<'a> {
-    /// Where the temporaries are.
+    /// The store that holds the temporaries.
     pub store: &'a Store,
-    /// Whose processors are used.
+    /// The limits that bound the processors in use.
     pub limits: &'a Limits,
-    /// A row a layer, as they come.
+    /// Gets one row for each layer, as it arrives.
     pub progress: &'a Progress,
-    /// Ends it.
+    /// Cancels the reading.
     pub cancel: &'a Cancel,
-    /// Unpack layers.
+    /// Whether to unpack layers.
     pub unpack: bool,
 }
 
-/// An archive that has come by.
+/// A streamed archive after all of it was read.
 #[derive(Default)]
 pub struct Staged {
     members: Members<Piece>,
@@ -55,24 +55,24 @@ pub struct Staged {
     layers: usize,
 }
 
-/// One file of it.
+/// One file of the archive.
 enum Piece {
     Document(Temp, u64),
-    /// Neither a layer nor short enough for a document.
+    /// A file that begins like no layer and is too long for a document; its size.
     Long(u64),
     Layer(Box<Kept>),
     Stored(oci::digest::Digest, u64),
-    /// A layer that is no good; the error is told if an image needs it.
+    /// A layer that cannot be used; the error is reported only if an image needs the layer.
     Broken(Box<ArchiveError>),
-    /// A layer that was given away.
+    /// A layer that [`Source::layer`] has handed out.
     Gone,
 }
 
 impl Staging<'_> {
-    /// Reads all of `from`, a tar.
+    /// Reads the tar `from` to its end.
     ///
     /// # Errors
-    /// [`ArchiveError`]; nothing is left then.
+    /// [`ArchiveError`]: the archive cannot be read, or is refused. All temporaries are removed.
     pub fn read(&self, from: impl Read + Send) -> Result<Staged, ArchiveError> {
         let mut staged = Staged::default();
         let mut tarball = TarReader::new(BufReader::with_capacity(PIECE, from));
@@ -87,7 +87,8 @@ impl Staging<'_> {
                 staged.members.put(name, piece);
             }
         }
-        // Writers fill their last record with zeroes; they are to be let finish, but not for ever.
+        // Tar pads its last record with zeroes. Read them so that a writer into a pipe can end, but not without a
+        // bound.
         let mut rest = tarball.into_inner().take(TRAILER_MAX);
         io::copy(&mut rest, &mut io::sink()).map_err(ArchiveError::Read)?;
         Ok(staged)
@@ -152,7 +153,7 @@ impl Staging<'_> {
     }
 }
 
-/// The content of a tar's current entry.
+/// Reads the content of a tar's current entry.
 struct Content<'a, R>(&'a mut TarReader<R>);
 
 impl<R: BufRead> Read for Content<'_, R> {
@@ -184,7 +185,7 @@ impl Source for Staged {
                 read.map_err(ArchiveError::from)
             }
             Some(Piece::Document(_, size) | Piece::Long(size)) => Err(too_long(*size)),
-            Some(_) => Err(refuse(name, "is a tar and should be a document").into()),
+            Some(_) => Err(refuse(name, "is a tar, expected a document").into()),
             None => Err(crate::image::archive::source::missing(name)),
         }
     }
@@ -196,7 +197,7 @@ impl Source for Staged {
             Piece::Stored(digest, size) => Ok(Found::Stored(digest, size)),
             Piece::Broken(error) => Err(*error),
             Piece::Document(..) | Piece::Long(_) => {
-                Err(refuse(name, "is a layer by its manifest, and no tar").into())
+                Err(refuse(name, "is listed as a layer and is no tar").into())
             }
             Piece::Gone => Err(crate::image::archive::source::missing(name)),
         }

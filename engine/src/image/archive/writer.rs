@@ -1,8 +1,8 @@
-//! What images are saved into: a tar on a file or a pipe, or the directory of an OCI image layout.
+//! Writes saved images: into a tar in a file or a pipe, or into the directory of an OCI image layout.
 //!
-//! Both take documents and blobs under names as a layout has them, and are the same bytes for the same images: no
-//! times, no owners of this host. A directory is written beneath its descriptor and nowhere else; what was added to
-//! it goes again if the save fails. Called by [`crate::image::archive::save`].
+//! Both kinds take documents and blobs under their names in a layout. The output depends only on the images: it has no
+//! times and no owners of this host. A directory is written beneath its descriptor and nowhere else; if the save fails,
+//! the files that it added are removed. Called by [`crate::image::archive::save`].
 
 use crate::image::archive::manifest::{CONTAINERD_NAME, REF_NAME};
 use crate::image::archive::oci_layout::open_beneath;
@@ -19,60 +19,62 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-/// A pipe that poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
+/// Bytes that a write into a pipe takes without blocking once poll(2) reports it writable. pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
-/// How often a writer to a full pipe looks whether the job was cancelled, in milliseconds.
+/// How often a writer to a full pipe checks whether the job was cancelled, in milliseconds.
 const LOOK_MS: u16 = 200;
-/// What a file is called until it is whole; one save at a time writes into a directory.
+/// Name of a file until it is complete. Only one save at a time writes into a directory.
 const PARTIAL: &str = ".sampan-partial";
 
-/// Where documents and blobs go.
+/// The target of a save.
 pub trait Outlet {
-    /// Puts a small file.
+    /// Writes a small file.
     ///
     /// # Errors
-    /// What writing says.
+    /// The target cannot be written.
     fn document(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
-    /// True if the blob is there already, so that it need not be put.
+    /// Whether the target has the blob, so that it need not be written.
     fn has_blob(&mut self, name: &str, size: u64) -> bool;
 
-    /// Puts a file of `size` bytes, which `from` gives.
+    /// Writes a file of `size` bytes from `from`.
     ///
     /// # Errors
-    /// What reading or writing says; [`io::ErrorKind::UnexpectedEof`] if `from` ends early.
+    /// `from` cannot be read, or the target cannot be written; [`io::ErrorKind::UnexpectedEof`] if `from` ends early.
     fn blob(&mut self, name: &str, size: u64, from: &mut dyn Read) -> io::Result<()>;
 
-    /// Everything is there. Until then nothing is.
+    /// Completes the target: adds the tar's end mark or the layout's index. Before that, a reader sees no new image.
     ///
     /// # Errors
-    /// What writing says.
+    /// The target cannot be written.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
-/// A tar that is written as it goes.
+/// Writes a tar, in order.
 pub struct TarOutlet<'a> {
-    builder: tar::Builder<PatientWriter<'a>>,
+    builder: tar::Builder<CancellableWriter<'a>>,
 }
 
 impl<'a> TarOutlet<'a> {
-    /// Writes into `file`, a file or a pipe.
+    /// Makes a writer into `file`, a file or a pipe.
     pub fn new(file: File, cancel: &'a Cancel) -> Self {
         let is_file = file.metadata().is_ok_and(|meta| meta.is_file());
-        TarOutlet { builder: tar::Builder::new(PatientWriter { file, is_file, is_closed: false, cancel }) }
+        TarOutlet {
+            builder: tar::Builder::new(CancellableWriter { file, is_file, is_closed: false, cancel }),
+        }
     }
 
-    /// Puts an empty directory.
+    /// Writes an empty directory.
     ///
     /// # Errors
-    /// What writing says.
+    /// The tar cannot be written.
     pub fn directory(&mut self, name: &str) -> io::Result<()> {
         let mut header = header(tar::EntryType::Directory, 0o755, 0);
         self.builder.append_data(&mut header, name, io::empty())
     }
 }
 
-/// The same for the same file, whenever and by whomever it is written.
+/// A tar header without time and owner, so that equal files give equal bytes.
 fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
@@ -107,12 +109,12 @@ impl Outlet for TarOutlet<'_> {
 
 impl Drop for TarOutlet<'_> {
     fn drop(&mut self) {
-        // Else the builder would write an end mark, and a reader would take what was cut for the whole.
+        // Otherwise the builder would write an end mark, and a reader would take the cut tar for a complete one.
         self.builder.get_mut().is_closed = true;
     }
 }
 
-/// As many bytes as the header says, no more and no less.
+/// Reads exactly as many bytes as the tar header says.
 struct Exact<'a> {
     from: &'a mut dyn Read,
     left: u64,
@@ -133,15 +135,15 @@ impl Read for Exact<'_> {
     }
 }
 
-/// Writes into a descriptor that may be a full pipe, and notices that the job was cancelled.
-struct PatientWriter<'a> {
+/// Writes into a descriptor that may be a full pipe; fails once the job is cancelled.
+struct CancellableWriter<'a> {
     file: File,
     is_file: bool,
     is_closed: bool,
     cancel: &'a Cancel,
 }
 
-impl Write for PatientWriter<'_> {
+impl Write for CancellableWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.is_closed {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -167,23 +169,23 @@ impl Write for PatientWriter<'_> {
     }
 }
 
-/// The directory of an OCI image layout; images are added to those that are there.
+/// Writes into the directory of an OCI image layout; adds images to those in it.
 pub struct DirectoryOutlet<'a> {
     dir: OwnedFd,
     cancel: &'a Cancel,
-    /// Owner and group of the directory: those of what is made in it.
+    /// Owner and group of the directory, which every new file gets.
     owner: (u32, u32),
-    /// What was made, to be removed again.
+    /// The files that were added; they are removed if the save fails.
     made: Vec<String>,
     finished: bool,
     index: Vec<u8>,
 }
 
 impl<'a> DirectoryOutlet<'a> {
-    /// Writes beneath `dir`.
+    /// Makes a writer beneath `dir`.
     ///
     /// # Errors
-    /// What fstat(2) and mkdirat(2) say.
+    /// `dir` is no directory, or fstat(2) fails.
     pub fn new(dir: OwnedFd, cancel: &'a Cancel) -> io::Result<Self> {
         let file = File::from(dir.try_clone()?);
         let meta = file.metadata()?;
@@ -197,13 +199,13 @@ impl<'a> DirectoryOutlet<'a> {
     fn own(&self, fd: impl AsFd) -> io::Result<()> {
         let (uid, gid) = self.owner;
         match nix::unistd::fchown(fd, Some(uid.into()), Some(gid.into())) {
-            // An ordinary user's engine writes as that user.
+            // The engine is not root: its files have the right owner already.
             Err(Errno::EPERM) => Ok(()),
             other => Ok(other?),
         }
     }
 
-    /// Opens the directory that `name` is in, made if it is not there; and the last part of `name`.
+    /// Opens the parent directory of `name`, creating it if it is missing; also returns the last part of `name`.
     fn parent<'n>(&self, name: &'n str) -> io::Result<(OwnedFd, &'n str)> {
         let mut at = self.dir.try_clone()?;
         let (parents, last) = name.rsplit_once('/').unwrap_or(("", name));
@@ -221,18 +223,18 @@ impl<'a> DirectoryOutlet<'a> {
         Ok((at, last))
     }
 
-    /// Writes a file whole, then gives it its name.
+    /// Writes a complete file, then renames it to `name`.
     fn put(&mut self, name: &str, from: &mut dyn Read) -> io::Result<()> {
         let (parent, last) = self.parent(name)?;
-        // What is no regular file is not ours to replace. Links are not followed: this process may write anywhere.
+        // Replace only a regular file, and follow no link: the engine may be root, and could write anywhere.
         let mode = match fstatat(&parent, last, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(there) if kind(&there) == SFlag::S_IFREG => Mode::from_bits_truncate(there.st_mode & 0o777),
-            Ok(_) => return Err(io::Error::other(format!("{name} there is no regular file"))),
+            Ok(_) => return Err(io::Error::other(format!("{name} exists and is no regular file"))),
             Err(Errno::ENOENT) => Mode::from_bits_truncate(0o644),
             Err(errno) => return Err(errno.into()),
         };
         let remove = || unlinkat(&parent, PARTIAL, UnlinkatFlags::NoRemoveDir);
-        // What a killed engine left.
+        // A killed engine may have left one.
         let _ = remove();
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let mut file = File::from(open_beneath(&parent, PARTIAL, flags, Mode::from_bits_truncate(0o644))?);
@@ -264,10 +266,12 @@ impl<'a> DirectoryOutlet<'a> {
         File::from(fd).metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len())
     }
 
-    /// The index that is there, with the new entries in place of those that have their names.
+    /// The directory's index, in which the new entries replace those of the same names.
     fn merged(&self) -> io::Result<Vec<u8>> {
         let Some(size) = self.size("index.json") else { return Ok(self.index.clone()) };
-        let bad = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("index.json there {why}"));
+        let bad = |why: String| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the existing index.json {why}"))
+        };
         if size > oci::MANIFEST_MAX {
             return Err(bad(format!("has {size} bytes, at most {} are read", oci::MANIFEST_MAX)));
         }
@@ -275,7 +279,7 @@ impl<'a> DirectoryOutlet<'a> {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
         file.read_exact_at(&mut bytes, 0)?;
         let json = |e: serde_json::Error| bad(format!("is no index: {e}"));
-        // As it stands, with what we know nothing of.
+        // A JSON value rather than a type of ours, to preserve fields that we do not know.
         let mut old: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
         let new: serde_json::Value = serde_json::from_slice(&self.index).map_err(json)?;
         let entries = new.get("manifests").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
@@ -287,7 +291,7 @@ impl<'a> DirectoryOutlet<'a> {
     }
 }
 
-/// True if `new` takes the place of `old`: they have one name, or none and one digest.
+/// Whether `new` replaces `old`: both have one name, or neither has a name and they have one digest.
 fn replaces(new: &serde_json::Value, old: &serde_json::Value) -> bool {
     let word = |entry: &serde_json::Value, key: &str| {
         entry.get("annotations").and_then(|a| a.get(key)).and_then(|v| v.as_str()).map(str::to_owned)
@@ -302,7 +306,7 @@ fn replaces(new: &serde_json::Value, old: &serde_json::Value) -> bool {
 impl Outlet for DirectoryOutlet<'_> {
     fn document(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if name == "index.json" {
-            // Last of all: it names the rest.
+            // Kept until `finish`: it names the other files, so it is written last.
             self.index = bytes.to_vec();
             return Ok(());
         }
@@ -344,7 +348,7 @@ impl Drop for DirectoryOutlet<'_> {
                 unlinkat(&parent, last, UnlinkatFlags::NoRemoveDir).map_err(io::Error::from)
             });
             if let Err(error) = removed {
-                log::warn!("cannot remove {name} of a layout that was not finished: {error}");
+                log::warn!("cannot remove {name} of an OCI layout whose save failed: {error}");
             }
         }
     }
@@ -394,7 +398,7 @@ mod tests {
             .collect();
         assert_eq!(digests, ["1", "9", "3"]);
         assert_eq!(merged["annotations"]["by"], "somebody");
-        // One that is not finished takes its own things along, and no others.
+        // A failed save removes the files that it added, and no others.
         let mut outlet = open();
         outlet.blob("blobs/sha256/y", 1, &mut &b"y"[..]).expect("written");
         assert!(outlet.blob("blobs/sha256/z", 5, &mut &b"z"[..]).is_err());

@@ -1,10 +1,10 @@
-//! Cosign's signatures, made with a key pair: public keys, and whether a signed payload speaks of an image.
+//! Signatures that cosign makes with a key pair: reads public keys, and checks whether a signed payload names an image.
 //!
-//! Called by [`crate::image::policy`], which fetches them. A signature is over a payload ("simple signing": JSON that
-//! names a repository and a manifest's digest); see containers-signature(5), "critical", and cosign's
-//! SIGNATURE_SPEC. The cryptography is `ring`'s, the PEM reader that of `rustls-pki-types`, which TLS needs
-//! anyway; of the key's DER, which has three fixed levels, the little reader below takes what `ring` asks for.
-//! Crates for it (`spki`, `x509-parser`, `sigstore`) bring 5 to 200 others. Does no I/O but reading key files.
+//! Called by [`crate::image::policy`], which fetches the signatures. A signature covers a payload ("simple signing":
+//! JSON with a repository and a manifest's digest); see containers-signature(5), "critical", and cosign's
+//! SIGNATURE_SPEC. `ring` does the cryptography, and `rustls-pki-types`, which TLS needs anyway, reads PEM. A key's DER
+//! has three fixed levels; the short reader below extracts the part that `ring` takes. Crates for it (`spki`,
+//! `x509-parser`, `sigstore`) would add 5 to 200 dependencies. The only I/O is reading key files.
 
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
@@ -15,33 +15,33 @@ use sampan_os::small_file;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// Longest key file that is read, in bytes.
+/// Longest key file, in bytes.
 const KEY_FILE_MAX: u64 = 64 << 10;
-/// What cosign calls its payloads.
+/// The `type` of cosign's payloads.
 const TYPE: &str = "cosign container image signature";
 
-/// Why there is no key.
+/// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
     #[error("cannot read public key {}", path.display())]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Error of the read.
         source: std::io::Error,
     },
-    /// It holds no such key.
-    #[error("{} holds no public key that is known here: {why}", path.display())]
+    /// The file holds no key of a supported kind.
+    #[error("{} holds no supported public key: {why}", path.display())]
     Unknown {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the content.
         why: &'static str,
     },
 }
 
-/// What a key is of, and how a payload is signed with it.
+/// The kind of a key, which decides how it signs a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Algorithm {
     P256,
@@ -54,7 +54,7 @@ impl Algorithm {
     fn ring(self) -> &'static dyn VerificationAlgorithm {
         match self {
             Algorithm::P256 => &signature::ECDSA_P256_SHA256_ASN1,
-            // Cosign takes SHA-256 with all curves.
+            // Cosign signs with SHA-256 for every curve.
             Algorithm::P384 => &signature::ECDSA_P384_SHA256_ASN1,
             Algorithm::Ed25519 => &signature::ED25519,
             Algorithm::Rsa => &signature::RSA_PKCS1_2048_8192_SHA256,
@@ -66,15 +66,15 @@ impl Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     algorithm: Algorithm,
-    /// As `ring` wants it: a point, 32 bytes, or an RSAPublicKey.
+    /// The form that `ring` takes: a point, 32 bytes, or an RSAPublicKey.
     bytes: Vec<u8>,
 }
 
 impl Key {
-    /// Reads a PEM file as `cosign generate-key-pair` and `openssl … -pubout` write it.
+    /// Reads a PEM file, as `cosign generate-key-pair` and `openssl … -pubout` write it.
     ///
     /// # Errors
-    /// [`KeyError`].
+    /// [`KeyError`]: the file cannot be read, or holds no supported key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let read = |source| KeyError::Read { path: path.to_owned(), source };
         let text =
@@ -82,33 +82,33 @@ impl Key {
         Key::parse(&text).map_err(|why| KeyError::Unknown { path: path.to_owned(), why })
     }
 
-    /// Reads PEM: the first `PUBLIC KEY` in it.
+    /// Parses PEM: the first `PUBLIC KEY` in it.
     fn parse(pem: &[u8]) -> Result<Self, &'static str> {
         let der =
-            SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| "there is no PEM 'PUBLIC KEY' in it")?;
+            SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| "it has no PEM block 'PUBLIC KEY'")?;
         let (algorithm, bytes) =
             public_key(&der).ok_or("it is none of ECDSA P-256, P-384, Ed25519 or RSA")?;
-        // Of each kind, ring takes one form.
+        // `ring` accepts one form of each kind: no compressed points, no short RSA moduli.
         let fits = match algorithm {
             Algorithm::P256 => bytes.len() == 65 && bytes.first() == Some(&4),
             Algorithm::P384 => bytes.len() == 97 && bytes.first() == Some(&4),
             Algorithm::Ed25519 => bytes.len() == 32,
-            // The modulus and its frame.
+            // The DER of a modulus of at least 2048 bits is longer than 256 bytes.
             Algorithm::Rsa => bytes.len() > 256,
         };
         match fits {
             true => Ok(Key { algorithm, bytes: bytes.to_vec() }),
-            false => Err("it is a compressed or too short key"),
+            false => Err("the key is compressed or too short"),
         }
     }
 
-    /// True if `signature` is one of `payload` with this key's other half.
+    /// Whether `signature` was made of `payload` with this key's private half.
     fn verifies(&self, payload: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(self.algorithm.ring(), &self.bytes).verify(payload, signature).is_ok()
     }
 }
 
-/// Algorithm and key of a SubjectPublicKeyInfo. RFC 5280, section 4.1; RFC 5480, RFC 8410, RFC 3279.
+/// The kind and the key in a SubjectPublicKeyInfo. RFC 5280, section 4.1; RFC 5480, RFC 8410, RFC 3279.
 fn public_key(der: &[u8]) -> Option<(Algorithm, &[u8])> {
     const SEQUENCE: u8 = 0x30;
     const BIT_STRING: u8 = 0x03;
@@ -121,10 +121,10 @@ fn public_key(der: &[u8]) -> Option<(Algorithm, &[u8])> {
     let (outer, rest) = element(der, SEQUENCE)?;
     let (kind, key) = element(outer, SEQUENCE)?;
     let (oid, parameters) = element(kind, OID)?;
-    let (key, behind) = element(key, BIT_STRING)?;
-    // A bit string begins with the number of bits that its last byte lacks.
+    let (key, after_key) = element(key, BIT_STRING)?;
+    // The first byte of a bit string is the number of unused bits in its last byte.
     let key = key.strip_prefix(&[0])?;
-    if !rest.is_empty() || !behind.is_empty() {
+    if !rest.is_empty() || !after_key.is_empty() {
         return None;
     }
     let algorithm = match oid {
@@ -140,7 +140,7 @@ fn public_key(der: &[u8]) -> Option<(Algorithm, &[u8])> {
     Some((algorithm, key))
 }
 
-/// Content of the DER element with `tag` that `bytes` begin with, and what stands behind it. X.690, section 8.1.
+/// The content of the DER element with `tag` that begins `bytes`, and the bytes after it. X.690, section 8.1.
 fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (found, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
@@ -151,40 +151,40 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
             let (len, rest) = rest.split_first_chunk::<2>()?;
             (usize::from(u16::from_be_bytes(*len)), rest)
         }
-        // Longer than any key.
+        // A length of three or more bytes is longer than any key.
         _ => return None,
     };
     (*found == tag).then_some(())?;
     rest.split_at_checked(len)
 }
 
-/// What a signature must be of.
+/// The image that a signature must be of.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// The image as it was asked for.
+    /// The image's reference in the request.
     pub reference: &'a Reference,
-    /// Digests that will do: of the index that the name stood for, and of the manifest that was chosen from it.
+    /// Accepted digests: of the index that the name stands for, and of the manifest chosen from it.
     pub digests: &'a [&'a Digest],
 }
 
-/// Why a signature does not count.
+/// Why a signature is not valid for an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// None of the keys made it.
-    #[error("a signature is by none of the keys")]
+    /// No key made it.
+    #[error("a signature was made by none of the keys")]
     Key,
-    /// What was signed is no payload of cosign.
-    #[error("a signature by the right key is of no payload that is known here: {0}")]
+    /// The signed payload is not cosign's.
+    #[error("a signature by a right key has an unknown payload: {0}")]
     Payload(String),
-    /// It is of another image.
-    #[error("a signature by the right key is of another image: {0:?}")]
+    /// It names another digest.
+    #[error("a signature by a right key is of another image: {0:?}")]
     Digest(String),
-    /// It is of another repository's image.
-    #[error("a signature by the right key is of an image of another name: {0:?}")]
+    /// It names another repository or tag.
+    #[error("a signature by a right key is of an image of another name: {0:?}")]
     Identity(String),
 }
 
-/// containers-signature(5), "critical"; what is optional is nobody's promise, and not read.
+/// containers-signature(5), "critical". The optional part is not read: nothing may depend on it.
 #[derive(Deserialize)]
 struct Payload {
     critical: Critical,
@@ -210,10 +210,10 @@ struct Image {
     digest: String,
 }
 
-/// Finds out whether `signature` of `payload` is by one of `keys`, and speaks of `subject`.
+/// Checks whether one of `keys` signed `payload`, and whether the payload names `subject`.
 ///
 /// # Errors
-/// [`SignatureError`]. The payload is not read before its signature was found right.
+/// [`SignatureError`]: the signature is wrong, or of another image. The payload is parsed only after its signature.
 pub fn verify(
     payload: &[u8],
     signature: &[u8],
@@ -238,14 +238,14 @@ pub fn verify(
     }
 }
 
-/// True if `identity` names the repository of `reference`, and if it has a tag, the tag too.
+/// Whether `identity` names the repository of `reference` and, if it has a tag, also the tag.
 ///
-/// Cosign signs the repository alone unless told otherwise; a digest in it is that of the payload, which was
-/// compared by now.
+/// By default cosign signs only the repository. A digest in `identity` needs no check: the payload's own digest was
+/// compared before.
 fn is_name_of(identity: &str, reference: &Reference) -> bool {
     let Ok(signed) = Reference::parse(identity) else { return false };
-    let behind_path = identity.rsplit('/').next().unwrap_or(identity);
-    let has_tag = behind_path.split('@').next().is_some_and(|name| name.contains(':'));
+    let last_part = identity.rsplit('/').next().unwrap_or(identity);
+    let has_tag = last_part.split('@').next().is_some_and(|name| name.contains(':'));
     signed.name() == reference.name()
         && (!has_tag || reference.tag().is_none() || signed.tag() == reference.tag())
 }

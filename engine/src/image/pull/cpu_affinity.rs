@@ -1,20 +1,21 @@
-//! Which processor a thread runs on, and how it gets off one.
+//! Which processor a thread runs on, and how the thread moves to another one.
 //!
-//! The kernel starts a thread beside its maker, and wakes who waited for a socket where the bytes came in. That two of
-//! ours share a processor while another one has nothing to do it finds out some milliseconds later, which is as long as
-//! a small layer takes. Used by [`crate::image::pull::decompress_ahead`], whose second thread is of use only on another processor than the
-//! first. Which one is the kernel's affair, and so is all that comes later. sched(7), sched_setaffinity(2).
+//! The kernel starts a thread on its creator's processor, and wakes a thread that waits for a socket on the processor
+//! that received the packet. Two of our threads may so share a processor while another is idle. The kernel corrects
+//! that only after some milliseconds, and a small layer takes no longer. Used by
+//! [`crate::image::pull::decompress_ahead`], whose second thread helps only on another processor. This module moves a
+//! thread once; the kernel schedules it from then on. sched(7), sched_setaffinity(2).
 
 use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// The processor that the caller runs on now; `None` where the kernel does not say.
+/// The processor that the calling thread runs on; `None` if the kernel does not say.
 pub fn current() -> Option<usize> {
     sched_getcpu().ok()
 }
 
-/// Has the calling thread go on elsewhere than on `cpu`, wherever it may run. What it may run on later is as before.
-/// Without effect if there is nowhere else.
+/// Moves the calling thread off `cpu`, and then restores the processors that the thread may run on. Has no effect if
+/// the thread may run on no other processor.
 pub fn leave(cpu: usize) {
     let this = Pid::from_raw(0);
     let Ok(all) = sched_getaffinity(this) else { return };
@@ -34,14 +35,14 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_a_processor_may_come_back_to_it() {
+    fn a_thread_that_left_a_processor_may_return_to_it() {
         let (before, here) = (allowed(), current().expect("known"));
         leave(here);
         assert_eq!(allowed(), before);
     }
 
     #[test]
-    fn who_may_run_nowhere_else_stays() {
+    fn a_thread_that_may_run_nowhere_else_stays() {
         std::thread::spawn(|| {
             let here = current().expect("known");
             let mut only = CpuSet::new();

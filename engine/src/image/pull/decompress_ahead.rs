@@ -1,15 +1,15 @@
-//! A decompressor that two threads may run: the one that wants its bytes, and one that runs ahead of it.
+//! A decompressor that two threads share: the reader of its bytes, and a helper thread that runs ahead of the reader.
 //!
-//! While all processors have work, the first does it alone, piece by piece, and what it has just decompressed is
-//! still in its cache when it goes on with it. A processor to spare ([`sampan_job::cpu::Cpus::take_spare`]) goes to the second, which
-//! then decompresses the next pieces meanwhile, a few at most; it stops when somebody else wants the processor. So a
-//! single layer takes two processors, and many layers take one each, without a hand-over.
+//! While all processors are busy, the reader decompresses alone, piece by piece, and finds each piece still in its
+//! cache. A spare processor ([`sampan_job::cpu::Cpus::take_spare`]) goes to the helper, which then decompresses the
+//! next pieces, at most [`AHEAD`] of them; the helper stops when another job wants the processor. A single layer thus
+//! uses two processors, and many layers use one each, without passing data between threads.
 //!
-//! All bytes are shown to a *witness* in order: the digest of them. Whoever has time for it does that: the second thread
-//! where it is ahead by pieces, else the first when it takes one. So both have as much to do, whether it is decompressing
-//! that takes longer or what the first does with the bytes. Where the first would have to wait all the same it does
-//! something else meanwhile: it fetches ([`crate::image::pull::read_ahead`]) what is to be decompressed next. Called by
-//! [`crate::image::pull::pipeline`]; knows nothing of what they are.
+//! A *witness* sees all decompressed bytes in order: it computes their digest. The helper calls the witness when it is
+//! some pieces ahead; otherwise the reader does so when it takes a piece. That balances the two threads, whichever of
+//! decompressing and unpacking is slower. When the reader would have to wait, it first fetches compressed bytes
+//! ([`crate::image::pull::read_ahead`]). Called by [`crate::image::pull::pipeline`]; knows nothing of the bytes'
+//! meaning.
 
 use crate::image::pull::cpu_affinity;
 use sampan_job::cpu;
@@ -20,61 +20,61 @@ use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// Bytes of a piece.
+/// Size of a piece, in bytes.
 const PIECE: usize = 128 << 10;
-/// Most pieces that wait to be taken.
+/// Most pieces that wait for the reader.
 const AHEAD: usize = 4;
-/// Who has run so far ahead goes on when so many are left: a wake-up for several pieces, not for each.
-const GO_ON: usize = 1;
-/// With so many waiting the second thread has time for the witness.
-const AT_EASE: usize = 2;
-/// How often the second thread leaves a processor for another one.
+/// A helper that has filled the queue goes on once only this many pieces are left: one wake-up serves several pieces.
+const RESUME_AT: usize = 1;
+/// With at least this many pieces in the queue, the helper calls the witness instead of decompressing.
+const FAR_AHEAD: usize = 2;
+/// Most moves of the helper to another processor. If the kernel moves it back this often, the helper stays.
 const MOVES_MAX: usize = 16;
 
-/// What both threads share.
+/// The state that reader and helper share.
 pub struct Relay<'a, D, W> {
     state: Mutex<State<D, W>>,
-    /// For the reader: a piece is ready, or the decompressor is free.
+    /// Wakes the reader: a piece is ready, or the decompressor is free.
     ready: Condvar,
-    /// For the one ahead: there is room, and the decompressor is free.
+    /// Wakes the helper: the queue has room, and the decompressor is free.
     room: Condvar,
-    /// Nobody wants more.
+    /// The reader has ended and wants no more pieces.
     done: AtomicBool,
     limits: &'a Limits,
-    /// What the reader may do while it would have to wait; false if there is nothing.
+    /// Useful work for a reader that would otherwise wait; returns false if there is none.
     meanwhile: &'a (dyn Fn() -> bool + Sync),
-    /// Told once all is decompressed.
+    /// Called once all bytes are decompressed.
     on_end: &'a (dyn Fn() + Sync),
 }
 
 struct State<D, W> {
-    /// Away while one of the threads runs it.
+    /// `None` while one of the threads runs it.
     decoder: Option<D>,
-    /// Away while one of the threads shows it something.
+    /// `None` while one of the threads calls it.
     witness: Option<W>,
     pieces: VecDeque<Piece>,
-    /// How many were taken before the first of those that wait.
+    /// Number of pieces that the reader has taken; the first piece in the queue has this number.
     taken: usize,
     used: Vec<Vec<u8>>,
     end: Option<io::Result<()>>,
     reader_waits: bool,
-    /// The processor that the reader was on when it was last seen, if it does not wait.
-    reader_on: Option<usize>,
-    other_waits: bool,
-    /// Likewise, the second thread.
-    other_on: Option<usize>,
-    /// How often it has left one.
+    /// The reader's processor when it was last checked; `None` while the reader waits.
+    reader_cpu: Option<usize>,
+    helper_waits: bool,
+    /// The helper's processor when it was last checked; `None` while the helper waits.
+    helper_cpu: Option<usize>,
+    /// Number of moves of the helper to another processor.
     moves: usize,
 }
 
-/// Decompressed bytes.
+/// Some decompressed bytes.
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
-    /// The witness has seen them.
-    is_seen: bool,
-    /// The second thread has the bytes, to show them.
-    is_away: bool,
+    /// Whether the witness has seen the bytes.
+    is_shown: bool,
+    /// Whether the helper has taken the bytes out, to show them to the witness.
+    is_taken_out: bool,
 }
 
 type Guard<'a, D, W> = MutexGuard<'a, State<D, W>>;
@@ -84,15 +84,15 @@ impl<D, W> State<D, W> {
         self.end.is_none() && self.decoder.is_some() && self.pieces.len() < AHEAD
     }
 
-    /// Which of the pieces the second thread may show now.
-    fn to_show(&self) -> Option<usize> {
-        let is_at_ease = self.witness.is_some() && !self.reader_waits && self.pieces.len() >= AT_EASE;
-        self.pieces.iter().position(|piece| !piece.is_seen).filter(|_| is_at_ease)
+    /// Position of the piece that the helper may show to the witness now.
+    fn next_to_show(&self) -> Option<usize> {
+        let is_far_ahead = self.witness.is_some() && !self.reader_waits && self.pieces.len() >= FAR_AHEAD;
+        self.pieces.iter().position(|piece| !piece.is_shown).filter(|_| is_far_ahead)
     }
 }
 
 impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
-    /// Nothing is read yet.
+    /// Makes the shared state; no byte is read yet.
     pub fn new(
         decoder: D,
         witness: W,
@@ -108,9 +108,9 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             used: Vec::new(),
             end: None,
             reader_waits: false,
-            reader_on: cpu_affinity::current(),
-            other_waits: false,
-            other_on: None,
+            reader_cpu: cpu_affinity::current(),
+            helper_waits: false,
+            helper_cpu: None,
             moves: 0,
         };
         Relay {
@@ -124,12 +124,12 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         }
     }
 
-    /// The next bytes, none at the end; `used` is what was read of the last ones.
+    /// Returns the next bytes; empty at the end. `used` is the buffer of the previous ones, to be reused.
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
         let mut has_nothing_else = false;
         loop {
-            state = self.make_way(state);
+            state = self.yield_to_helper(state);
             state = match self.get(state, &mut used) {
                 Ok(got) => return got,
                 Err(state) => state,
@@ -144,13 +144,14 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         }
     }
 
-    /// What is there, or what this thread decompresses now; the lock back if the other one is at what comes next.
+    /// Takes the first piece from the queue, or decompresses one on this thread. Returns the lock if the helper holds
+    /// the piece or the decompressor.
     fn get<'b>(
         &'b self,
         mut state: Guard<'b, D, W>,
         used: &mut Vec<u8>,
     ) -> Result<io::Result<Vec<u8>>, Guard<'b, D, W>> {
-        if state.pieces.front().is_some_and(|piece| !piece.is_away) {
+        if state.pieces.front().is_some_and(|piece| !piece.is_taken_out) {
             return Ok(Ok(self.take(state, std::mem::take(used))));
         }
         if !state.pieces.is_empty() {
@@ -158,7 +159,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         }
         match &state.end {
             Some(Ok(())) => return Ok(Ok(Vec::new())),
-            // Why is told by [`Relay::end`].
+            // [`Relay::end`] returns the error itself.
             Some(Err(_)) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
             None => {}
         }
@@ -166,27 +167,27 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         drop(state);
         let state = self.take_back(piece(decoder, used));
         if state.end.is_some() {
-            self.let_run_ahead(state);
+            self.wake_helper(state);
             return Err(lock(&self.state));
         }
         let piece = Piece { bytes: std::mem::take(used), ..Piece::default() };
         Ok(Ok(self.show(state, piece)))
     }
 
-    /// Sleeps until the other thread has done something.
+    /// Sleeps until the helper has made progress.
     fn await_piece<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
         state.reader_waits = true;
-        // Where it wakes up is the kernel's affair.
-        state.reader_on = None;
-        // Let go of all before the processor is taken again: who has that may want what we hold.
+        // The kernel decides on which processor the reader wakes up.
+        state.reader_cpu = None;
+        // Release the lock before taking a processor again: the thread that has the processor may want this lock.
         cpu::idle(|| drop(self.ready.wait(state)));
         lock(&self.state)
     }
 
-    /// Lets the second thread have the reader's processor for as long as it takes to leave it, if that is where it waits.
-    fn make_way<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
-        state.reader_on = cpu_affinity::current();
-        if state.reader_on.is_none() || state.other_on != state.reader_on {
+    /// If the helper is queued on the reader's processor, yields once so that the helper can move to another one.
+    fn yield_to_helper<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
+        state.reader_cpu = cpu_affinity::current();
+        if state.reader_cpu.is_none() || state.helper_cpu != state.reader_cpu {
             return state;
         }
         drop(state);
@@ -194,7 +195,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         lock(&self.state)
     }
 
-    /// The first of the pieces that wait, which is there.
+    /// Takes the first piece from the queue; the caller has checked that there is one.
     fn take(&self, mut state: Guard<'_, D, W>, used: Vec<u8>) -> Vec<u8> {
         let piece = state.pieces.pop_front().unwrap_or_default();
         state.taken += 1;
@@ -202,12 +203,12 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         self.show(state, piece)
     }
 
-    /// Shows the witness a piece that is the reader's now, if it has not seen it; all before it was shown.
+    /// Shows the reader's piece to the witness, unless it was shown already. All earlier pieces were shown before.
     fn show(&self, mut state: Guard<'_, D, W>, piece: Piece) -> Vec<u8> {
-        // The other one has it only while a piece before this is away, and then this is not ours yet.
-        let witness = (!piece.is_seen).then(|| state.witness.take().expect("nobody else shows a piece now"));
-        if state.pieces.len() <= GO_ON {
-            self.let_run_ahead(state);
+        // The helper has the witness only while an earlier piece is taken out; then the reader could not have this one.
+        let witness = (!piece.is_shown).then(|| state.witness.take().expect("nobody else shows a piece now"));
+        if state.pieces.len() <= RESUME_AT {
+            self.wake_helper(state);
         } else {
             drop(state);
         }
@@ -218,7 +219,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         piece.bytes
     }
 
-    /// Puts the decompressor back, and notes how it ended, if it has.
+    /// Puts the decompressor back, and records the end of the stream or the error.
     fn take_back(&self, (decoder, got): (D, io::Result<usize>)) -> Guard<'_, D, W> {
         if matches!(got, Ok(0)) {
             (self.on_end)();
@@ -233,16 +234,16 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         state
     }
 
-    fn let_run_ahead(&self, mut state: Guard<'_, D, W>) {
-        let is_awaited = std::mem::take(&mut state.other_waits);
-        // First: who wakes up wants it.
+    fn wake_helper(&self, mut state: Guard<'_, D, W>) {
+        let is_awaited = std::mem::take(&mut state.helper_waits);
+        // Unlock first: the helper wants the lock as soon as it wakes up.
         drop(state);
         if is_awaited {
             self.room.notify_one();
         }
     }
 
-    fn let_read<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
+    fn wake_reader<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
         if !std::mem::take(&mut state.reader_waits) {
             return state;
         }
@@ -251,45 +252,45 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         lock(&self.state)
     }
 
-    /// Runs ahead of the reader whenever there is a processor to spare, until all is decompressed or
-    /// [`Relay::close`] is called.
+    /// Runs ahead of the reader whenever a processor is spare, until everything is decompressed or
+    /// [`Relay::close`] is called. The helper thread's main function.
     pub fn run_ahead(&self) {
         while self.await_room()
             && let Some(_cpu) = self.limits.cpus.take_spare(&self.done)
         {
-            self.stint();
+            self.work_until_wanted();
         }
     }
 
-    /// Waits until there is something to do ahead; false if there never will be.
+    /// Waits until the helper has something to do; returns false if it never will.
     fn await_room(&self) -> bool {
         let mut state = lock(&self.state);
         loop {
             if self.done.load(Ordering::SeqCst) {
                 return false;
             }
-            if state.may_run_ahead() || state.to_show().is_some() {
+            if state.may_run_ahead() || state.next_to_show().is_some() {
                 return true;
             }
             if state.end.is_some() {
                 return false;
             }
-            state.other_waits = true;
-            state.other_on = None;
+            state.helper_waits = true;
+            state.helper_cpu = None;
             state = mutex::wait(&self.room, state);
         }
     }
 
-    /// Works ahead while nobody else wants the processor.
-    fn stint(&self) {
-        self.work_ahead(lock(&self.state)).other_on = None;
+    /// Works ahead until another job wants the processor.
+    fn work_until_wanted(&self) {
+        self.work_ahead(lock(&self.state)).helper_cpu = None;
     }
 
-    /// Decompresses pieces while there is room for them, and shows them.
+    /// Decompresses pieces while the queue has room, and shows them to the witness.
     fn work_ahead<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
         while !self.done.load(Ordering::SeqCst) {
             state = self.move_away(state);
-            if let Some(at) = state.to_show() {
+            if let Some(at) = state.next_to_show() {
                 state = self.show_ahead(state, at);
             } else if state.may_run_ahead()
                 && let Some(decoder) = state.decoder.take()
@@ -304,7 +305,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             } else {
                 return state;
             }
-            state = self.let_read(state);
+            state = self.wake_reader(state);
             if self.limits.cpus.is_wanted() {
                 return state;
             }
@@ -312,19 +313,19 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         state
     }
 
-    /// Leaves the processor that the reader is on. After so many times the kernel, which has brought it back, has its way.
+    /// Moves the helper off the reader's processor, at most [`MOVES_MAX`] times.
     fn move_away<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
-        state.other_on = cpu_affinity::current().filter(|_| state.moves < MOVES_MAX);
-        let Some(shared) = state.reader_on.filter(|on| state.other_on == Some(*on)) else { return state };
+        state.helper_cpu = cpu_affinity::current().filter(|_| state.moves < MOVES_MAX);
+        let Some(shared) = state.reader_cpu.filter(|on| state.helper_cpu == Some(*on)) else { return state };
         state.moves += 1;
         drop(state);
         cpu_affinity::leave(shared);
         let mut state = lock(&self.state);
-        state.other_on = cpu_affinity::current();
+        state.helper_cpu = cpu_affinity::current();
         state
     }
 
-    /// Shows the piece at `at`, which stays where it is.
+    /// Shows the piece at `at` to the witness. The piece keeps its place in the queue.
     fn show_ahead<'b>(&'b self, mut state: Guard<'b, D, W>, at: usize) -> Guard<'b, D, W> {
         let number = state.taken + at;
         let (Some(piece), Some(mut witness)) =
@@ -333,34 +334,34 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             return state;
         };
         if let Some(place) = state.pieces.get_mut(at) {
-            place.is_away = true;
+            place.is_taken_out = true;
         }
         drop(state);
         witness(&piece.bytes);
         let mut state = lock(&self.state);
         state.witness = Some(witness);
-        // The reader may have taken some before it; it waits for one that is away.
+        // The reader may have taken earlier pieces meanwhile, but not this one: it waits while a piece is taken out.
         let at = number - state.taken;
         if let Some(place) = state.pieces.get_mut(at) {
-            *place = Piece { is_seen: true, ..piece };
+            *place = Piece { is_shown: true, ..piece };
         }
         state
     }
 
-    /// Nobody reads any more: lets [`Relay::run_ahead`] return.
+    /// Ends the stream from the reader's side: [`Relay::run_ahead`] returns.
     pub fn close(&self) {
         self.done.store(true, Ordering::SeqCst);
-        self.let_run_ahead(lock(&self.state));
+        self.wake_helper(lock(&self.state));
         self.limits.cpus.recheck();
     }
 
-    /// How decompression ended; `None` if nobody wanted to know.
+    /// How decompression ended; `None` if the reader stopped before the end.
     pub fn end(self) -> Option<io::Result<()>> {
         self.state.into_inner().unwrap_or_else(|e| e.into_inner()).end
     }
 }
 
-/// Fills `buffer` as far as there are bytes.
+/// Reads up to [`PIECE`] bytes into `buffer`; fewer only at the end of the stream.
 fn piece<D: Read>(mut decoder: D, buffer: &mut Vec<u8>) -> (D, io::Result<usize>) {
     buffer.resize(PIECE, 0);
     let mut have = 0;
@@ -376,7 +377,7 @@ fn piece<D: Read>(mut decoder: D, buffer: &mut Vec<u8>) -> (D, io::Result<usize>
     (decoder, Ok(have))
 }
 
-/// The reading end: all bytes, in order.
+/// The reader's side: all decompressed bytes, in order.
 pub struct Reader<'a, D, W> {
     relay: &'a Relay<'a, D, W>,
     piece: Vec<u8>,
@@ -385,7 +386,7 @@ pub struct Reader<'a, D, W> {
 }
 
 impl<'a, D: Read, W: FnMut(&[u8])> Reader<'a, D, W> {
-    /// Reads from the first byte on; there is to be one of them.
+    /// Makes the only reader of `relay`; it reads from the first byte on.
     pub fn new(relay: &'a Relay<'a, D, W>) -> Self {
         Reader { relay, piece: Vec::new(), at: 0, ended: false }
     }
@@ -423,7 +424,8 @@ mod tests {
 
     type Outcome = (io::Result<Vec<u8>>, Vec<u8>, Option<io::Result<()>>);
 
-    /// What is read of so many bytes, what the witness saw, and how it ended. The reader is slow or fast by turns.
+    /// Reads `len` bytes through a relay, with a reader that is slow and fast by turns. Returns the bytes that were
+    /// read, the bytes that the witness saw, and how the stream ended.
     fn read_all(cpus: usize, len: usize, breaks: bool) -> Outcome {
         let limits = Limits::new(Bounds { cpus, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpus.take(), || {});
@@ -439,10 +441,10 @@ mod tests {
                     Ok(piece) => {
                         reader.consume(piece.len());
                         all.extend(piece);
-                        // Until the other one is as far ahead as it may be, or sleeps since it was.
+                        // Wait until the helper is as far ahead as it may be, or sleeps because it was.
                         while all.len() % (3 * PIECE) == 0 && cpus > 1 && all.len() + AHEAD * PIECE < len {
                             let state = lock(&relay.state);
-                            if state.pieces.len() == AHEAD || state.other_waits {
+                            if state.pieces.len() == AHEAD || state.helper_waits {
                                 break;
                             }
                             drop(state);
@@ -460,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn all_bytes_come_in_order_to_reader_and_witness_whoever_decompresses_and_shows_them() {
+    fn reader_and_witness_get_all_bytes_in_order_whichever_thread_works() {
         for (cpus, len) in [(1, 3_000_000), (2, 6_000_000), (2, 0), (2, PIECE), (8, PIECE * AHEAD + 1)] {
             let (read, seen, end) = read_all(cpus, len, false);
             let expected: Vec<u8> = (0..len).map(number).collect();
@@ -480,7 +482,7 @@ mod tests {
         }
     }
 
-    /// Has nothing before `may_come` is set.
+    /// A decompressor that returns nothing before `may_come` is set.
     struct Held<'a> {
         is_wanted: &'a AtomicBool,
         may_come: &'a AtomicBool,
@@ -497,12 +499,12 @@ mod tests {
     }
 
     #[test]
-    fn who_would_have_to_wait_does_something_else_as_long_as_there_is_something() {
+    fn a_reader_that_would_wait_does_other_work_while_there_is_some() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpus.take(), || {});
         let [is_wanted, may_come] = [const { AtomicBool::new(false) }; 2];
         let did = std::sync::atomic::AtomicUsize::new(0);
-        // What the reader waits for comes once it has done all there was.
+        // The decompressor returns bytes once the reader has done all other work.
         let meanwhile = || {
             let is_more = did.fetch_add(1, Ordering::SeqCst) < 3;
             may_come.store(!is_more, Ordering::SeqCst);
@@ -519,12 +521,12 @@ mod tests {
             Reader::new(&relay).read_exact(&mut byte).expect("read");
             relay.close();
             assert_eq!(byte, [7]);
-            assert!(did.load(Ordering::SeqCst) > 3, "all there was, and then it asked once more");
+            assert!(did.load(Ordering::SeqCst) > 3, "all of it, and then it asked once more");
         });
     }
 
     #[test]
-    fn who_reads_no_more_lets_the_other_thread_go() {
+    fn a_reader_that_stops_ends_the_helper() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpus.take(), || {});
         let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &|| false, &on_end);

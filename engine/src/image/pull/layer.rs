@@ -1,8 +1,9 @@
-//! One layer of an image: into the store once, whoever needs it.
+//! Brings one layer of an image into the store, once for all jobs that need it.
 //!
-//! Called by [`crate::image::pull`], on several threads. Who claims the layer's blob fetches it, behind what an earlier
-//! try left of it, and unpacks it in the same pass; who comes later finds it, or takes over if the first one
-//! fails. Names blobs and layers in the store; never touches `index.json`.
+//! Called by [`crate::image::pull`], on several threads. The thread that claims the layer's blob first downloads it,
+//! continuing an earlier partial download, and unpacks it in the same pass. Other threads wait for the claim and then
+//! find the layer in the store, or continue the work if the first thread failed. Names blobs and layers in the store;
+//! never touches `index.json`.
 
 use crate::image::pull::pipeline::{Expected, LayerError, Pipeline, Sink};
 use sampan_ipc::engine::Phase;
@@ -21,65 +22,65 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Told when bytes that were kept turn out to be wrong.
-const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting over";
+/// The note for a partial download that turns out to be wrong.
+const STARTING_OVER: &str = "the partial download of an earlier attempt is wrong, starting over";
 
 /// One layer of an image.
 pub struct Layer<'a> {
-    /// Its row in the job's progress.
+    /// Index of its row in the job's progress.
     pub row: usize,
-    /// Which one of the image, the lowest is 0.
+    /// Its position in the image; the lowest layer is 0.
     pub nth: usize,
-    /// Its blob.
+    /// Descriptor of its blob.
     pub blob: &'a Descriptor,
 }
 
-/// What the image's config says of a layer.
+/// The digests of a layer that follow from the image's config.
 #[derive(Clone)]
 pub struct Ids {
-    /// Digest of its tar.
+    /// Digest of the uncompressed tar.
     pub diff_id: Digest,
-    /// Its name in the store, unpacked. OCI image-spec, "Layer ChainID".
+    /// Name of the unpacked layer in the store. OCI image-spec, "Layer ChainID".
     pub chain_id: Digest,
 }
 
-/// How layers come: from one registry, for one job.
+/// Fetches the layers of one pull.
 pub struct Fetch<'a> {
-    /// Where they go.
+    /// The store that receives them.
     pub store: &'a Store,
-    /// What is shared with other jobs.
+    /// Limits that all jobs share.
     pub limits: &'a Limits,
-    /// Who has them.
+    /// The registry and its mirrors.
     pub registry: &'a Mirrors,
-    /// The job's own limit.
+    /// The job's own rate limit.
     pub rate: &'a RateLimit,
-    /// The job's rows.
+    /// The job's progress.
     pub progress: &'a Progress,
-    /// Ends the job.
+    /// Cancels the job.
     pub cancel: &'a Cancel,
-    /// Unpack them; else their blobs are all that is kept.
+    /// Whether to unpack the layers; otherwise only their blobs are stored.
     pub unpack: bool,
-    /// What the config says, which may still be on its way.
+    /// The layers' digests, which may not have arrived yet.
     pub config: &'a (dyn Config + Sync),
 }
 
-/// What an image's config says of its layers.
+/// The layers' digests from an image's config, which is fetched in parallel with the layers.
 pub trait Config {
-    /// Of the layer `nth`, if it has come.
+    /// The digests of the layer `nth`; `None` until the config has arrived.
     fn now(&self, nth: usize) -> Option<Ids>;
 
-    /// Of the layer `nth`, when it has come.
+    /// Waits for the digests of the layer `nth`.
     ///
     /// # Errors
-    /// [`Cancelled`]: it never will, and the job is over.
+    /// [`Cancelled`]: the config could not be fetched, so the job ends.
     fn wait(&self, nth: usize) -> Result<Ids, Cancelled>;
 }
 
 impl Fetch<'_> {
-    /// Sees to it that the layer is in the store.
+    /// Brings the layer into the store, unless it is there.
     ///
     /// # Errors
-    /// [`LayerError`]. What came of the blob is kept, if it may be right, for the next try.
+    /// [`LayerError`]. A partial blob that may be right is kept for the next attempt.
     pub fn layer(&self, layer: &Layer<'_>) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let claim = self.limits.claim(&digest.to_string(), self.cancel, &|bytes| {
@@ -87,7 +88,7 @@ impl Fetch<'_> {
         })?;
         let unpacked = if self.store.has_blob(digest, size) {
             let Some(ids) = self.config.now(layer.nth) else {
-                // As below.
+                // Release the claim: another job may need the blob before this image's config arrives.
                 drop(claim);
                 self.config.wait(layer.nth)?;
                 return self.layer(layer);
@@ -103,12 +104,12 @@ impl Fetch<'_> {
         } else {
             self.download(layer, &claim)?
         };
-        // The blob is whole: who else wants it need not wait for this image's config.
+        // The blob is complete: another job that needs it need not wait for this image's config.
         let claim = self.config.now(layer.nth).map(|_| claim);
         if let Some((unpacked, diff_id)) = unpacked
-            && !self.name(layer, unpacked, diff_id)?
+            && !self.name_layer(layer, unpacked, diff_id)?
         {
-            // Now it is known by what to hash it, and that is done from the disk.
+            // Only now is the diff id's algorithm known. Unpack again, from the stored blob.
             drop(claim);
             return self.layer(layer);
         }
@@ -116,14 +117,14 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// True if nothing is to be unpacked.
+    /// Whether there is nothing to unpack.
     fn has_layer(&self, ids: &Ids) -> bool {
         !self.unpack || self.store.has_layer(&ids.chain_id)
     }
 
-    /// Fetches the blob; once more from its beginning if its parts do not belong together, and from the next place
-    /// if this one has it wrong.
-    fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>) -> Result<Option<Fresh>, LayerError> {
+    /// Downloads the blob. If a continued download is wrong, starts over once; if the registry or mirror sends a wrong
+    /// blob, tries the next one.
+    fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>) -> Result<Option<UnnamedLayer>, LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
         let joined = AtomicBool::new(partial.kept() > 0);
@@ -152,14 +153,14 @@ impl Fetch<'_> {
         }
     }
 
-    /// Sends what is kept and what the registry has behind it through the pipeline.
+    /// Sends the kept bytes, then the bytes that the registry sends, through the pipeline.
     fn stream(
         &self,
         layer: &Layer<'_>,
         claim: &Claim<'_>,
         partial: &Partial<'_>,
         joined: &AtomicBool,
-    ) -> Result<Option<Fresh>, LayerError> {
+    ) -> Result<Option<UnnamedLayer>, LayerError> {
         let here = AtomicU64::new(partial.kept());
         let count = |bytes| {
             let now = here.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -186,15 +187,15 @@ impl Fetch<'_> {
         self.pass(layer, source, Sink::Partial(partial), &count)
     }
 
-    /// One pass: into `sink`, and unpacked into a temporary unless the layer is known to be there. Its diff id is compared
-    /// if it is known.
+    /// Runs the pipeline once: into `sink`, and unpacks into a temporary unless the store has the layer. Compares the
+    /// diff id if the config has arrived.
     fn pass(
         &self,
         layer: &Layer<'_>,
         from: impl Read + Send,
         sink: Sink<'_>,
         on_bytes: &(dyn Fn(u64) + Sync),
-    ) -> Result<Option<Fresh>, LayerError> {
+    ) -> Result<Option<UnnamedLayer>, LayerError> {
         let Descriptor { digest, size, .. } = layer.blob;
         let known = self.config.now(layer.nth);
         let diff_id = known.as_ref().map(|ids| ids.diff_id.clone());
@@ -215,8 +216,9 @@ impl Fetch<'_> {
         pipeline.copy(from, sink).map(|()| None)
     }
 
-    /// Names what was unpacked, when its name is known; false if its diff id is not the SHA-256 that it was taken for.
-    fn name(&self, layer: &Layer<'_>, unpacked: Temp, found: Digest) -> Result<bool, LayerError> {
+    /// Names the unpacked layer once the config has arrived. Returns false if the config's diff id uses another
+    /// algorithm than the SHA-256 that was computed.
+    fn name_layer(&self, layer: &Layer<'_>, unpacked: Temp, found: Digest) -> Result<bool, LayerError> {
         let Ids { diff_id: expected, chain_id } = self.config.wait(layer.nth)?;
         if expected.algorithm() != found.algorithm() {
             return Ok(false);
@@ -229,10 +231,10 @@ impl Fetch<'_> {
     }
 }
 
-/// An unpacked layer without a name, and its diff id.
-type Fresh = (Temp, Digest);
+/// An unpacked layer without its final name, and its diff id.
+type UnnamedLayer = (Temp, Digest);
 
-/// True if the bytes that came are at fault: nobody should go on with them.
+/// Whether the received bytes are wrong, so that no later attempt may continue them.
 fn is_wrong(error: &LayerError) -> bool {
     match error {
         LayerError::Size { .. }
@@ -247,7 +249,7 @@ fn is_wrong(error: &LayerError) -> bool {
     }
 }
 
-/// A blob's bytes: those that were kept, then those that the registry has. It is asked only if some are missing.
+/// A blob's bytes: first the kept ones, then those of the registry, which is asked only if some are missing.
 struct Source<'a> {
     kept: io::Take<File>,
     partial: &'a Partial<'a>,

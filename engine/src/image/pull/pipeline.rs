@@ -1,11 +1,11 @@
 //! One pass over a layer: source → blob file and its digest → decompress → diff id → untar.
 //!
-//! The caller's thread does all of it, piece by piece. A second thread decompresses ahead of it while the engine has a
-//! processor to spare ([`crate::image::pull::decompress_ahead`]), so that a layer which comes alone takes two; the bytes are read, hashed and
-//! written ([`crate::image::pull::read_ahead`]), and the diff id is computed, by whichever has time for it.
-//! Nothing is held but a few pieces, so a slow disk holds the network back and memory does not grow with the layer.
-//! Each thread computes only while it has one of the engine's processors ([`sampan_job::cpu::Cpus::take`]), and lends it to others
-//! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
+//! The caller's thread can do all of it, piece by piece. While the engine has a spare processor, a second thread
+//! decompresses ahead ([`crate::image::pull::decompress_ahead`]), so that a single layer uses two processors. Either
+//! thread may read, hash and write the blob's bytes ([`crate::image::pull::read_ahead`]) and compute the diff id.
+//! Only a few pieces are in memory, so a slow disk slows the network down, and memory does not grow with the layer.
+//! Each thread computes only while it holds one of the engine's processors ([`sampan_job::cpu::Cpus::take`]), and gives
+//! it back while it waits. All results are temporaries, or a [`Partial`]; the caller names them when all digests are
 //! right.
 
 use crate::image::pull::decompress_ahead::{Reader, Relay};
@@ -26,67 +26,67 @@ use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 
-/// Bytes that are copied at a time.
+/// Buffer of a copy, in bytes.
 const BUFFER: usize = 128 << 10;
-/// Stack of the thread that runs ahead: TLS and decompression, no recursion.
+/// Stack of the thread that decompresses ahead, in bytes: enough for TLS and decompression, which do not recurse.
 const STACK: usize = 1 << 20;
 
-/// Why a layer is not taken.
+/// Why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// The job was ended.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// The source failed.
+    /// The source cannot be read.
     #[error("cannot read blob {blob}")]
     Read {
-        /// Which.
+        /// Digest of the blob.
         blob: String,
-        /// Why.
+        /// Error of the read.
         source: io::Error,
     },
-    /// It has not the size that the manifest says.
+    /// The blob's size differs from the manifest's.
     #[error("blob {blob} has {found} bytes, expected {expected}")]
     Size {
-        /// Which.
+        /// Digest of the blob.
         blob: String,
-        /// Bytes that came: one more than expected if there are more.
+        /// Bytes received; one more than expected if there are more.
         found: u64,
-        /// Bytes in the manifest.
+        /// Size in the manifest, in bytes.
         expected: u64,
     },
-    /// It is not what the manifest says.
+    /// The blob's digest differs from the manifest's.
     #[error("blob {expected} has digest {found}")]
     Digest {
         /// Digest in the manifest.
         expected: Digest,
-        /// Digest of what came.
+        /// Digest of the received bytes.
         found: Digest,
     },
-    /// It is not, unpacked, what the config says.
+    /// The uncompressed tar's digest differs from the config's.
     #[error("layer {blob} unpacks to diff id {found}, expected {expected}")]
     DiffId {
-        /// Which.
+        /// Digest of the blob.
         blob: String,
         /// Diff id in the config.
         expected: Digest,
-        /// Diff id of what came.
+        /// Diff id of the received tar.
         found: Digest,
     },
-    /// It cannot be decompressed.
+    /// The blob cannot be decompressed.
     #[error("cannot decompress blob {blob}")]
     Decode {
-        /// Which.
+        /// Digest of the blob.
         blob: String,
-        /// Why.
+        /// Error of the decompressor.
         source: io::Error,
     },
-    /// It cannot be unpacked.
+    /// The layer cannot be unpacked.
     #[error("cannot unpack blob {blob}")]
     Unpack {
-        /// Which.
+        /// Digest of the blob.
         blob: String,
-        /// Why.
+        /// Error of the unpacking.
         source: UnpackError,
     },
     /// The store failed.
@@ -97,63 +97,63 @@ pub enum LayerError {
     Registry(#[from] RegistryError),
 }
 
-/// What must come out.
+/// The digests and the size that the layer must have.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// The blob's digest.
     pub digest: Digest,
     /// The blob's size.
     pub size: u64,
-    /// The digest of the unpacked tar; `None` if the caller compares it, and then it is a SHA-256.
+    /// Digest of the uncompressed tar. With `None` the caller compares the diff id, which is then a SHA-256.
     pub diff_id: Option<Digest>,
 }
 
-/// A layer on its way.
+/// One pass over a layer: its parameters.
 pub struct Pipeline<'a> {
-    /// Where the temporaries are.
+    /// The store that holds the temporaries.
     pub store: &'a Store,
-    /// Whose processors it may use.
+    /// The limits that bound the processors in use.
     pub limits: &'a Limits,
-    /// Looked at with every buffer.
+    /// Cancels the pass; checked for every buffer.
     pub cancel: &'a Cancel,
-    /// What is known of the layer; `None` when importing.
+    /// What the layer must be; `None` if it is not known, as when importing.
     pub expected: Option<Expected>,
-    /// Unpack the tar; not needed when the layer is there.
+    /// Whether to unpack the tar; false if the store has the layer.
     pub untar: bool,
-    /// Told of bytes as they come, those of a [`Partial`] that were there before left out.
+    /// Called with the number of new bytes; bytes that a [`Partial`] had before do not count.
     pub on_bytes: &'a (dyn Fn(u64) + Sync),
-    /// Told when all bytes are here.
+    /// Called when all bytes were received.
     pub on_phase: &'a (dyn Fn(Phase) + Sync),
 }
 
-/// What came out, verified, and not named yet.
+/// The result of a pass: verified, and not named yet.
 pub struct Streamed {
     /// The blob's digest.
     pub digest: Digest,
     /// The blob's size.
     pub size: u64,
-    /// The digest of the unpacked tar.
+    /// Digest of the uncompressed tar.
     pub diff_id: Digest,
-    /// How the blob is compressed.
+    /// Compression format of the blob.
     pub format: Format,
-    /// The unpacked layer, if it was unpacked.
+    /// The unpacked layer, if it was to be unpacked.
     pub layer: Option<Temp>,
-    /// Entries of it that were passed over.
+    /// Number of its entries that were skipped.
     pub skipped: u64,
 }
 
-/// Where the blob's bytes go as they come by.
+/// Where the blob's bytes are written.
 pub enum Sink<'a> {
-    /// Nowhere: they are read from the store.
+    /// Nowhere: the store has the blob.
     None,
-    /// Into a file; digest and size are not known yet.
+    /// Into a file; the blob's digest and size are not known yet.
     File(&'a mut File),
-    /// Behind those that are there, which come by first.
+    /// Appended to a partial blob; its own bytes pass through the pipeline first.
     Partial(&'a Partial<'a>),
 }
 
 impl Sink<'_> {
-    /// Takes `bytes`, which stand at `offset` in the blob; how many of them are new.
+    /// Writes `bytes`, which begin at `offset` in the blob; returns the number of new bytes.
     fn take(&mut self, offset: u64, bytes: &[u8]) -> Result<usize, StoreError> {
         match self {
             Sink::None => {}
@@ -177,10 +177,10 @@ impl Sink<'_> {
 }
 
 impl Pipeline<'_> {
-    /// Sends all of `from` through, and the blob's bytes into `sink`.
+    /// Sends all of `from` through the pipeline, and the blob's bytes into `sink`.
     ///
     /// # Errors
-    /// [`LayerError`]; the temporaries are gone then.
+    /// [`LayerError`]; the temporaries are removed.
     pub fn run(&self, from: impl Read + Send, sink: Sink<'_>) -> Result<Streamed, LayerError> {
         let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
@@ -196,14 +196,14 @@ impl Pipeline<'_> {
             };
         let mut tap = feed.into_source();
         if format.is_ok() && unpacked.is_ok() {
-            // What stands behind the compressed stream is part of the blob. What breaks there, the tap knows.
+            // Bytes after the compressed stream are part of the blob. An error in reading them is in `tap.failed`.
             let _ = io::copy(&mut tap, &mut io::sink());
         }
         self.cancel.check()?;
         self.judge(tap, format, unpacked, layer)
     }
 
-    /// Decompresses and unpacks; how each of them ended.
+    /// Decompresses and unpacks; returns how the decompression and the unpacking ended.
     fn unpack(
         &self,
         decoder: impl Read + Send,
@@ -218,12 +218,12 @@ impl Pipeline<'_> {
         let mut hasher = Hasher::new(algorithm);
         let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, meanwhile, &on_end);
         let unpacked = std::thread::scope(|scope| {
-            // Without a second thread the first does all.
+            // If the second thread cannot be started, the caller's thread does all of it.
             let is_alone = self.limits.bounds.cpus == 1;
             let run_ahead = || thread::spawn_scoped(scope, "ahead", STACK, || relay.run_ahead()).ok();
             let ahead = if is_alone { None } else { run_ahead() };
             if ahead.is_some() {
-                // It may have been put on this processor, and goes elsewhere then.
+                // The new thread may be queued on this processor; let it move to another one.
                 std::thread::yield_now();
             }
             let unpacked = self.drain(&relay, root);
@@ -232,11 +232,11 @@ impl Pipeline<'_> {
             unpacked
         });
         let end = relay.end();
-        // Where the unpacking was given up first, nothing is wrong with the compressed bytes so far.
+        // If unpacking was given up first, the compressed bytes so far are right.
         (end.unwrap_or(Ok(())), unpacked.map(|skipped| (hasher.finish(), skipped)))
     }
 
-    /// Unpacks what comes out, to its end; how many entries were passed over.
+    /// Unpacks the decompressed bytes, to their end; returns the number of skipped entries.
     fn drain(
         &self,
         relay: &Relay<'_, impl Read, impl FnMut(&[u8])>,
@@ -248,15 +248,15 @@ impl Pipeline<'_> {
             (Some(root), Some(namespace)) => namespace.unpack(&mut reader, root)?,
             (None, _) => Unpacked::default(),
         };
-        // Behind the tar's end mark stand zeroes, which the diff id covers too.
+        // The diff id also covers the zeroes after the tar's end mark.
         pass_rest(&mut reader).map_err(TarError::Read)?;
         Ok(unpacked.skipped)
     }
 
-    /// Sends all of `from` into `sink` and compares the digest, without a look into it.
+    /// Sends all of `from` into `sink` and compares its digest; does not decompress.
     ///
     /// # Errors
-    /// [`LayerError`].
+    /// [`LayerError`]: the source or the store fails, or the size or the digest is wrong.
     pub fn copy(&self, from: impl Read, sink: Sink<'_>) -> Result<(), LayerError> {
         let _cpu = self.limits.cpus.take();
         let mut tap = Tap::new(self, from, sink);
@@ -267,7 +267,8 @@ impl Pipeline<'_> {
         self.compare(tap.size, &tap.hasher.finish())
     }
 
-    /// Compares all digests; whatever broke first for the outermost reason is the error.
+    /// Checks every digest and picks the error to report: a failed source comes before a wrong digest, that before bad
+    /// compression, that before a bad tar, and that before a wrong diff id.
     fn judge<R: Read>(
         &self,
         mut tap: Tap<'_, R>,
@@ -279,7 +280,7 @@ impl Pipeline<'_> {
             return Err(failed);
         }
         if let (Err(_), Ok(_) | Err(UnpackError::Tar(_))) = (&format, &unpacked) {
-            // Bytes that cannot be decompressed are most often not the bytes of this blob.
+            // Bytes that cannot be decompressed are most often not this blob's: read all of them to check the digest.
             let _ = io::copy(&mut tap, &mut io::sink());
             if let Some(failed) = tap.failed.take() {
                 return Err(failed);
@@ -320,7 +321,7 @@ impl Pipeline<'_> {
     }
 }
 
-/// The compressed side: everything that is read here is counted, hashed and written.
+/// The reader of compressed bytes: counts, hashes and writes each of them.
 struct Tap<'a, R> {
     pipeline: &'a Pipeline<'a>,
     from: R,
@@ -353,7 +354,7 @@ impl<'a, R: Read> Tap<'a, R> {
     }
 }
 
-/// What a registry did wrong comes through readers as the inside of an I/O error.
+/// Takes an error of the registry out of the I/O error that carried it through the readers.
 fn read_error(blob: String, source: io::Error) -> LayerError {
     match source.downcast::<RegistryError>() {
         Ok(error) => LayerError::Registry(error),
@@ -364,7 +365,7 @@ fn read_error(blob: String, source: io::Error) -> LayerError {
 impl<R: Read> Read for Tap<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.failed.is_some() {
-            return Err(io::Error::other("the source failed before"));
+            return Err(io::Error::other("an earlier read of the source failed"));
         }
         self.some(into).map_err(|error| {
             let io = io::Error::other(error.to_string());
@@ -374,7 +375,7 @@ impl<R: Read> Read for Tap<'_, R> {
     }
 }
 
-/// Reads on to the end.
+/// Reads to the end and discards the bytes.
 fn pass_rest(from: &mut impl BufRead) -> io::Result<()> {
     loop {
         match from.fill_buf()?.len() {

@@ -1,10 +1,10 @@
-//! The bytes that a decompressor wants, which either of a layer's two threads fetches.
+//! The compressed bytes of a layer, read ahead by either of its two threads.
 //!
-//! Who decompresses fetches them itself where there are none; who would have to wait for decompressed bytes
-//! ([`crate::image::pull::decompress_ahead`]) fetches the next ones meanwhile, a few pieces at most. To fetch is to receive, to digest and to write
-//! a piece, by one thread at a time: what lands in a file lands as it comes, in order. So both threads have as
-//! much to do also where it is decompressing that takes longest. Used by [`crate::image::pull::pipeline`]; knows nothing of what the
-//! bytes are.
+//! Either thread may read the next piece: the decompressor when the queue is empty, the unpacker when it would
+//! otherwise wait for decompressed bytes ([`crate::image::pull::decompress_ahead`]). At most [`AHEAD`] pieces are
+//! queued. To read a piece also means to hash and to write it, so only one thread at a time reads, and the bytes land
+//! in order. That balances the two threads also when decompressing is the slowest part. Used by
+//! [`crate::image::pull::pipeline`]; knows nothing of the bytes' meaning.
 
 use sampan_job::cpu;
 use sampan_os::mutex::lock;
@@ -12,40 +12,40 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// Most bytes of a piece.
+/// Largest piece, in bytes.
 const PIECE: usize = 64 << 10;
-/// Most pieces that wait to be taken.
+/// Most pieces in the queue.
 const AHEAD: usize = 4;
 
-/// What both threads share: the source, and the pieces that came from it.
+/// The state that both threads share: the source, and the queue of its pieces.
 pub struct Feed<R> {
     state: Mutex<State<R>>,
-    /// For who wants a piece: there is one, or the source is free.
+    /// Wakes a thread that wants a piece: one is queued, or the source is free.
     ready: Condvar,
 }
 
 struct State<R> {
-    /// Away while one of the threads reads from it.
+    /// `None` while one of the threads reads from it.
     source: Option<R>,
     pieces: VecDeque<Piece>,
     used: Vec<Piece>,
-    /// How the source has ended; the error is for who comes to it first.
+    /// How the source has ended; the first thread that reads to the end takes the error.
     end: Option<io::Result<()>>,
-    is_awaited: bool,
+    reader_waits: bool,
 }
 
-/// Room for bytes, of which the first `len` are some.
+/// A buffer of which the first `len` bytes are filled.
 #[derive(Default)]
 struct Piece {
-    room: Vec<u8>,
+    buffer: Vec<u8>,
     len: usize,
 }
 
 impl Piece {
     fn fill(&mut self, source: &mut impl Read) -> io::Result<()> {
-        self.room.resize(PIECE, 0);
+        self.buffer.resize(PIECE, 0);
         self.len = loop {
-            match source.read(&mut self.room) {
+            match source.read(&mut self.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 got => break got?,
             }
@@ -55,14 +55,14 @@ impl Piece {
 }
 
 impl<R: Read> Feed<R> {
-    /// Nothing is read yet.
+    /// Makes an empty queue; no byte is read yet.
     pub fn new(source: R) -> Self {
         let (pieces, used) = (VecDeque::new(), Vec::new());
-        let state = State { source: Some(source), pieces, used, end: None, is_awaited: false };
+        let state = State { source: Some(source), pieces, used, end: None, reader_waits: false };
         Feed { state: Mutex::new(state), ready: Condvar::new() }
     }
 
-    /// Fetches the next piece; false if there is no room for it, the other thread is at it, or there are no more.
+    /// Reads the next piece; returns false if the queue is full, the other thread reads, or the source has ended.
     pub fn fetch(&self) -> bool {
         let state = lock(&self.state);
         if state.pieces.len() >= AHEAD {
@@ -71,7 +71,7 @@ impl<R: Read> Feed<R> {
         self.fetch_now(state).is_ok()
     }
 
-    /// Fetches a piece; as it was if the other thread is at it, or there are no more.
+    /// Reads a piece. Returns the lock as an error if the other thread reads, or the source has ended.
     fn fetch_now<'a>(&'a self, mut state: Guard<'a, R>) -> Result<Guard<'a, R>, Guard<'a, R>> {
         if state.end.is_some() {
             return Err(state);
@@ -86,13 +86,13 @@ impl<R: Read> Feed<R> {
             Ok(()) if piece.len > 0 => state.pieces.push_back(piece),
             ended => state.end = Some(ended),
         }
-        if std::mem::take(&mut state.is_awaited) {
+        if std::mem::take(&mut state.reader_waits) {
             self.ready.notify_one();
         }
         Ok(state)
     }
 
-    /// The next piece, an empty one at the end; `used` is one that was read.
+    /// Takes the next piece, an empty one at the end; `used` is the previous piece's buffer, to be reused.
     fn next(&self, used: Piece) -> io::Result<Piece> {
         let mut state = lock(&self.state);
         state.used.push(used);
@@ -104,24 +104,25 @@ impl<R: Read> Feed<R> {
                 return std::mem::replace(end, Ok(())).map(|()| Piece::default());
             }
             state = self.fetch_now(state).unwrap_or_else(|mut state| {
-                state.is_awaited = true;
-                // Let go of all before the processor is taken again: who has that may want what we hold.
+                state.reader_waits = true;
+                // Release the lock before taking a processor again: the thread that has the processor may want this
+                // lock.
                 cpu::idle(|| drop(self.ready.wait(state)));
                 lock(&self.state)
             });
         }
     }
 
-    /// The source, behind all that was fetched. Nobody fetches any more.
+    /// Returns the source, positioned after all pieces that were read. No thread may read any more.
     pub fn into_source(self) -> R {
         let state = self.state.into_inner().unwrap_or_else(|e| e.into_inner());
-        state.source.expect("who took it has brought it back")
+        state.source.expect("each thread puts the source back after its read")
     }
 }
 
 type Guard<'a, R> = MutexGuard<'a, State<R>>;
 
-/// The reading end: all bytes, in order.
+/// The reading end of the queue: all bytes, in order.
 pub struct Inlet<'a, R> {
     feed: &'a Feed<R>,
     piece: Piece,
@@ -129,7 +130,7 @@ pub struct Inlet<'a, R> {
 }
 
 impl<'a, R: Read> Inlet<'a, R> {
-    /// Reads from the first byte on; there is to be one of them.
+    /// Makes the only reader of `feed`; it reads from the first byte on.
     pub fn new(feed: &'a Feed<R>) -> Self {
         Inlet { feed, piece: Piece::default(), at: 0 }
     }
@@ -142,7 +143,7 @@ impl<R: Read> BufRead for Inlet<'_, R> {
             self.at = 0;
             self.piece = self.feed.next(used)?;
         }
-        Ok(self.piece.room.get(self.at..self.piece.len).unwrap_or_default())
+        Ok(self.piece.buffer.get(self.at..self.piece.len).unwrap_or_default())
     }
 
     fn consume(&mut self, len: usize) {
@@ -164,7 +165,7 @@ mod tests {
     use crate::image::pull::test_stream::{Numbers, number};
 
     #[test]
-    fn all_bytes_come_in_order_whoever_fetches_them() {
+    fn all_bytes_come_in_order_whichever_thread_reads_them() {
         for len in [0, 1, PIECE, 5_000_000] {
             let feed = Feed::new(Numbers::new(len, false));
             let mut read = Vec::new();
@@ -189,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_a_failure_is_read_and_then_the_failure_is_told() {
+    fn bytes_before_a_failure_are_read_and_then_the_failure_is_returned() {
         let feed = Feed::new(Numbers::new(100_000, true));
         while feed.fetch() && lock(&feed.state).end.is_none() {}
         let (mut inlet, mut read) = (Inlet::new(&feed), Vec::new());
         assert_eq!(inlet.read_to_end(&mut read).expect_err("broken").to_string(), "broken");
         assert_eq!(read.len(), 100_000);
-        assert!(!feed.fetch(), "nothing is fetched behind it");
-        assert_eq!(inlet.read(&mut [0; 1]).expect("told once"), 0);
+        assert!(!feed.fetch(), "nothing is read after it");
+        assert_eq!(inlet.read(&mut [0; 1]).expect("returned once"), 0);
     }
 }

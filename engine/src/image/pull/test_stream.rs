@@ -1,23 +1,24 @@
-//! Bytes that say where they stand: what the tests of [`crate::image::pull::read_ahead`] and [`crate::image::pull::decompress_ahead`] read.
+//! A stream whose bytes encode their offset, for the tests of [`crate::image::pull::read_ahead`] and
+//! [`crate::image::pull::decompress_ahead`].
 
 use std::io::{self, Read};
 
-/// So many of them, in reads of odd sizes; in the end it may break.
+/// A reader of `len` such bytes, in reads of odd sizes; it may fail at the end.
 pub(crate) struct Numbers {
-    /// How many were read.
+    /// Number of bytes read so far.
     pub at: usize,
     len: usize,
     breaks: bool,
 }
 
 impl Numbers {
-    /// `len` of them, and then the end or an error.
+    /// Makes a reader of `len` bytes, followed by the end or, with `breaks`, by an error.
     pub fn new(len: usize, breaks: bool) -> Self {
         Numbers { at: 0, len, breaks }
     }
 }
 
-/// The one at `at`.
+/// The byte at offset `at`.
 pub(crate) fn number(at: usize) -> u8 {
     at.wrapping_mul(31) as u8
 }
