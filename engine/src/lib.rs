@@ -13,6 +13,7 @@
 //! | [`fifos`], [`roots`] | monitord's FIFOs, held open; the directories that the engine works in |
 //! | [`config`], [`error`] | the configuration; errors in the form that clients receive |
 #![forbid(unsafe_code)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
 
 pub mod config;
 pub mod container;
