@@ -283,7 +283,7 @@ fn environment_words_and_directory_come_from_image_and_options() {
     let create = Create { entrypoint: Some(words(&["/bin/pwd"])), workdir: Some("/tmp".into()), ..plain };
     assert_eq!(yard.run(create).text(), "/tmp");
     let create = Create { workdir: Some("/etc/passwd".into()), ..sh("true") };
-    assert!(yard.bundle("x", &create).is_err_and(|error| error.to_string().contains("no directory")));
+    assert!(yard.bundle("x", &create).is_err_and(|error| error.to_string().contains("not a directory")));
 }
 
 #[test]
