@@ -210,10 +210,10 @@ pub enum Control {
     Detach,
 }
 
-/// A message of the shim on a client's control socket. If the shim closes the socket without [`Told::Exited`] or
-/// [`Told::Failed`], the shim itself has died.
+/// A message of the shim on a client's control socket. If the shim closes the socket without [`AttachMessage::Exited`] or
+/// [`AttachMessage::Failed`], the shim itself has died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Told {
+pub enum AttachMessage {
     /// The process runs; its id on the host.
     Started(i32),
     /// The process could not be started: exit status 125, 126 or 127, and the reason.

@@ -3,8 +3,8 @@
 //! A shim serves `shim.sock` in the container's run directory (SOCK_STREAM; frames as everywhere, see [`crate::frame`];
 //! descriptors by SCM_RIGHTS on the first byte of the frame that names them, as many as its [`Streams`] count). The
 //! engine that starts a shim hands it one end of a socket pair as its stdin and sends [`Setup`] as the first frame;
-//! an engine that comes later connects. Both ways look the same from then on: the engine sends [`Ask`]s, the shim
-//! [`Say`]s. A new connection first hears [`Say::State`]. Several may be connected. Append, never reorder.
+//! an engine that comes later connects. Both ways look the same from then on: the engine sends [`ShimRequest`]s, the shim
+//! [`ShimMessage`]s. A new connection first hears [`ShimMessage::State`]. Several may be connected. Append, never reorder.
 //!
 //! A shim that is the main process of a unit of systemd's has one more word on its command line, [`UNIT`], and reads one more
 //! frame, a [`Unit`], behind the [`Setup`].
@@ -13,7 +13,7 @@ use crate::container::{Exec, Restart, Streams};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Version of [`Setup`], [`Ask`] and [`Say`]; a shim of another one is asked nothing but to go on.
+/// Version of [`Setup`], [`ShimRequest`] and [`ShimMessage`]; a shim of another one is asked nothing but to go on.
 pub const VERSION: u16 = 1;
 /// Name of the socket in the container's run directory.
 pub const SOCKET: &str = "shim.sock";
@@ -198,29 +198,29 @@ pub enum Log {
     },
 }
 
-/// A request of the engine to a shim. The shim answers each with one [`Say::Reply`] with its number.
+/// A request of the engine to a shim. The shim answers each with one [`ShimMessage::Reply`] with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ask {
+pub struct ShimRequest {
     /// The engine's own; comes back in the reply.
     pub number: u64,
     /// What is to be done.
-    pub what: What,
+    pub action: Action,
 }
 
-impl Ask {
+impl ShimRequest {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
-        match &self.what {
-            What::Attach(streams) => streams.count(),
-            What::Exec(exec, _) if !exec.detach => exec.streams.count(),
+        match &self.action {
+            Action::Attach(streams) => streams.count(),
+            Action::Exec(exec, _) if !exec.detach => exec.streams.count(),
             _ => 0,
         }
     }
 }
 
-/// Kinds of [`Ask`].
+/// Kinds of [`ShimRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum What {
+pub enum Action {
     /// Send the container's process a signal. Announces `kill`. Replied to when it is sent; for SIGKILL, when the process
     /// has ended.
     Kill(i32),
@@ -244,7 +244,7 @@ pub enum What {
     Rename(String),
     /// The container's restart policy is another one now.
     Policy(Restart),
-    /// Process ids in the container, as the runtime says: [`Say::Pids`], then the reply. Announces `top`.
+    /// Process ids in the container, as the runtime says: [`ShimMessage::Pids`], then the reply. Announces `top`.
     Pids,
     /// Kill it if it runs, and remove all of it; announces `kill`, `die`, `destroy`. The shim ends. Replied to when
     /// all is gone.
@@ -253,18 +253,18 @@ pub enum What {
 
 /// A message of a shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Say {
+pub enum ShimMessage {
     /// The container's state, on connecting and when it has changed.
     State(State),
-    /// An [`Ask`] is done, or failed.
+    /// An [`ShimRequest`] is done, or failed.
     Reply {
         /// Of the ask.
         number: u64,
         /// A word that the ask has for an answer (an execution's id), or why it failed: an exit status as
-        /// [`crate::container::Told::Failed`] has it, and the reason.
+        /// [`crate::container::AttachMessage::Failed`] has it, and the reason.
         result: Result<String, (u8, String)>,
     },
-    /// Process ids, for [`What::Pids`].
+    /// Process ids, for [`Action::Pids`].
     Pids(u64, Vec<i32>),
     /// All of the container is gone; the shim ends.
     Removed,

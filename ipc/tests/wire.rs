@@ -5,7 +5,7 @@
 //! sample value. The samples are made by [`Sample`] from the types themselves; a variant or a field that is inserted, removed
 //! or moved changes a line. A new variant at the end of an enum only adds one.
 
-use sampan_ipc::container::{self, Control, Create, Exec, Streams, Told};
+use sampan_ipc::container::{self, AttachMessage, Control, Create, Exec, Streams};
 use sampan_ipc::{engine, shim, watch};
 use serde::de::value::U32Deserializer;
 use serde::de::{
@@ -231,12 +231,12 @@ fn every_message_has_the_bytes_it_had_in_the_first_release() {
     lines_of::<shim::Unit>("shim::Unit", &mut lines);
     lines_of::<shim::Rootfs>("shim::Rootfs", &mut lines);
     lines_of::<shim::Log>("shim::Log", &mut lines);
-    lines_of::<shim::What>("shim::What", &mut lines);
-    lines_of::<shim::Ask>("shim::Ask", &mut lines);
-    lines_of::<shim::Say>("shim::Say", &mut lines);
+    lines_of::<shim::Action>("shim::What", &mut lines);
+    lines_of::<shim::ShimRequest>("shim::Ask", &mut lines);
+    lines_of::<shim::ShimMessage>("shim::Say", &mut lines);
     lines_of::<shim::State>("shim::State", &mut lines);
     lines_of::<Control>("container::Control", &mut lines);
-    lines_of::<Told>("container::Told", &mut lines);
+    lines_of::<AttachMessage>("container::Told", &mut lines);
     // monitord and its subscribers.
     lines_of::<watch::Request>("watch::Request", &mut lines);
     lines_of::<watch::Item>("watch::Item", &mut lines);

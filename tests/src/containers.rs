@@ -7,7 +7,7 @@ use crate::host::{Host, PATIENCE, binary, need_root, wait_until};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use sampan_ipc::Event;
-use sampan_ipc::container::{Control, Create, Streams, Summary, Told};
+use sampan_ipc::container::{AttachMessage, Control, Create, Streams, Summary};
 use sampan_ipc::engine::{Answer, Failure, Import, Opening, Request, Start, VERSION};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_os::cgroup;
@@ -226,7 +226,7 @@ impl Containers {
     }
 
     /// Creates a container, starts it with an attached client, and waits for its end: exit code, stdout, stderr.
-    pub fn run(&self, create: Create, input: &[u8]) -> (Told, String, String) {
+    pub fn run(&self, create: Create, input: &[u8]) -> (AttachMessage, String, String) {
         let id = self.create(create);
         let attached = self.attach_start(&id);
         attached.to_end(input)
@@ -484,9 +484,9 @@ impl Attached {
     }
 
     /// Receives the next message; `None` when the shim has closed the socket.
-    pub fn receive(&mut self) -> Option<Told> {
+    pub fn receive(&mut self) -> Option<AttachMessage> {
         loop {
-            if let Some(told) = self.decoder.next_message::<Told>().expect("good frames") {
+            if let Some(told) = self.decoder.next_message::<AttachMessage>().expect("good frames") {
                 return Some(told);
             }
             let mut bytes = [0; 4096];
@@ -498,7 +498,7 @@ impl Attached {
     }
 
     /// Writes all of `input`, reads all output, and waits for the end.
-    pub fn to_end(mut self, input: &[u8]) -> (Told, String, String) {
+    pub fn to_end(mut self, input: &[u8]) -> (AttachMessage, String, String) {
         let mut stdin = self.stdin.take();
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -509,10 +509,10 @@ impl Attached {
             let stderr = scope.spawn(move || text(&mut err));
             let mut out = self.stdout.try_clone().expect("cloned");
             let stdout = text(&mut out);
-            let mut last = Told::Detached;
+            let mut last = AttachMessage::Detached;
             while let Some(told) = self.receive() {
                 last = told;
-                if matches!(last, Told::Exited(_) | Told::Failed(..)) {
+                if matches!(last, AttachMessage::Exited(_) | AttachMessage::Failed(..)) {
                     break;
                 }
             }

@@ -297,10 +297,10 @@ fn frame(input: &[u8], random: &mut Random) -> bool {
             | watch::open::<engine::Request>(body, engine::VERSION).is_ok()
             | frame::parse::<engine::Answer>(body).is_ok()
             | frame::parse::<shim::Setup>(body).is_ok()
-            | frame::parse::<shim::Ask>(body).is_ok()
-            | frame::parse::<shim::Say>(body).is_ok()
+            | frame::parse::<shim::ShimRequest>(body).is_ok()
+            | frame::parse::<shim::ShimMessage>(body).is_ok()
             | frame::parse::<container::Control>(body).is_ok()
-            | frame::parse::<container::Told>(body).is_ok();
+            | frame::parse::<container::AttachMessage>(body).is_ok();
         let _ = EventView::of_frame(body);
     }
     understood

@@ -1,6 +1,6 @@
 //! Containers by the engine's protocol: running, events, logs and removal.
 
-use sampan_ipc::container::{Condition, Create, Phase, Restart, Told};
+use sampan_ipc::container::{AttachMessage, Condition, Create, Phase, Restart};
 use sampan_ipc::engine::{Answer, Code, Request, Start, Stop};
 use sampan_tests::containers::{Containers, IMAGE, sh};
 
@@ -17,7 +17,7 @@ fn what_runs_says_what_it_says_and_ends_as_it_ends() {
     let containers = Containers::new();
     let (told, out, err) =
         containers.run(sh("one", "cat; echo of $FROM_IMAGE; echo bad >&2; exit 7"), b"in\n");
-    assert_eq!((told, out.as_str(), err.as_str()), (Told::Exited(7), "in\nof yes\n", "bad\n"));
+    assert_eq!((told, out.as_str(), err.as_str()), (AttachMessage::Exited(7), "in\nof yes\n", "bad\n"));
     containers.await_summary("one", "the end to be known", |s| s.phase == Phase::Exited);
     let summary = containers.summary("one").expect("kept");
     assert_eq!((summary.exit_code, summary.pid, summary.image.as_str()), (7, 0, IMAGE));
@@ -116,7 +116,7 @@ fn what_is_to_go_goes_and_its_name_is_free_at_once() {
     for nth in 0..5 {
         let create = Create { auto_remove: true, ..sh("again", &format!("exit {nth}")) };
         let (told, ..) = containers.run(create, b"");
-        assert_eq!(told, Told::Exited(nth));
+        assert_eq!(told, AttachMessage::Exited(nth));
     }
     containers.await_gone("again");
     let left = std::fs::read_dir(containers.host.path("data/containers")).expect("listed").count();

@@ -2,7 +2,7 @@
 //! to one container. If overlayfs is refused, the engine reports that once.
 
 use nix::mount::{MsFlags, mount};
-use sampan_ipc::container::{Create, Listing, Mount, MountKind, Told};
+use sampan_ipc::container::{AttachMessage, Create, Listing, Mount, MountKind};
 use sampan_ipc::engine::{Answer, Info, Request};
 use sampan_tests::containers::{Containers, sh};
 use sampan_tests::registry::{Image, Layer, Packing, write_layout};
@@ -142,7 +142,7 @@ fn a_copy_belongs_to_its_container_and_is_removed_with_it() {
                   echo 'bob:x:77:78::/:/bin/sh' >>/etc/passwd; dd if=/dev/zero of=/big bs=1k count=300 2>/dev/null; \
                   mkdir -p /deep && cd /deep && for n in $(seq 300); do mkdir d && cd d; done; echo written";
     let (told, out, err) = containers.run(Create { image: image.clone(), ..sh("writes", script) }, b"");
-    assert_eq!((told, out.as_str()), (Told::Exited(0), "written\n"), "{err}");
+    assert_eq!((told, out.as_str()), (AttachMessage::Exited(0), "written\n"), "{err}");
     containers.kill_engine();
     containers.start_engine();
     // Files that a container wrote exist in its next run, and a user in its own /etc/passwd is found.
@@ -160,7 +160,7 @@ fn a_copy_belongs_to_its_container_and_is_removed_with_it() {
     assert!(fs::read_to_string(passwd).expect("read").contains("bob"));
     assert!(!containers.host.path("data/containers").join(&id).join("upper").exists());
     let (told, out, _) = containers.run(Create { user: None, name: Some("fresh".to_owned()), ..other }, b"");
-    assert_eq!((told, out.as_str()), (Told::Exited(0), ""));
+    assert_eq!((told, out.as_str()), (AttachMessage::Exited(0), ""));
     for name in ["writes", "fresh"] {
         containers.ok(Request::RemoveContainer { container: name.to_owned(), force: true });
     }
@@ -192,7 +192,7 @@ fn refused_overlayfs_is_reported_once_and_containers_are_copies() {
     assert_eq!(containers.log().matches("overlayfs cannot be used").count(), 1);
     let id = containers.summary("first").expect("made").id;
     let (told, out, err) = containers.attach_start(&id).to_end(b"");
-    assert_eq!((told, out.as_str()), (Told::Exited(0), "copied\n"), "{err}");
+    assert_eq!((told, out.as_str()), (AttachMessage::Exited(0), "copied\n"), "{err}");
     for name in ["first", "second"] {
         containers.ok(Request::RemoveContainer { container: name.to_owned(), force: true });
     }

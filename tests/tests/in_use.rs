@@ -1,6 +1,6 @@
 //! Images that containers use: they cannot be removed, and can be once the last of these containers is gone.
 
-use sampan_ipc::container::Told;
+use sampan_ipc::container::AttachMessage;
 use sampan_ipc::engine::{Answer, Code, Done, Import, Prune, Request, Usage};
 use sampan_tests::containers::{Containers, IMAGE, sh};
 use std::fs;
@@ -95,7 +95,7 @@ fn a_forcibly_removed_image_stays_until_its_last_container_goes() {
     }
     let one = containers.summary("one").expect("kept").id;
     let (told, out, _) = containers.attach_start(&one).to_end(b"");
-    assert_eq!((told, out.as_str()), (Told::Exited(0), "still here\n"));
+    assert_eq!((told, out.as_str()), (AttachMessage::Exited(0), "still here\n"));
     containers.ok(remove("one"));
     assert_eq!(layers(&containers), 1, "the other one needs it");
     containers.ok(remove(&two));
@@ -168,7 +168,7 @@ fn system_df_shows_what_containers_wrote_and_a_prune_would_free() {
     for name in ["ends", "runs"] {
         let id = containers.create_sh(name, write);
         let (told, ..) = containers.attach_start(&id).to_end(b"");
-        assert_eq!(told, Told::Exited(0));
+        assert_eq!(told, AttachMessage::Exited(0));
     }
     let of = usage(&containers, "containers");
     assert!(of.count == 2 && of.active == 0 && of.reclaimable == of.size, "{of:?}");

@@ -120,7 +120,8 @@ fn files_and_sockets_admit_exactly_the_users_in_the_table() {
             ("nobody", stranger(3)),
         ];
         let admin = "become root, or join the group sampan-admin, whose members are root in all but name";
-        let watch = "become root, or join the group sampan, whose members may watch events and emit their own";
+        let watch =
+            "become root, or join the group sampan, whose members may watch events and emit their own";
         let facts = "become root, or join the group sampan-facts, whose members may write any event";
         let monitor_fifo = path("run/monitor.fifo");
         let fact = ["emit", "--fifo", monitor_fifo.to_str().expect("text"), "container", "die", "x"];

@@ -1,6 +1,6 @@
 //! Idle engine and monitord: they return the memory that work needed, and then nothing wakes them up.
 
-use sampan_ipc::container::{Create, Told};
+use sampan_ipc::container::{AttachMessage, Create};
 use sampan_tests::containers::{Containers, IMAGE};
 use sampan_tests::{host::wait_until, process};
 use std::cell::Cell;
@@ -16,7 +16,7 @@ fn run_true(containers: &Containers) {
     let command = vec!["true".to_owned()];
     let create = Create { image: IMAGE.to_owned(), command, auto_remove: true, ..Create::default() };
     let (told, ..) = containers.run(create, b"");
-    assert_eq!(told, Told::Exited(0), "{}", containers.log());
+    assert_eq!(told, AttachMessage::Exited(0), "{}", containers.log());
 }
 
 #[test]

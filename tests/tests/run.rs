@@ -208,7 +208,10 @@ fn a_container_lives_and_is_looked_after() {
     host.ok(&["kill", "-s", "KILL", "w2"]);
     assert_eq!(host.ok(&["wait", "w2"]), "137\n");
     let unit = host.ok(&["generate", "systemd", "--new", "w2"]);
-    assert!(unit.contains(" run --unit ") && unit.contains(" --name=w2 ") && unit.contains(" bb:1 sh -c "), "{unit}");
+    assert!(
+        unit.contains(" run --unit ") && unit.contains(" --name=w2 ") && unit.contains(" bb:1 sh -c "),
+        "{unit}"
+    );
     assert_eq!(host.ok(&["rm", "w2"]), "w2\n");
     assert_eq!(host.fails(&["inspect", "w2"]).0, 1);
     let made = host.ok(&["create", "--cidfile", "cid", "bb:1"]);

@@ -1,6 +1,6 @@
 //! Hostile images, options, clients and containers: they cannot read, write or block the host.
 
-use sampan_ipc::container::{Create, Exec, Mount, Phase, Streams, Told};
+use sampan_ipc::container::{AttachMessage, Create, Exec, Mount, Phase, Streams};
 use sampan_ipc::engine::{Answer, Container, Load, Request, Start, Stop};
 use sampan_tests::containers::{Attached, Containers, answers, header, sh};
 use sampan_tests::host::wait_until;
@@ -40,7 +40,7 @@ fn outcome(containers: &Containers, request: Request) -> Result<(), String> {
 /// Checks that the engine replies, and can run a container.
 fn check_alive(containers: &Containers, name: &str) {
     let (told, out, _) = containers.run(sh(name, "echo well"), b"");
-    assert_eq!((told, out.as_str()), (Told::Exited(0), "well\n"));
+    assert_eq!((told, out.as_str()), (AttachMessage::Exited(0), "well\n"));
     assert!(!containers.log().contains("panicked"), "{}", containers.log());
 }
 
@@ -92,7 +92,7 @@ fn links_of_an_image_lead_to_nothing_of_the_host() {
         ..sh(name, "cat /link-to-file /etc/passwd /up/file; echo end")
     };
     let (told, out, _) = containers.run(of("plain"), b"");
-    assert!(matches!(told, Told::Exited(_)), "{told:?}");
+    assert!(matches!(told, AttachMessage::Exited(_)), "{told:?}");
     assert!(!out.contains(CANARY) && !out.contains("spy"), "{out}");
     // Users and groups that only the host's files have are unknown.
     for user in ["spy", "root:spies"] {
@@ -456,7 +456,7 @@ fn a_container_that_closes_its_streams_lives_on() {
     assert_eq!(containers.summary(&id).expect("there").phase, Phase::Running);
     fs::write(Path::new(&root).join("go"), "").expect("written into the container");
     let (told, out, err) = attached.to_end(b"");
-    assert_eq!((told, out.as_str(), err.as_str()), (Told::Exited(6), "", ""));
+    assert_eq!((told, out.as_str(), err.as_str()), (AttachMessage::Exited(6), "", ""));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use nix::fcntl::OFlag;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::Mode;
-use sampan_ipc::container::{CONTROL_MAX, Control, Exec, Phase, Restart, Streams, Told};
+use sampan_ipc::container::{AttachMessage, CONTROL_MAX, Control, Exec, Phase, Restart, Streams};
 use sampan_ipc::frame::{self, Decoder};
 use sampan_ipc::record::{Scanner, Step};
-use sampan_ipc::shim::{Ask, Identity, Log, Rootfs, Say, Setup, State, What};
+use sampan_ipc::shim::{Action, Identity, Log, Rootfs, Setup, ShimMessage, ShimRequest, State};
 use sampan_shim::dir::state_file;
 use sampan_tests::host::{PATIENCE, binary, need_root, wait_until};
 use serde_json::{Value, json};
@@ -148,15 +148,15 @@ impl Container {
         self.engine.as_mut().expect("started")
     }
 
-    fn ask(&mut self, what: What) -> Result<String, (u8, String)> {
-        self.engine().ask(what, &[])
+    fn ask(&mut self, action: Action) -> Result<String, (u8, String)> {
+        self.engine().ask(action, &[])
     }
 
     /// Waits until `fits` holds for the state; returns the state.
     fn until(&mut self, fits: impl Fn(&State) -> bool) -> State {
         loop {
             match self.engine().receive().expect("the shim lives") {
-                Say::State(state) if fits(&state) => return state,
+                ShimMessage::State(state) if fits(&state) => return state,
                 _ => {}
             }
         }
@@ -237,17 +237,17 @@ impl Engine {
     }
 
     /// Receives the next message of the shim; `None` once it has ended.
-    fn receive(&mut self) -> Option<Say> {
+    fn receive(&mut self) -> Option<ShimMessage> {
         receive(&mut self.stream, &mut self.decoder)
     }
 
-    fn ask(&mut self, what: What, descriptors: &[&OwnedFd]) -> Result<String, (u8, String)> {
+    fn ask(&mut self, action: Action, descriptors: &[&OwnedFd]) -> Result<String, (u8, String)> {
         self.number += 1;
-        let ask = Ask { number: self.number, what };
+        let ask = ShimRequest { number: self.number, action };
         self.send(&frame::encode(&ask).expect("small"), descriptors);
         loop {
             match self.receive().expect("an answer") {
-                Say::Reply { number, result } if number == ask.number => return result,
+                ShimMessage::Reply { number, result } if number == ask.number => return result,
                 _ => {}
             }
         }
@@ -295,7 +295,7 @@ impl Attached {
         (Attached { control, decoder: Decoder::new(CONTROL_MAX), stdin, stdout, _stderr: stderr }, theirs)
     }
 
-    fn receive(&mut self) -> Option<Told> {
+    fn receive(&mut self) -> Option<AttachMessage> {
         receive(&mut self.control, &mut self.decoder)
     }
 
@@ -346,8 +346,8 @@ fn an_attached_client_feeds_stdin_and_reads_all_output() {
         let writer = std::thread::spawn(move || stdin.write_all(sent.as_bytes()).expect("written"));
         assert!(client.output() == text, "10 MB whole and in order");
         writer.join().expect("no panic");
-        assert!(matches!(client.receive(), Some(Told::Started(_))));
-        assert_eq!(client.receive(), Some(Told::Exited(0)));
+        assert!(matches!(client.receive(), Some(AttachMessage::Started(_))));
+        assert_eq!(client.receive(), Some(AttachMessage::Exited(0)));
         container.ended();
         assert_eq!(container.actions(), ["attach", "start", "die"]);
     }
@@ -358,7 +358,9 @@ fn the_exit_status_reports_a_missing_or_unusable_program() {
     for (program, status) in [("/nope", 127), ("nope", 127), ("/etc", 126)] {
         let mut container = Container::of(&[program]);
         let mut client = container.start_attached();
-        let Some(Told::Failed(got, reason)) = client.receive() else { panic!("told of the failure") };
+        let Some(AttachMessage::Failed(got, reason)) = client.receive() else {
+            panic!("told of the failure")
+        };
         assert_eq!(got, status, "{program}: {reason}");
         let state = container.ended();
         assert_eq!((state.phase, state.exit_code), (Phase::Created, i32::from(status)));
@@ -375,7 +377,7 @@ fn stop_sends_its_signal_then_kills_and_says_each() {
     container.until(|state| state.phase == Phase::Running);
     let log = container.setup.dir.join("log");
     wait_until("the trap", String::new, || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")));
-    assert_eq!(container.ask(What::Stop(0, 100)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Stop(0, 100)), Ok(String::new()));
     let state = container.ended();
     assert_eq!((state.exit_code, state.stopped_by_hand), (137, true));
     assert_eq!(container.actions(), ["start", "kill", "kill", "die", "stop"]);
@@ -387,11 +389,11 @@ fn kill_pause_and_unpause_do_what_they_say() {
     let mut container = Container::of(&["/bin/sleep", "1000"]);
     container.start();
     container.until(|state| state.phase == Phase::Running);
-    assert_eq!(container.ask(What::Unpause).map_err(|e| e.1), Err("container web is not paused".into()));
-    assert_eq!(container.ask(What::Pause), Ok(String::new()));
+    assert_eq!(container.ask(Action::Unpause).map_err(|e| e.1), Err("container web is not paused".into()));
+    assert_eq!(container.ask(Action::Pause), Ok(String::new()));
     assert_eq!(container.state().phase, Phase::Paused);
-    assert_eq!(container.ask(What::Unpause), Ok(String::new()));
-    assert_eq!(container.ask(What::Kill(9)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Unpause), Ok(String::new()));
+    assert_eq!(container.ask(Action::Kill(9)), Ok(String::new()));
     assert_eq!(container.ended().exit_code, 137);
     assert_eq!(container.actions(), ["start", "pause", "unpause", "kill", "die"]);
 }
@@ -407,18 +409,18 @@ fn an_execution_runs_beside_with_its_own_exit_code() {
     let process = json!({"args": ["/bin/sh", "-c", "cat; exit 3"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]});
     let id = container
         .engine()
-        .ask(What::Exec(exec.clone(), process.to_string()), &theirs.iter().collect::<Vec<_>>())
+        .ask(Action::Exec(exec.clone(), process.to_string()), &theirs.iter().collect::<Vec<_>>())
         .expect("it runs");
     drop(theirs);
     client.stdin.take().expect("attached").write_all(b"hello").expect("written");
     assert_eq!(client.output(), "hello");
-    assert!(matches!(client.receive(), Some(Told::Started(_))));
-    assert_eq!(client.receive(), Some(Told::Exited(3)));
+    assert!(matches!(client.receive(), Some(AttachMessage::Started(_))));
+    assert_eq!(client.receive(), Some(AttachMessage::Exited(3)));
     let bad = json!({"args": ["nope"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]});
     let detached = Exec { detach: true, command: vec!["nope".into()], ..Exec::default() };
-    assert_eq!(container.ask(What::Exec(detached, bad.to_string())).map_err(|e| e.0), Err(127));
-    assert_eq!(container.ask(What::Pids), Ok(String::new()));
-    assert_eq!(container.ask(What::Stop(9, -1)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Exec(detached, bad.to_string())).map_err(|e| e.0), Err(127));
+    assert_eq!(container.ask(Action::Pids), Ok(String::new()));
+    assert_eq!(container.ask(Action::Stop(9, -1)), Ok(String::new()));
     container.ended();
     let events = [
         "start",
@@ -451,9 +453,9 @@ fn a_manual_restart_stops_and_starts_and_removal_is_complete() {
     let mut container = Container::of(&["/bin/sleep", "1000"]);
     container.start();
     let first = container.until(|state| state.phase == Phase::Running).pid;
-    assert_eq!(container.ask(What::Restart(9, -1)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Restart(9, -1)), Ok(String::new()));
     assert_ne!(container.state().pid, first);
-    assert_eq!(container.ask(What::Remove), Ok(String::new()));
+    assert_eq!(container.ask(Action::Remove), Ok(String::new()));
     while container.engine().receive().is_some() {}
     assert_eq!(
         container.actions(),
@@ -475,7 +477,7 @@ fn a_terminal_has_its_size_and_follows_the_clients() {
     client.control = control;
     container.setup.attach = Some(streams);
     container.start_with(&[&their_control.into(), &theirs.into()]);
-    assert!(matches!(client.receive(), Some(Told::Started(_))));
+    assert!(matches!(client.receive(), Some(AttachMessage::Started(_))));
     client.send_control(Control::Resize(44, 88));
     container.until(|state| state.phase == Phase::Running);
     let mut pending = Vec::new();
@@ -484,7 +486,7 @@ fn a_terminal_has_its_size_and_follows_the_clients() {
         pending.contains(&"resize".to_owned())
     });
     terminal.write_all(b"line\n").expect("typed");
-    assert_eq!(client.receive(), Some(Told::Exited(0)));
+    assert_eq!(client.receive(), Some(AttachMessage::Exited(0)));
     drop(client);
     container.ended();
     let mut text = String::new();
@@ -511,7 +513,7 @@ fn a_client_that_reads_nothing_delays_neither_asks_nor_the_end() {
     let mut container =
         Container::new("while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done");
     let mut client = container.start_attached();
-    assert!(matches!(client.receive(), Some(Told::Started(_))));
+    assert!(matches!(client.receive(), Some(AttachMessage::Started(_))));
     let log = container.setup.dir.join("log");
     // The capacity of a pipe depends on writes and on the number of pipes, so the test waits until the log grows no
     // more.
@@ -524,11 +526,11 @@ fn a_client_that_reads_nothing_delays_neither_asks_nor_the_end() {
         }
         now > 0 && since.elapsed() > std::time::Duration::from_secs(1)
     });
-    assert_eq!(container.ask(What::Stop(9, -1)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Stop(9, -1)), Ok(String::new()));
     assert_eq!(container.ended().exit_code, 137);
     let output = client.output();
     assert!(output == container.log("stdout") && output.len() < 400_000, "{} bytes", output.len());
-    assert_eq!(client.receive(), Some(Told::Exited(137)));
+    assert_eq!(client.receive(), Some(AttachMessage::Exited(137)));
     assert_eq!(client.receive(), None);
 }
 
@@ -552,7 +554,7 @@ fn odd_descriptors_and_invalid_frames_are_refused() {
     let (control, theirs) = UnixStream::pair().expect("a pair");
     let file = OwnedFd::from(File::open("/etc/passwd").expect("open"));
     let streams = Streams { stdout: true, ..Streams::default() };
-    let refused = container.engine().ask(What::Attach(streams), &[&theirs.into(), &file]);
+    let refused = container.engine().ask(Action::Attach(streams), &[&theirs.into(), &file]);
     assert!(refused.expect_err("refused").1.contains("neither a pipe"));
     drop(control);
     let mut other = UnixStream::connect(container.setup.run.join("shim.sock")).expect("connected");
@@ -561,7 +563,7 @@ fn odd_descriptors_and_invalid_frames_are_refused() {
     let mut rest = Vec::new();
     let _ = other.read_to_end(&mut rest);
     assert!(other.as_fd().as_raw_fd() > 0);
-    assert_eq!(container.ask(What::Kill(9)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Kill(9)), Ok(String::new()));
     container.ended();
 }
 
@@ -571,7 +573,7 @@ fn an_idle_shim_has_one_thread_and_little_memory() {
     container.start();
     let shim = container.until(|state| state.phase == Phase::Running).shim;
     // The shim replies after its loop has finished all work of the start.
-    assert_eq!(container.ask(What::Policy(Restart::No)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Policy(Restart::No)), Ok(String::new()));
     let read = |name: &str| fs::read_to_string(format!("/proc/{shim}/{name}")).expect("it lives");
     let number = |text: &str, key: &str| -> u64 {
         let line = text.lines().find(|line| line.starts_with(key)).expect("the line");
@@ -584,6 +586,6 @@ fn an_idle_shim_has_one_thread_and_little_memory() {
     // The shim releases memory a while after the start.
     let pss = || number(&read("smaps_rollup"), "Pss:");
     wait_until("little memory", || format!("{} KiB, at most {bound}", pss()), || pss() <= bound);
-    assert_eq!(container.ask(What::Kill(9)), Ok(String::new()));
+    assert_eq!(container.ask(Action::Kill(9)), Ok(String::new()));
     container.ended();
 }

@@ -2,7 +2,7 @@
 //!
 //! The root file system is a static busybox in the test's directory; there is no engine and no shim.
 
-use sampan_engine::config::{self, Invocation, Config};
+use sampan_engine::config::{self, Config, Invocation};
 use sampan_ipc::container::{Create, Exec, Mount, MountKind, Network, Notify, Restart};
 use sampan_oci::Run;
 use sampan_spec::bundle::{self, Bundle, Input};
@@ -583,7 +583,8 @@ fn the_runtime_that_works_here_is_chosen_and_says_which_it_is() {
     let file = dir.path().join("sampan.toml");
     fs::write(&file, "[engine]\n").expect("written");
     let args = ["sampan-engine", "--config"].map(OsString::from);
-    let Ok(Invocation::Run(config)) = config::from_args(args.into_iter().chain([file.into_os_string()])) else {
+    let Ok(Invocation::Run(config)) = config::from_args(args.into_iter().chain([file.into_os_string()]))
+    else {
         panic!("a configuration")
     };
     let runtime = Runtime::find(&config.settings, None).expect("crun or runc");

@@ -5,7 +5,7 @@
 use super::connection::Connection;
 use super::nonblocking::{self, Kind, Sink};
 use super::stream::PerStream;
-use sampan_ipc::container::{CONTROL_MAX, Control, Streams, Told};
+use sampan_ipc::container::{AttachMessage, CONTROL_MAX, Control, Streams};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -24,7 +24,7 @@ pub(crate) struct Client {
     /// The client has asked to detach, or has gone. What it typed before is still passed on.
     pub(super) is_leaving: bool,
     /// Sent once the client has got all output; then the connection is closed.
-    pub(super) last_message: Option<Told>,
+    pub(super) last_message: Option<AttachMessage>,
     /// The other end of the control socket, for a client that is no process but the output of a systemd unit.
     _own_end: Option<UnixStream>,
 }
@@ -101,7 +101,7 @@ impl Client {
     }
 
     /// Begins to close the client: it gets the rest of its output, then `message`. [`Client::try_close`] continues.
-    pub(crate) fn close_with(&mut self, message: Told) {
+    pub(crate) fn close_with(&mut self, message: AttachMessage) {
         self.stdin = None;
         self.last_message = Some(message);
         self.try_close();

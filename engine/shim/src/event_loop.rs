@@ -19,9 +19,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sampan_ipc::announce::Announcer;
-use sampan_ipc::container::{Control, Streams, Told};
+use sampan_ipc::container::{AttachMessage, Control, Streams};
 use sampan_ipc::sender::FifoSender;
-use sampan_ipc::shim::{Ask, SOCKET, STATE, Say, Setup, State};
+use sampan_ipc::shim::{SOCKET, STATE, Setup, ShimMessage, ShimRequest, State};
 use sampan_os::boot_id;
 use sampan_os::{memory, syscall};
 use std::collections::VecDeque;
@@ -116,7 +116,7 @@ pub(crate) struct Shim {
     pub(super) unknown_exits: VecDeque<(i32, i32)>,
     pub(super) stopping: Option<Stopping>,
     /// Requests that came while the container was starting or being deleted, with their connections' numbers.
-    pub(super) deferred: VecDeque<(u64, Ask, Vec<OwnedFd>)>,
+    pub(super) deferred: VecDeque<(u64, ShimRequest, Vec<OwnedFd>)>,
     pub(super) backoff: Backoff,
     /// When memory is given back to the system, once a run.
     pub(super) trim_at: Option<Instant>,
@@ -391,9 +391,9 @@ impl Shim {
         while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
             let mut connection = Connection::new(stream, self.connection_number);
             self.connection_number += 1;
-            connection.send(&Say::State(self.state.clone()));
+            connection.send(&ShimMessage::State(self.state.clone()));
             if self.stage == Stage::Starting {
-                connection.send(&Say::Starting);
+                connection.send(&ShimMessage::Starting);
             }
             self.connections.push(connection);
         }
@@ -405,7 +405,7 @@ impl Shim {
             connection.receive();
             let number = connection.number;
             while let Some(connection) = self.connections.get_mut(nth) {
-                let Ok(Some(request)) = connection.next::<Ask>() else { break };
+                let Ok(Some(request)) = connection.next::<ShimRequest>() else { break };
                 let descriptors = connection.take(request.descriptors());
                 self.on_request(number, request, descriptors);
             }
@@ -459,7 +459,7 @@ impl Shim {
             }
         }
         for (execution, mut client) in left {
-            client.close_with(Told::Detached);
+            client.close_with(AttachMessage::Detached);
             self.leaving_clients.push(client);
             self.on_control(execution.as_deref(), Control::Detach);
         }
@@ -519,7 +519,7 @@ impl Shim {
     /// Sends the state to all connected engines.
     pub(super) fn send_state(&mut self) {
         for connection in &mut self.connections {
-            connection.send(&Say::State(self.state.clone()));
+            connection.send(&ShimMessage::State(self.state.clone()));
         }
     }
 
@@ -527,7 +527,7 @@ impl Shim {
     pub(super) fn reply(&mut self, reply: Reply, result: Result<String, (u8, String)>) {
         let Some((to, number)) = reply else { return };
         if let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == to) {
-            connection.send(&Say::Reply { number, result });
+            connection.send(&ShimMessage::Reply { number, result });
         }
     }
 

@@ -7,8 +7,8 @@ use super::runtime::{Purpose, Reply, RuntimeCommand};
 use super::{overlay, restart_policy, runc_leftovers, runtime_commands};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sampan_ipc::container::{Phase, Told};
-use sampan_ipc::shim::Say;
+use sampan_ipc::container::{AttachMessage, Phase};
+use sampan_ipc::shim::ShimMessage;
 use sampan_ipc::time;
 use sampan_os::{cgroup, remove_tree};
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ impl Shim {
         self.save();
         self.send_state();
         // Only now, with the state saved and sent: a client may next ask the engine something that depends on it.
-        let message = Told::Exited(u8::try_from(status).unwrap_or(255));
+        let message = AttachMessage::Exited(u8::try_from(status).unwrap_or(255));
         for mut client in std::mem::take(&mut self.stdio.clients) {
             client.close_with(message.clone());
             self.leaving_clients.push(client);
@@ -187,7 +187,7 @@ impl Shim {
                 for reply in replies {
                     self.reply(reply, Ok(String::new()));
                 }
-                self.connections.iter_mut().for_each(|connection| connection.send(&Say::Removed));
+                self.connections.iter_mut().for_each(|connection| connection.send(&ShimMessage::Removed));
                 self.end();
                 self.run_deferred();
             }
@@ -268,7 +268,7 @@ impl Shim {
         let mut execution = self.executions.remove(at);
         execution.stdio.finish(&mut Log::none());
         for mut client in std::mem::take(&mut execution.stdio.clients) {
-            client.close_with(Told::Exited(u8::try_from(status).unwrap_or(255)));
+            client.close_with(AttachMessage::Exited(u8::try_from(status).unwrap_or(255)));
             self.leaving_clients.push(client);
         }
         self.announce("exec_die", &[("exitCode", &status.to_string()), ("execID", &execution.id)]);

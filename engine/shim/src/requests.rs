@@ -10,7 +10,7 @@ use super::{atomic_file, freezer};
 use nix::errno::Errno;
 use sampan_ipc::container::{Control, Exec, Phase, Streams};
 use sampan_ipc::sender;
-use sampan_ipc::shim::{Ask, Say, What};
+use sampan_ipc::shim::{Action, ShimMessage, ShimRequest};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -26,36 +26,36 @@ const RUNC_INIT_NAME: &str = "runc:[2:INIT]";
 /// How long after a start that name is believed: a program may choose it for itself.
 const RUNC_INIT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// The timeout in [`What::Stop`] that stands for the container's own stop timeout.
+/// The timeout in [`Action::Stop`] that stands for the container's own stop timeout.
 const CONFIGURED_TIMEOUT: i64 = -2;
 /// The connection number of a request whose reply no engine waits for.
 const NO_CONNECTION: u64 = u64::MAX;
 
 impl Shim {
     /// Runs a request of an engine, or defers it while the container is starting or being deleted.
-    pub(super) fn on_request(&mut self, from: u64, request: Ask, descriptors: Option<Vec<OwnedFd>>) {
+    pub(super) fn on_request(&mut self, from: u64, request: ShimRequest, descriptors: Option<Vec<OwnedFd>>) {
         let reply = Some((from, request.number));
         let Some(descriptors) = descriptors else {
             return self.reply(reply, Err((125, "descriptors are missing".to_owned())));
         };
-        match request.what {
-            What::Rename(name) => {
+        match request.action {
+            Action::Rename(name) => {
                 self.setup.identity.name = name;
                 self.reply(reply, Ok(String::new()));
             }
-            What::Policy(policy) => {
+            Action::Policy(policy) => {
                 self.setup.restart = policy;
                 self.reply(reply, Ok(String::new()));
             }
-            What::Remove if self.is_final_deletion() => self.queue_after_deletion(reply, AfterStop::Remove),
-            What::Restart(..) if self.is_final_deletion() => {
+            Action::Remove if self.is_final_deletion() => self.queue_after_deletion(reply, AfterStop::Remove),
+            Action::Restart(..) if self.is_final_deletion() => {
                 self.queue_after_deletion(reply, AfterStop::Start)
             }
             _ if matches!(self.stage, Stage::Starting | Stage::Deleting) => {
-                self.shorten_start_for(&request.what);
+                self.shorten_start_for(&request.action);
                 self.deferred.push_back((from, request, descriptors));
             }
-            what => self.run_request(reply, what, descriptors),
+            action => self.run_request(reply, action, descriptors),
         }
     }
 
@@ -64,7 +64,7 @@ impl Shim {
         if let (Some(unit), Some(time)) = (&self.unit, self.timeout_of_stop(CONFIGURED_TIMEOUT)) {
             unit.extend_stop_timeout(time);
         }
-        let stop = Ask { number: 0, what: What::Stop(0, CONFIGURED_TIMEOUT) };
+        let stop = ShimRequest { number: 0, action: Action::Stop(0, CONFIGURED_TIMEOUT) };
         self.on_request(NO_CONNECTION, stop, Some(Vec::new()));
     }
 
@@ -74,10 +74,10 @@ impl Shim {
     }
 
     /// Shortens the deadline of a start that may hang, if `what` is to end the container.
-    fn shorten_start_for(&mut self, what: &What) {
-        let timeout = match *what {
-            What::Stop(_, timeout) | What::Restart(_, timeout) => self.timeout_of_stop(timeout),
-            What::Kill(libc::SIGKILL) | What::Remove => Some(Duration::ZERO),
+    fn shorten_start_for(&mut self, action: &Action) {
+        let timeout = match *action {
+            Action::Stop(_, timeout) | Action::Restart(_, timeout) => self.timeout_of_stop(timeout),
+            Action::Kill(libc::SIGKILL) | Action::Remove => Some(Duration::ZERO),
             _ => None,
         };
         if let Some(timeout) = timeout
@@ -93,7 +93,7 @@ impl Shim {
         }
     }
 
-    /// How long a stop waits before it kills; `None` means for ever. `requested` is the timeout in [`What::Stop`].
+    /// How long a stop waits before it kills; `None` means for ever. `requested` is the timeout in [`Action::Stop`].
     fn timeout_of_stop(&self, requested: i64) -> Option<Duration> {
         let timeout = if requested == CONFIGURED_TIMEOUT { self.setup.stop_timeout_ms } else { requested };
         u64::try_from(timeout).ok().map(Duration::from_millis)
@@ -110,7 +110,7 @@ impl Shim {
         }
     }
 
-    fn run_request(&mut self, reply: Reply, what: What, descriptors: Vec<OwnedFd>) {
+    fn run_request(&mut self, reply: Reply, action: Action, descriptors: Vec<OwnedFd>) {
         let name = &self.setup.identity.name;
         let not_running = match self.stage {
             // The request was deferred during a start that then failed.
@@ -119,17 +119,17 @@ impl Shim {
             }
             _ => format!("container {name} is not running"),
         };
-        match (self.stage, what) {
-            (Stage::Waiting(_), What::Stop(..)) => self.stop_waiting(reply),
-            (Stage::Waiting(_), What::Remove) => self.remove(vec![reply]),
-            (Stage::Waiting(_), What::Restart(..)) => {
+        match (self.stage, action) {
+            (Stage::Waiting(_), Action::Stop(..)) => self.stop_waiting(reply),
+            (Stage::Waiting(_), Action::Remove) => self.remove(vec![reply]),
+            (Stage::Waiting(_), Action::Restart(..)) => {
                 (self.is_person_restart, self.is_auto_restart, self.state.restarts) = (true, false, 0);
                 self.replies_to_start.push(reply);
                 self.start();
             }
             // Without a reply: the engine does this itself once the shim has ended, which is soon.
-            (Stage::Ending(_), What::Remove | What::Restart(..)) => {}
-            (Stage::Ending(_), What::Stop(..)) => {
+            (Stage::Ending(_), Action::Remove | Action::Restart(..)) => {}
+            (Stage::Ending(_), Action::Stop(..)) => {
                 if !self.setup.auto_remove {
                     self.state.stopped_by_hand = true;
                     self.save();
@@ -138,13 +138,13 @@ impl Shim {
                 self.reply(reply, Ok(String::new()));
             }
             // As in docker, the reply to SIGKILL comes when the container has ended.
-            (Stage::Alive, What::Kill(libc::SIGKILL)) => {
+            (Stage::Alive, Action::Kill(libc::SIGKILL)) => {
                 self.state.stopped_by_hand = true;
                 self.save();
                 self.replies_to_kill.push(reply);
                 self.kill_even_if_frozen();
             }
-            (Stage::Alive, What::Kill(signal)) => {
+            (Stage::Alive, Action::Kill(signal)) => {
                 if self.state.phase == Phase::Paused {
                     // A frozen process does not handle the signal before it is thawed.
                     let _ = self.thaw(None);
@@ -156,26 +156,26 @@ impl Shim {
                 let result = self.signal(signal);
                 self.reply(reply, result.map(|()| String::new()).map_err(|reason| (125, reason)));
             }
-            (Stage::Alive, What::Stop(signal, timeout)) => {
+            (Stage::Alive, Action::Stop(signal, timeout)) => {
                 self.stop(reply, signal, timeout, AfterStop::Nothing)
             }
-            (Stage::Alive, What::Restart(signal, timeout)) => {
+            (Stage::Alive, Action::Restart(signal, timeout)) => {
                 self.stop(reply, signal, timeout, AfterStop::Start)
             }
-            (Stage::Alive, What::Remove) => self.stop(reply, libc::SIGKILL, -1, AfterStop::Remove),
-            (Stage::Alive, What::Pause) => self.freeze(reply),
-            (Stage::Alive, What::Unpause) if self.state.phase != Phase::Paused => {
+            (Stage::Alive, Action::Remove) => self.stop(reply, libc::SIGKILL, -1, AfterStop::Remove),
+            (Stage::Alive, Action::Pause) => self.freeze(reply),
+            (Stage::Alive, Action::Unpause) if self.state.phase != Phase::Paused => {
                 let reason = format!("container {name} is not paused");
                 self.reply(reply, Err((125, reason)));
             }
-            (Stage::Alive, What::Unpause) => {
+            (Stage::Alive, Action::Unpause) => {
                 if let Err(reason) = self.thaw(reply) {
                     self.reply(reply, Err((125, reason)));
                 }
             }
-            (Stage::Alive, What::Attach(streams)) => self.attach(reply, streams, descriptors),
-            (Stage::Alive, What::Exec(exec, process)) => self.execute(reply, &exec, &process, descriptors),
-            (Stage::Alive, What::Pids) => {
+            (Stage::Alive, Action::Attach(streams)) => self.attach(reply, streams, descriptors),
+            (Stage::Alive, Action::Exec(exec, process)) => self.execute(reply, &exec, &process, descriptors),
+            (Stage::Alive, Action::Pids) => {
                 let id = self.setup.identity.id.clone();
                 let args = ["ps", "--format", "json", &id];
                 if let Err(reason) = self.spawn_runtime(Purpose::Pids(reply), &args, [None, None, None]) {
@@ -329,7 +329,7 @@ impl Shim {
         if let Some((to, number)) = reply
             && let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == to)
         {
-            connection.send(&Say::Pids(number, pids));
+            connection.send(&ShimMessage::Pids(number, pids));
         }
         self.reply(reply, Ok(String::new()));
     }
@@ -338,7 +338,7 @@ impl Shim {
         match Client::new(streams, self.setup.tty, descriptors, false) {
             Err(reason) => self.reply(reply, Err((125, reason))),
             Ok(mut client) => {
-                client.control.send(&sampan_ipc::container::Told::Started(self.state.pid));
+                client.control.send(&sampan_ipc::container::AttachMessage::Started(self.state.pid));
                 self.stdio.clients.push(client);
                 self.announce("attach", &[]);
                 self.reply(reply, Ok(String::new()));

@@ -7,7 +7,7 @@ use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, RuntimeCommand};
 use super::{overlay, sd_notify, systemd_unit};
-use sampan_ipc::container::{Control, Phase, Told};
+use sampan_ipc::container::{AttachMessage, Control, Phase};
 use sampan_ipc::{named_file, time};
 use std::path::Path;
 use std::time::Instant;
@@ -104,7 +104,7 @@ impl Shim {
             sd_notify::send_ready(socket, self.unit.is_some());
         }
         for client in &mut self.stdio.clients {
-            client.control.send(&Told::Started(pid));
+            client.control.send(&AttachMessage::Started(pid));
         }
         self.announce("start", &[]);
         self.announce_restart();
@@ -148,7 +148,7 @@ impl Shim {
         self.save();
         self.send_state();
         for mut client in std::mem::take(&mut self.stdio.clients) {
-            client.close_with(Told::Failed(status, reason.clone()));
+            client.close_with(AttachMessage::Failed(status, reason.clone()));
             self.leaving_clients.push(client);
         }
         for reply in std::mem::take(&mut self.replies_to_start) {
@@ -190,7 +190,7 @@ impl Shim {
         }
         execution.console = None;
         for client in &mut execution.stdio.clients {
-            client.control.send(&Told::Started(pid));
+            client.control.send(&AttachMessage::Started(pid));
         }
         let (id, reply, args) = (execution.id.clone(), execution.reply.take(), execution.args.clone());
         let early_signals = std::mem::take(&mut execution.early_signals);
@@ -211,7 +211,7 @@ impl Shim {
         self.announce("exec_die", &[("exitCode", &status.to_string()), ("execID", &execution.id)]);
         self.reply(execution.reply.take(), Err((status, reason.clone())));
         for mut client in std::mem::take(&mut execution.stdio.clients) {
-            client.close_with(Told::Failed(status, reason.clone()));
+            client.close_with(AttachMessage::Failed(status, reason.clone()));
             self.leaving_clients.push(client);
         }
     }

@@ -120,11 +120,11 @@ pub struct Pruning {
 }
 
 /// Returns the request to execute without a shim, for those requests to a shim that can be.
-pub(super) fn fallback(id: &str, what: &shim::What) -> Option<Request> {
+pub(super) fn fallback(id: &str, what: &shim::Action) -> Option<Request> {
     let container = id.to_owned();
     match what {
-        shim::What::Remove => Some(Request::RemoveContainer { container, force: true }),
-        shim::What::Restart(..) => Some(Request::Restart(Stop { container, timeout: None, signal: None })),
+        shim::Action::Remove => Some(Request::RemoveContainer { container, force: true }),
+        shim::Action::Restart(..) => Some(Request::Restart(Stop { container, timeout: None, signal: None })),
         _ => None,
     }
 }

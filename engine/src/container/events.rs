@@ -13,7 +13,7 @@ use crate::error;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Phase};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
-use sampan_ipc::shim::{Say, State};
+use sampan_ipc::shim::{ShimMessage, State};
 use sampan_store::Pin;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -41,7 +41,7 @@ impl ContainerManager {
                     self.request_shim(
                         &id,
                         Some(client),
-                        sampan_ipc::shim::What::Exec(*exec, process),
+                        sampan_ipc::shim::Action::Exec(*exec, process),
                         descriptors,
                     )
                 });
@@ -142,18 +142,18 @@ impl ContainerManager {
             };
             match connection.flush().and_then(|()| connection.receive()) {
                 Ok(None) => return,
-                Ok(Some(Say::State(state))) => self.on_state(id, state),
-                Ok(Some(Say::Reply { number, result })) => self.on_reply(number, result),
-                Ok(Some(Say::Pids(number, pids))) => {
+                Ok(Some(ShimMessage::State(state))) => self.on_state(id, state),
+                Ok(Some(ShimMessage::Reply { number, result })) => self.on_reply(number, result),
+                Ok(Some(ShimMessage::Pids(number, pids))) => {
                     if let Some(asked) = self.pending.get_mut(&number) {
                         asked.pids = Some(pids);
                     }
                 }
-                Ok(Some(Say::Starting)) => {
+                Ok(Some(ShimMessage::Starting)) => {
                     self.set_busy(id, Busy::Starting(None));
                     self.run_urgent_requests(id);
                 }
-                Ok(Some(Say::Removed)) => {
+                Ok(Some(ShimMessage::Removed)) => {
                     self.mark_removed(id);
                     if let Some(entry) = self.entries.get_mut(id) {
                         entry.busy = Some(Busy::Removing);

@@ -139,7 +139,7 @@ impl ContainerManager {
         &mut self,
         id: &str,
         client: Option<usize>,
-        what: shim::What,
+        what: shim::Action,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         let Some((_, connection)) = self.entries.get_mut(id).and_then(|entry| entry.connection.as_mut())

@@ -13,7 +13,7 @@ use crate::error;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, StartUnit, Stop};
-use sampan_ipc::shim::{State, What};
+use sampan_ipc::shim::{Action, State};
 use sampan_spec::host::Host;
 use sampan_spec::{names, security, signals};
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Milliseconds of [`What::Stop`] that stand for the container's own.
+/// Milliseconds of [`Action::Stop`] that stand for the container's own.
 const OWN_TIMEOUT: i64 = -2;
 /// Containers in one frame.
 const CONTAINERS_PER_FRAME: usize = 200;
@@ -88,8 +88,8 @@ impl ContainerManager {
             Request::Stop(stop) => self.on_stop(id, client, &stop, false),
             Request::Restart(stop) => self.on_stop(id, client, &stop, true),
             Request::Kill { signal, .. } => self.on_kill(id, client, &signal),
-            Request::Pause { .. } => self.request_if_running(id, client, What::Pause, Vec::new()),
-            Request::Unpause { .. } => self.request_if_running(id, client, What::Unpause, Vec::new()),
+            Request::Pause { .. } => self.request_if_running(id, client, Action::Pause, Vec::new()),
+            Request::Unpause { .. } => self.request_if_running(id, client, Action::Unpause, Vec::new()),
             Request::Wait { condition, .. } => self.on_wait(id, client, condition),
             Request::RemoveContainer { force, .. } => self.on_remove(id, client, force),
             Request::InspectContainer { size, .. } => self.on_inspect(id, client, size),
@@ -97,7 +97,7 @@ impl ContainerManager {
             Request::Exec(exec) => self.on_exec(id, client, *exec, descriptors),
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
-            Request::Top { .. } => self.request_if_running(id, client, What::Pids, Vec::new()),
+            Request::Top { .. } => self.request_if_running(id, client, Action::Pids, Vec::new()),
             // It waited for a name that may still be taken, after all, or for one that has ended.
             request @ (Request::Create(_) | Request::PruneContainers { .. }) => {
                 self.on_request(client, request, descriptors);
@@ -183,7 +183,7 @@ impl ContainerManager {
         {
             return match attach {
                 Some((streams, descriptors)) => {
-                    self.request_shim(id, Some(client), What::Attach(streams), descriptors)
+                    self.request_shim(id, Some(client), Action::Attach(streams), descriptors)
                 }
                 None => {
                     let done = Done { reference: id.to_owned(), unchanged: true, ..Done::default() };
@@ -246,8 +246,8 @@ impl ContainerManager {
         };
         let has_shim = entry.connection.is_some();
         match (has_shim, again) {
-            (true, false) => self.request_shim(id, Some(client), What::Stop(signal, wait), Vec::new()),
-            (true, true) => self.request_shim(id, Some(client), What::Restart(signal, wait), Vec::new()),
+            (true, false) => self.request_shim(id, Some(client), Action::Stop(signal, wait), Vec::new()),
+            (true, true) => self.request_shim(id, Some(client), Action::Restart(signal, wait), Vec::new()),
             (false, true) => {
                 self.begin(id, Some(client), StartOptions { is_restart: true, ..StartOptions::default() });
                 Ok(())
@@ -264,16 +264,16 @@ impl ContainerManager {
         let signal = if signal.is_empty() { "KILL" } else { signal };
         let signal = signals::parse(signal).map_err(error::explain)?;
         if self.is_starting(id) {
-            return self.request_shim(id, Some(client), What::Kill(signal), Vec::new());
+            return self.request_shim(id, Some(client), Action::Kill(signal), Vec::new());
         }
-        self.request_if_running(id, client, What::Kill(signal), Vec::new())
+        self.request_if_running(id, client, Action::Kill(signal), Vec::new())
     }
 
     fn request_if_running(
         &mut self,
         id: &str,
         client: usize,
-        what: What,
+        what: Action,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         match self.entries.get(id) {
@@ -306,7 +306,7 @@ impl ContainerManager {
             entry.busy = Some(Busy::Removing);
         }
         if entry.connection.is_some() {
-            return self.request_shim(id, Some(client), What::Remove, Vec::new());
+            return self.request_shim(id, Some(client), Action::Remove, Vec::new());
         }
         self.remove_files(id, Some(client));
         Ok(())
@@ -413,7 +413,7 @@ impl ContainerManager {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         let descriptors = check_streams(Some(streams), descriptors)?.map(|(_, d)| d).unwrap_or_default();
-        self.request_if_running(id, client, What::Attach(streams), descriptors)
+        self.request_if_running(id, client, Action::Attach(streams), descriptors)
     }
 
     fn on_rename(&mut self, id: &str, client: usize, name: &str) -> Result<(), Failure> {
@@ -436,7 +436,7 @@ impl ContainerManager {
         let pid = entry.state.pid;
         self.shared.announcer.container("rename", &identity, pid, &[("oldName", &old)]);
         if entry.connection.is_some() {
-            return self.request_shim(id, Some(client), What::Rename(name.to_owned()), Vec::new());
+            return self.request_shim(id, Some(client), Action::Rename(name.to_owned()), Vec::new());
         }
         self.reply(client, vec![Answer::Done(Done { reference: id.to_owned(), ..Done::default() })]);
         Ok(())

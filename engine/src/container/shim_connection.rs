@@ -5,7 +5,7 @@
 
 use mio::net::UnixStream;
 use sampan_ipc::frame::{self, FRAME_MAX};
-use sampan_ipc::shim::{Ask, Say, What};
+use sampan_ipc::shim::{Action, ShimMessage, ShimRequest};
 use sampan_ipc::socket::FrameSocket;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -43,8 +43,8 @@ impl ShimConnection {
     /// The next thing that the shim says; `None` if there is no more for now.
     ///
     /// # Errors
-    /// The shim is gone, or says what is no [`Say`].
-    pub fn receive(&mut self) -> io::Result<Option<Say>> {
+    /// The shim is gone, or says what is no [`ShimMessage`].
+    pub fn receive(&mut self) -> io::Result<Option<ShimMessage>> {
         loop {
             if let Some(say) = self.socket.next_message().map_err(io::Error::other)? {
                 return Ok(Some(say));
@@ -66,8 +66,8 @@ impl ShimConnection {
     ///
     /// # Errors
     /// The question is too large for a frame, or cannot be sent. That the shim is gone is heard by [`ShimConnection::receive`].
-    pub fn request(&mut self, number: u64, what: What, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let bytes = frame::encode(&Ask { number, what }).map_err(io::Error::other)?;
+    pub fn request(&mut self, number: u64, action: Action, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let bytes = frame::encode(&ShimRequest { number, action }).map_err(io::Error::other)?;
         self.socket.push(bytes, descriptors);
         self.flush()
     }

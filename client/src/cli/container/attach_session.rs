@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::stat::{SFlag, fstat};
 use sampan_client::engine::{Answer, Answers, Code, EngineError, Next};
-use sampan_ipc::container::{CONTROL_MAX, Control, Streams, Told};
+use sampan_ipc::container::{AttachMessage, CONTROL_MAX, Control, Streams};
 use sampan_ipc::frame::{self, Decoder};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
@@ -396,7 +396,7 @@ impl Session {
         };
         self.decoder.push(bytes.get(..len).unwrap_or_default());
         loop {
-            match self.decoder.next_message::<Told>() {
+            match self.decoder.next_message::<AttachMessage>() {
                 Ok(Some(told)) => self.on_report(told)?,
                 Ok(None) => break,
                 Err(error) => {
@@ -415,23 +415,23 @@ impl Session {
         Ok(())
     }
 
-    fn on_report(&mut self, told: Told) -> Result<(), Failure> {
+    fn on_report(&mut self, told: AttachMessage) -> Result<(), Failure> {
         match told {
             // The session no longer needs the engine.
-            Told::Started(_) => {
+            AttachMessage::Started(_) => {
                 self.is_started = true;
                 (self.refused, self.deadline) = (None, None);
                 self.send_size();
                 self.write_input();
             }
-            Told::Failed(status, why) => return Err(Failure::new(why).status(status)),
-            Told::Exited(code) => {
+            AttachMessage::Failed(status, why) => return Err(Failure::new(why).status(status)),
+            AttachMessage::Exited(code) => {
                 self.exited = Some(code);
                 self.refused = None;
                 self.deadline = None;
                 self.input = None;
             }
-            Told::Detached => {
+            AttachMessage::Detached => {
                 self.is_detaching = true;
                 self.refused = None;
                 self.deadline = Some(Instant::now());

@@ -7,7 +7,7 @@ use crate::orphans::{self, Run};
 use crate::server::beside;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::time::{ClockId, clock_gettime};
-use sampan_ipc::container::{Create, Told};
+use sampan_ipc::container::{AttachMessage, Create};
 use sampan_tests::containers::{Containers, IMAGE};
 use sampan_tests::dockerd::Dockerd;
 use std::fs::{self, File};
@@ -94,7 +94,7 @@ fn by_protocol(containers: &Containers) -> io::Result<()> {
         ..Create::default()
     };
     match containers.run(create, b"") {
-        (Told::Exited(0), ..) => Ok(()),
+        (AttachMessage::Exited(0), ..) => Ok(()),
         other => Err(io::Error::other(format!("the container ended with {other:?}"))),
     }
 }
