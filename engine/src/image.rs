@@ -29,3 +29,9 @@ pub mod queries;
 pub mod resolve;
 pub mod serve;
 pub mod verify;
+
+/// Serializes a document that the engine makes itself.
+#[expect(clippy::expect_used, reason = "serde_json fails only on map keys that are no strings")]
+fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("JSON can express documents made here")
+}

@@ -14,6 +14,7 @@
 //! | [`config`], [`error`] | the configuration; errors in the form that clients receive |
 #![forbid(unsafe_code)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod config;
 pub mod container;

@@ -112,6 +112,7 @@ pub fn network(config: &Config, definition: &Definition) -> Network {
 ///
 /// # Errors
 /// An option is not valid, or the container's files cannot be read.
+#[expect(clippy::expect_used, reason = "serde_json fails only on map keys that are no strings")]
 pub fn describe(
     shared: &Shared,
     directories: &Directories,

@@ -366,6 +366,7 @@ fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+#[expect(clippy::expect_used, reason = "serde_json fails only on map keys that are no strings")]
 fn json(definition: &Definition) -> Vec<u8> {
     serde_json::to_vec_pretty(definition).expect("a definition has no shape that JSON cannot hold")
 }

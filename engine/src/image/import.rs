@@ -101,7 +101,7 @@ pub fn import(
         Ok(()) => error.into(),
     })?;
     let config_digest = manifest.0.config.digest.clone();
-    let bytes = to_json(&manifest.0);
+    let bytes = crate::image::to_json(&manifest.0);
     let digest = Digest::of(&bytes);
     let _manifest = store.pin([digest.clone()]);
     store.write_blob(&digest, &bytes)?;
@@ -169,7 +169,7 @@ fn name(
     layers: Vec<(Streamed, Temp)>,
 ) -> Result<(Manifest, Pin), StoreError> {
     let chain_ids = config.chain_ids();
-    let bytes = to_json(config);
+    let bytes = crate::image::to_json(config);
     let config_digest = Digest::of(&bytes);
     let blobs = layers.iter().map(|(layer, _)| layer.digest.clone());
     let pin = store.pin(blobs.chain(chain_ids.iter().cloned()).chain([config_digest.clone()]));
@@ -194,10 +194,6 @@ fn name(
 fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
     let media_type = media_type.to_owned();
     Descriptor { media_type, digest: digest.clone(), size, platform: None, annotations: BTreeMap::new() }
-}
-
-fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(document).expect("documents made here have only string keys, so JSON can express them")
 }
 
 /// Reads a descriptor that may be a silent pipe; fails once the job is cancelled.

@@ -325,7 +325,7 @@ impl Pending {
         let mut layers = vec![0; usize::try_from(2 * count).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut layers, start + path_len)?;
         self.len = start;
-        Ok(Some((path, layers.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect())))
+        Ok(Some((path, layers.as_chunks::<2>().0.iter().map(|two| u16::from_le_bytes(*two)).collect())))
     }
 }
 
@@ -401,6 +401,7 @@ fn opaque_mark(directory: &OwnedFd) -> Option<u8> {
         .copied()
 }
 
+#[expect(clippy::expect_used, reason = "neither part of the path can have a NUL")]
 fn by_path(directory: &OwnedFd, name: &CStr) -> CString {
     let path = [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
     CString::new(path).expect("a C string has no NUL within")

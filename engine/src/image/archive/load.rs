@@ -691,8 +691,7 @@ fn made_manifest(id: &Digest, config_size: u64, blobs: &[Blob]) -> (Descriptor, 
         config: descriptor(oci::CONFIG, id, config_size),
         layers: blobs.iter().map(|b| descriptor(b.format.media_type(), &b.digest, b.size)).collect(),
     };
-    let bytes =
-        serde_json::to_vec(&manifest).expect("a manifest has only string keys, so JSON can express it");
+    let bytes = crate::image::to_json(&manifest);
     (descriptor(oci::MANIFEST, &Digest::of(&bytes), bytes.len() as u64), bytes)
 }
 

@@ -286,7 +286,7 @@ impl Work<'_> {
             });
             layers.push(here);
         }
-        let bytes = serde_json::to_vec(&list).expect("JSON can express a list of strings");
+        let bytes = crate::image::to_json(&list);
         self.document(&mut *to, "manifest.json", &bytes)?;
         for (chosen, here) in images.iter().zip(layers) {
             let manifest = &chosen.image.manifest;
@@ -422,7 +422,7 @@ fn index(images: &[Chosen], written: &[(Descriptor, Vec<u8>)]) -> Vec<u8> {
         }
     }
     let index = Index { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests };
-    serde_json::to_vec(&index).expect("an index has only string keys, so JSON can express it")
+    crate::image::to_json(&index)
 }
 
 /// Hashes and counts the bytes that are read. Holds a processor only while hashing: the reader of the archive may be

@@ -204,9 +204,14 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// Shows the reader's piece to the witness, unless it was shown already. All earlier pieces were shown before.
+    #[expect(
+        clippy::expect_used,
+        reason = "each thread puts the witness back, and only one uses it at a time"
+    )]
     fn show(&self, mut state: Guard<'_, D, W>, piece: Piece) -> Vec<u8> {
         // The helper has the witness only while an earlier piece is taken out; then the reader could not have this one.
-        let witness = (!piece.is_shown).then(|| state.witness.take().expect("nobody else shows a piece now"));
+        let witness =
+            (!piece.is_shown).then(|| state.witness.take().expect("no other thread shows a piece now"));
         if state.pieces.len() <= RESUME_AT {
             self.wake_helper(state);
         } else {

@@ -114,6 +114,7 @@ impl<R: Read> Feed<R> {
     }
 
     /// Returns the source, positioned after all pieces that were read. No thread may read any more.
+    #[expect(clippy::expect_used, reason = "no thread keeps the source: a failed read returns it as well")]
     pub fn into_source(self) -> R {
         let state = self.state.into_inner().unwrap_or_else(|e| e.into_inner());
         state.source.expect("each thread puts the source back after its read")
