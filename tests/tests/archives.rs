@@ -360,7 +360,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a giant document", archive(&[file("manifest.json", vec![b' '; 5 << 20])]), "at most 4194304"),
         ("a size that is a lie", huge.as_bytes().to_vec(), "cannot load"),
         ("broken JSON", archive(&[file("manifest.json", "[{")]), "manifest.json"),
-        ("no images", listing(json!([])), "no image in it"),
+        ("no images", listing(json!([])), "holds no image"),
         (
             "a circle of links",
             docker(
@@ -915,7 +915,7 @@ fn transports_name_images_as_documented() {
     let refused = bench.run(&["pull", &format!("docker-archive:{path}:app:9")]);
     assert_eq!(refused.status.code(), Some(1));
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(error.contains(r#"no image in it is called "app:9"; there are: app:1, app:2"#), "{error}");
+    assert!(error.contains(r#"no image in the archive is called "app:9"; there are: app:1, app:2"#), "{error}");
     let images = bench.engine.images();
     let mut names: Vec<&str> =
         images.iter().flat_map(|image| &image.references).map(String::as_str).collect();

@@ -73,7 +73,7 @@ fn without_proc_a_deep_verification_calls_no_layer_broken() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("1 of 4 blobs and layers in the store could not be verified"), "{said}");
     assert!(said.contains("/proc is not mounted for the engine"), "{said}");
-    assert!(!said.contains("broken:") && said.contains("hint: nothing was found broken"), "{said}");
+    assert!(!said.contains("damaged:") && said.contains("hint: no damage was found"), "{said}");
     // Verifying blobs needs no /proc.
     assert!(sampan(&["image", "verify"]).status.success());
     let engine = engine.killed_and_restarted();

@@ -244,7 +244,7 @@ fn a_broken_blob_is_named_and_fetched_again_by_the_next_pull() {
     let said = bed.fails(&["image", "verify"], 1);
     assert!(said.contains(&format!("blob {blob} of {reference} has digest sha256:")), "{said}");
     assert!(
-        said.contains("1 of 4 ") && said.contains("taken away") && said.contains("sampan pull"),
+        said.contains("1 of 4 ") && said.contains("it was removed") && said.contains("sampan pull"),
         "{said}"
     );
     assert!(!bed.blob(&blob).exists());
@@ -315,7 +315,7 @@ fn a_fifo_for_a_blob_and_a_garbled_index_are_findings() {
     let blob = bed.blob(&Digest::of(&layer.blob));
     fs::remove_file(&blob).expect("removed");
     nix::unistd::mkfifo(&blob, nix::sys::stat::Mode::S_IRWXU).expect("made");
-    assert!(bed.fails(&["image", "verify", "--deep"], 1).contains("is no file; it was taken away"));
+    assert!(bed.fails(&["image", "verify", "--deep"], 1).contains("is no regular file; it was removed"));
     bed.ok(&["pull", "--quiet", &reference]);
     bed.ok(&["image", "verify", "--deep"]);
     fs::write(bed.store().join("index.json"), "{").expect("written");
@@ -367,7 +367,7 @@ fn a_pull_that_does_not_fit_fails_before_it_fetches_a_layer() {
     bed.registry.publish("big", &Image::of(std::slice::from_ref(&layer), arch()));
     let said = bed.fails(&["pull", &bed.registry.reference("big")], 1);
     assert!(said.contains("it needs 9.49 MiB (3.16 MiB to download, about 6.33 MiB unpacked)"), "{said}");
-    assert!(said.contains("7.96 MiB are free, of which 1.00 MiB are to stay so"), "{said}");
+    assert!(said.contains("7.96 MiB are free, of which 1.00 MiB must stay free"), "{said}");
     assert!(said.contains("sampan system df") && said.contains("sampan image prune"), "{said}");
     assert_eq!(bed.registry.asked(&format!("big/blobs/{}", Digest::of(&layer.blob))), 0);
     assert!(bed.names().iter().all(|name| name.starts_with("blobs/")), "{:?}", bed.names());
@@ -447,7 +447,7 @@ fn a_load_from_a_pipe_ends_before_the_disk_is_full() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("the disk is full: in ") && said.contains(" and 2.00 MiB are to stay so"),
+        said.contains("the disk is full: in ") && said.contains(" and 2.00 MiB must stay free"),
         "{said}"
     );
     assert!(said.contains("sampan image prune"), "{said}");
@@ -534,7 +534,7 @@ fn marks_that_contradict_each_other_are_refused_at_start() {
     let config = host.path("sampan.toml");
     for (table, said) in [
         ("gc-free-low = \"20%\"\ngc-free-high = \"10%\"", "gc-free-high is 10%"),
-        ("gc-free-high = \"10%\"", "gc-free-high is set and gc-free-low"),
+        ("gc-free-high = \"10%\"", "gc-free-high is set, and gc-free-low"),
         ("min-free = \"lots\"", "\"lots\" is no amount of disk"),
     ] {
         fs::write(&config, format!("[engine]\n{table}\n")).expect("written");

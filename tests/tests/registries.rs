@@ -331,7 +331,7 @@ fn errors_of_registries_conf_are_logged_before_any_pull() {
     let engine = engine("\n[[registry]\n");
     engine.wait_until("the log to name the place", || engine.log().contains("registries.conf, line 2"));
     assert!(
-        engine.log().contains("no image can be pulled or pushed until this is mended"),
+        engine.log().contains("no image can be pulled or pushed until this is corrected"),
         "{}",
         engine.log()
     );
