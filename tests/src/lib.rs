@@ -1,7 +1,6 @@
 //! Helpers of the tests: they start the real programs, registries and other users, read what the kernel reports of a
 //! process, and run the fuzzer.
 
-pub mod bed;
 pub mod containers;
 pub mod cursor;
 pub mod disk;
@@ -11,6 +10,7 @@ pub mod engine_host;
 pub mod faults;
 pub mod fuzz;
 pub mod host;
+pub mod installation;
 pub mod leaks;
 pub mod load;
 pub mod machine;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A recorded request.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct RecordedRequest {
     /// Method, such as GET or HEAD.
     pub method: String,
     /// Path, without the query.
@@ -24,7 +24,7 @@ pub struct Asked {
     pub body: Vec<u8>,
 }
 
-impl Asked {
+impl RecordedRequest {
     /// The value of a header; empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
@@ -63,7 +63,7 @@ struct State {
     uploads: HashMap<String, Vec<u8>>,
     /// Number of uploads that were begun.
     begun: usize,
-    asked: Vec<Asked>,
+    requests: Vec<RecordedRequest>,
     faults: VecDeque<(String, Fault)>,
     guard: Option<Guard>,
     tokens: HashSet<String>,
@@ -119,18 +119,18 @@ impl MemoryRegistry {
     }
 
     /// All requests so far.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.state().asked.clone()
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.state().requests.clone()
     }
 
-    /// Number of requests that begin with `line`, in the form of [`Asked::line`].
+    /// Number of requests that begin with `line`, in the form of [`RecordedRequest::line`].
     pub fn count(&self, line: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.line().starts_with(line)).count()
+        self.requests().iter().filter(|request| request.line().starts_with(line)).count()
     }
 
     /// Forgets all requests so far.
     pub fn forget(&self) {
-        self.state().asked.clear();
+        self.state().requests.clear();
     }
 
     /// Makes the next request that begins with `line` fail by `fault`. `line` may contain `?` and the query. Several
@@ -184,8 +184,8 @@ impl MemoryRegistry {
     fn converse(&self, stream: TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
         let mut stream = stream;
-        while let Some((asked, fault, whole)) = self.read(&mut reader) {
-            self.state().asked.push(asked.clone());
+        while let Some((request, fault, whole)) = self.read(&mut reader) {
+            self.state().requests.push(request.clone());
             let answer = match &fault {
                 Some(Fault::Status(status, headers)) => {
                     let mut answer = Answer::of(*status);
@@ -194,15 +194,15 @@ impl MemoryRegistry {
                     }));
                     answer
                 }
-                _ => self.answer(&asked),
+                _ => self.answer(&request),
             };
             if let Some(Fault::Revoke(at)) = fault {
-                let _ = write(&mut stream, &asked, &answer, at);
+                let _ = write(&mut stream, &request, &answer, at);
                 self.revoke();
                 let _ = stream.shutdown(std::net::Shutdown::Both);
                 return;
             }
-            if !whole || write(&mut stream, &asked, &answer, usize::MAX).is_err() {
+            if !whole || write(&mut stream, &request, &answer, usize::MAX).is_err() {
                 let _ = stream.shutdown(std::net::Shutdown::Both);
                 return;
             }
@@ -210,42 +210,43 @@ impl MemoryRegistry {
     }
 
     /// Reads a request; returns it, the fault that applies to it, and whether its body arrived completely.
-    fn read(&self, reader: &mut BufReader<TcpStream>) -> Option<(Asked, Option<Fault>, bool)> {
+    fn read(&self, reader: &mut BufReader<TcpStream>) -> Option<(RecordedRequest, Option<Fault>, bool)> {
         let mut line = String::new();
         // Closes the connection of a client that does not speak HTTP, such as one that begins with a TLS greeting.
         reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
         let mut words = line.split(' ');
         let method = words.next()?.to_owned();
         let (path, query) = words.next().map(|target| target.split_once('?').unwrap_or((target, "")))?;
-        let mut asked = Asked { method, path: path.into(), query: query.into(), ..Asked::default() };
+        let mut request =
+            RecordedRequest { method, path: path.into(), query: query.into(), ..RecordedRequest::default() };
         loop {
             let mut header = String::new();
             reader.read_line(&mut header).ok().filter(|len| *len > 0)?;
             let Some((name, value)) = header.trim_end().split_once(':') else { break };
-            asked.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+            request.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
         let fault = {
             let mut state = self.state();
-            let line = format!("{}?{}", asked.line(), asked.query);
+            let line = format!("{}?{}", request.line(), request.query);
             let at = state.faults.iter().position(|(begins, _)| line.starts_with(begins));
             at.and_then(|at| state.faults.remove(at)).map(|(_, fault)| fault)
         };
-        let length: u64 = asked.header("content-length").parse().unwrap_or(0);
+        let length: u64 = request.header("content-length").parse().unwrap_or(0);
         let most = match fault {
             Some(Fault::Cut(at)) => length.min(at as u64),
             _ => length,
         };
-        reader.take(most).read_to_end(&mut asked.body).ok()?;
-        Some((asked, fault, most == length))
+        reader.take(most).read_to_end(&mut request.body).ok()?;
+        Some((request, fault, most == length))
     }
 
-    fn answer(&self, asked: &Asked) -> Answer {
+    fn answer(&self, request: &RecordedRequest) -> Answer {
         let mut state = self.state();
-        if asked.path == "/token" {
-            return state.token(asked);
+        if request.path == "/token" {
+            return state.token(request);
         }
         if let Some(guard) = &state.guard {
-            let word = asked.header("authorization").strip_prefix("Bearer ").unwrap_or_default();
+            let word = request.header("authorization").strip_prefix("Bearer ").unwrap_or_default();
             if !state.tokens.contains(word) {
                 let realm = guard.realm.clone().unwrap_or_else(|| format!("http://{}/token", self.address));
                 return Answer::of(401)
@@ -253,16 +254,16 @@ impl MemoryRegistry {
                     .with("WWW-Authenticate", format!("Bearer realm=\"{realm}\", service=\"a, test\""));
             }
         }
-        let path = asked.path.strip_prefix("/v2/").unwrap_or_default();
+        let path = request.path.strip_prefix("/v2/").unwrap_or_default();
         match path.split_once("/blobs/").or(path.split_once("/manifests/")) {
             _ if path.is_empty() => Answer::of(200),
             Some((repository, name)) if path.contains("/manifests/") => {
-                state.manifests(asked, repository, name)
+                state.manifests(request, repository, name)
             }
             Some((repository, name)) => match name.strip_prefix("uploads/") {
-                Some("") => state.begin(asked, repository),
-                Some(id) => state.upload(asked, repository, id),
-                None => state.blobs(asked, repository, name),
+                Some("") => state.begin(request, repository),
+                Some(id) => state.upload(request, repository, id),
+                None => state.blobs(request, repository, name),
             },
             None => Answer::of(404),
         }
@@ -270,23 +271,28 @@ impl MemoryRegistry {
 }
 
 /// Writes a reply, with at most `most` bytes of its body.
-fn write(stream: &mut TcpStream, asked: &Asked, answer: &Answer, most: usize) -> std::io::Result<()> {
+fn write(
+    stream: &mut TcpStream,
+    request: &RecordedRequest,
+    answer: &Answer,
+    most: usize,
+) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Status\r\n", answer.status);
     for (name, value) in &answer.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str(&format!("Content-Length: {}\r\n\r\n", answer.body.len()));
     stream.write_all(head.as_bytes())?;
-    let body = if asked.method == "HEAD" { &[][..] } else { &answer.body };
+    let body = if request.method == "HEAD" { &[][..] } else { &answer.body };
     stream.write_all(&body[..body.len().min(most)])
 }
 
 impl State {
-    fn token(&mut self, asked: &Asked) -> Answer {
+    fn token(&mut self, request: &RecordedRequest) -> Answer {
         let secret = self.guard.as_ref().map_or("", |guard| &guard.secret);
-        let form = String::from_utf8_lossy(&asked.body);
+        let form = String::from_utf8_lossy(&request.body);
         let is_known = secret.is_empty()
-            || asked.header("authorization") == format!("Basic {secret}")
+            || request.header("authorization") == format!("Basic {secret}")
             || form.split('&').any(|word| word == format!("refresh_token={secret}"));
         if !is_known {
             return Answer::of(401);
@@ -298,9 +304,9 @@ impl State {
         Answer { body: body.into_bytes(), ..Answer::of(200) }
     }
 
-    fn manifests(&mut self, asked: &Asked, repository: &str, name: &str) -> Answer {
+    fn manifests(&mut self, request: &RecordedRequest, repository: &str, name: &str) -> Answer {
         let key = (repository.to_owned(), name.to_owned());
-        if asked.method != "PUT" {
+        if request.method != "PUT" {
             return match self.manifests.get(&key) {
                 Some((kind, bytes)) => {
                     let answer = Answer { body: bytes.clone(), ..Answer::of(200) };
@@ -310,7 +316,7 @@ impl State {
                 None => Answer::of(404),
             };
         }
-        let manifest: serde_json::Value = serde_json::from_slice(&asked.body).expect("JSON");
+        let manifest: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
         let layers = manifest["layers"].as_array().expect("layers").clone();
         for blob in layers.iter().chain([&manifest["config"]]) {
             let digest = blob["digest"].as_str().expect("a digest").to_owned();
@@ -318,9 +324,9 @@ impl State {
                 return Answer::of(400);
             }
         }
-        let kind = asked.header("content-type").to_owned();
-        self.manifests.insert(key, (kind, asked.body.clone()));
-        Answer::of(201).with("Docker-Content-Digest", self.says(&asked.body))
+        let kind = request.header("content-type").to_owned();
+        self.manifests.insert(key, (kind, request.body.clone()));
+        Answer::of(201).with("Docker-Content-Digest", self.says(&request.body))
     }
 
     fn says(&self, bytes: &[u8]) -> String {
@@ -328,14 +334,14 @@ impl State {
         Digest::of(bytes).to_string()
     }
 
-    fn blobs(&mut self, asked: &Asked, repository: &str, digest: &str) -> Answer {
+    fn blobs(&mut self, request: &RecordedRequest, repository: &str, digest: &str) -> Answer {
         let Some(bytes) = self.blobs.get(&(repository.to_owned(), digest.to_owned())) else {
             return Answer::of(404);
         };
-        if let Some(address) = self.redirect.as_ref().filter(|_| asked.method == "GET") {
-            return Answer::of(307).with("Location", format!("http://{address}{}", asked.path));
+        if let Some(address) = self.redirect.as_ref().filter(|_| request.method == "GET") {
+            return Answer::of(307).with("Location", format!("http://{address}{}", request.path));
         }
-        let from = asked.header("range").strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
+        let from = request.header("range").strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
         match from.and_then(|from| from.parse::<usize>().ok()) {
             Some(from) if from < bytes.len() => {
                 let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
@@ -345,9 +351,9 @@ impl State {
         }
     }
 
-    fn begin(&mut self, asked: &Asked, repository: &str) -> Answer {
+    fn begin(&mut self, request: &RecordedRequest, repository: &str) -> Answer {
         let words: HashMap<&str, &str> =
-            asked.query.split('&').filter_map(|word| word.split_once('=')).collect();
+            request.query.split('&').filter_map(|word| word.split_once('=')).collect();
         if let (Some(digest), Some(from)) = (words.get("mount"), words.get("from"))
             && let Some(bytes) = self.blobs.get(&((*from).to_owned(), (*digest).to_owned())).cloned()
         {
@@ -364,29 +370,29 @@ impl State {
             .with("Range", "0-0")
     }
 
-    fn upload(&mut self, asked: &Asked, repository: &str, id: &str) -> Answer {
+    fn upload(&mut self, request: &RecordedRequest, repository: &str, id: &str) -> Answer {
         let Some(mut bytes) = self.uploads.remove(id) else {
             return Answer::of(404);
         };
-        let location = format!("/v2/{repository}/blobs/uploads/{id}?_state={}", self.asked.len());
+        let location = format!("/v2/{repository}/blobs/uploads/{id}?_state={}", self.requests.len());
         let going_on = |state: &mut State, status: u16, bytes: Vec<u8>| {
             let range = format!("0-{}", bytes.len().saturating_sub(1));
             state.uploads.insert(id.to_owned(), bytes);
             Answer::of(status).with("Location", location.clone()).with("Range", range)
         };
-        match asked.method.as_str() {
+        match request.method.as_str() {
             "GET" => going_on(self, 204, bytes),
             "PATCH" => {
-                let from = asked.header("content-range").split_once('-').map_or("", |(from, _)| from);
+                let from = request.header("content-range").split_once('-').map_or("", |(from, _)| from);
                 if from.parse() != Ok(bytes.len()) {
                     return going_on(self, 416, bytes);
                 }
-                bytes.extend(&asked.body);
+                bytes.extend(&request.body);
                 going_on(self, 202, bytes)
             }
             "PUT" => {
-                bytes.extend(&asked.body);
-                let digest = asked.query.split('&').find_map(|word| word.strip_prefix("digest="));
+                bytes.extend(&request.body);
+                let digest = request.query.split('&').find_map(|word| word.strip_prefix("digest="));
                 if digest != Some(Digest::of(&bytes).to_string().as_str()) {
                     return Answer::of(400);
                 }

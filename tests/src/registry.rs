@@ -371,9 +371,9 @@ impl ScriptedRegistry {
     }
 
     /// Number of requests for `path`.
-    pub fn asked(&self, path: &str) -> usize {
+    pub fn request_count(&self, path: &str) -> usize {
         let path = format!("/v2/{path}");
-        self.requests().iter().filter(|(asked, _)| *asked == path).count()
+        self.requests().iter().filter(|(requested, _)| *requested == path).count()
     }
 
     /// Requires `token` for every path below `/v2/` from now on; `/token` issues it.

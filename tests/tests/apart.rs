@@ -78,7 +78,7 @@ fn comes_before_its_config(engine: &Engine, registry: &ScriptedRegistry, name: &
     engine.wait_for_no_temporaries();
     registry.answer(&made.config_path, reply(&made.config));
     engine.pull(&registry.reference(name)).expect("pulled");
-    assert_eq!(registry.asked(&made.layer_path), 1);
+    assert_eq!(registry.request_count(&made.layer_path), 1);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_late_diff_id_other_than_sha_256_is_compared() {
     registry.answer(&made.config_path, Reply::Slow(all, half));
     engine.pull(&registry.reference("long")).expect("pulled");
     assert!(engine.layer_dir(&long(&made.layer.tar)).join("long").exists());
-    assert_eq!(registry.asked(&made.layer_path), 1);
+    assert_eq!(registry.request_count(&made.layer_path), 1);
     let wrong = publish(&registry, "wrong", |_| long(b"other bytes"));
     registry.answer(&wrong.config_path, Reply::Slow(wrong.config.clone(), half));
     let failure = engine.pull(&registry.reference("wrong")).expect_err("refused");
@@ -128,10 +128,10 @@ fn a_config_needs_no_slot_that_layers_hold() {
     let (holds, waits) = (publish(&registry, "holds", Digest::of), publish(&registry, "waits", Digest::of));
     registry.answer(&holds.layer_path, Reply::Hang(holds.layer.blob.clone(), SIZE / 4));
     let first = ask(&engine, &registry, "holds");
-    engine.wait_until("the first to hold the slot", || registry.asked(&holds.layer_path) == 1);
+    engine.wait_until("the first to hold the slot", || registry.request_count(&holds.layer_path) == 1);
     let second = ask(&engine, &registry, "waits");
-    engine.wait_until("the second's config to come", || registry.asked(&waits.config_path) == 1);
-    assert_eq!(registry.asked(&waits.layer_path), 0);
+    engine.wait_until("the second's config to come", || registry.request_count(&waits.config_path) == 1);
+    assert_eq!(registry.request_count(&waits.layer_path), 0);
     drop(first);
     second.watch().expect("pulled");
 }
@@ -147,7 +147,11 @@ fn a_pull_that_waits_for_its_config_shares_its_layers() {
     let blobs = layers.map(|layer| engine.store().join("blobs/sha256").join(Digest::of(&layer.blob).hex()));
     engine.wait_until("the layers to come", || blobs.iter().all(|blob| blob.exists()));
     engine.pull(&registry.reference("goes")).expect("pulled meanwhile");
-    assert_eq!(registry.asked(&made.layer_path.replace("waits", "goes")), 0, "nothing is fetched twice");
+    assert_eq!(
+        registry.request_count(&made.layer_path.replace("waits", "goes")),
+        0,
+        "nothing is fetched twice"
+    );
     // A pull that has one of these layers, lacks others, and waits for its config delays no other pull either.
     let [third, fourth] = ["third", "fourth"].map(|name| Layer::large(name, 1000, Packing::Gzip));
     let more = Image::of(&[made.layer.clone(), third, fourth], "amd64");
@@ -155,7 +159,9 @@ fn a_pull_that_waits_for_its_config_shares_its_layers() {
     let config = more.blobs.iter().find(|(_, bytes)| bytes.starts_with(b"{")).expect("a config").clone();
     registry.answer(&format!("more/blobs/{}", config.0), Reply::Hang(config.1, 10));
     let waits = ask(&engine, &registry, "more");
-    engine.wait_until("it to be asked for", || registry.asked(&format!("more/blobs/{}", config.0)) == 1);
+    engine.wait_until("it to be asked for", || {
+        registry.request_count(&format!("more/blobs/{}", config.0)) == 1
+    });
     assert!(engine.pull(&registry.reference("goes")).expect("pulled meanwhile").done.unchanged);
     drop((stream, waits));
 }

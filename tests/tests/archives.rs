@@ -915,7 +915,10 @@ fn transports_name_images_as_documented() {
     let refused = bench.run(&["pull", &format!("docker-archive:{path}:app:9")]);
     assert_eq!(refused.status.code(), Some(1));
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(error.contains(r#"no image in the archive is called "app:9"; there are: app:1, app:2"#), "{error}");
+    assert!(
+        error.contains(r#"no image in the archive is called "app:9"; there are: app:1, app:2"#),
+        "{error}"
+    );
     let images = bench.engine.images();
     let mut names: Vec<&str> =
         images.iter().flat_map(|image| &image.references).map(String::as_str).collect();

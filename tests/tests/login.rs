@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use sampan_oci as oci;
 use sampan_tests::engine_host::EngineHost;
 use sampan_tests::host::PATIENCE;
-use sampan_tests::memory_registry::{Asked, Fault, Guard, MemoryRegistry};
+use sampan_tests::memory_registry::{Fault, Guard, MemoryRegistry, RecordedRequest};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -86,8 +86,8 @@ fn words(text: &str) -> Vec<&str> {
 }
 
 /// Requests for tokens.
-fn token_requests(registry: &MemoryRegistry) -> Vec<Asked> {
-    registry.asked().into_iter().filter(|asked| asked.path == "/token").collect()
+fn token_requests(registry: &MemoryRegistry) -> Vec<RecordedRequest> {
+    registry.requests().into_iter().filter(|request| request.path == "/token").collect()
 }
 
 fn base64(text: &str) -> String {
@@ -126,8 +126,9 @@ fn a_pull_token_has_the_pulls_scope_and_is_renewed_in_a_blob() {
         assert_eq!(words(&token.query), ["service=a%2C%20test", "scope=repository:a/b:pull"]);
         assert_eq!(token.header("authorization"), "", "nobody has said who we are");
     }
-    let gets: Vec<Asked> = registry.asked().into_iter().filter(|asked| asked.line() == layer).collect();
-    let last = gets.last().expect("asked for");
+    let gets: Vec<RecordedRequest> =
+        registry.requests().into_iter().filter(|request| request.line() == layer).collect();
+    let last = gets.last().expect("the layer is requested");
     assert_eq!(last.header("authorization"), "Bearer token-2");
     assert!(last.header("range").starts_with("bytes="), "what had come is not sent again");
 }
@@ -168,8 +169,8 @@ fn a_password_goes_to_the_realm_and_the_token_to_the_registry() {
         "a login asks for no repository"
     );
     assert_eq!(heard[0].header("authorization"), format!("Basic {}", base64("ann:hunter2")));
-    for asked in registry.asked() {
-        assert!(!asked.header("authorization").starts_with("Basic"), "{asked:?}");
+    for request in registry.requests() {
+        assert!(!request.header("authorization").starts_with("Basic"), "{request:?}");
     }
 
     let own = MemoryRegistry::start();
@@ -226,12 +227,14 @@ fn who_we_are_stays_with_the_registry_when_it_redirects() {
     registry.redirect(&store.address);
     host.ok(&["login", "-u", "ann", "-p", "hunter2", &registry.address]);
     host.ok(&["pull", &format!("{}/a:t", registry.address)]);
-    let gets = store.asked();
-    assert!(gets.iter().any(|asked| asked.path.contains("/blobs/")), "{gets:?}");
-    assert!(gets.iter().all(|asked| asked.header("authorization").is_empty()), "{gets:?}");
-    let asked = registry.asked();
+    let gets = store.requests();
+    assert!(gets.iter().any(|request| request.path.contains("/blobs/")), "{gets:?}");
+    assert!(gets.iter().all(|request| request.header("authorization").is_empty()), "{gets:?}");
+    let requests = registry.requests();
     assert!(
-        asked.iter().any(|asked| asked.path.contains("/blobs/") && !asked.header("authorization").is_empty())
+        requests
+            .iter()
+            .any(|request| request.path.contains("/blobs/") && !request.header("authorization").is_empty())
     );
 }
 

@@ -311,7 +311,10 @@ fn a_layout_with_irregular_files_is_refused_and_not_changed() {
         let mut command = saver.host.command("sampan");
         command.args(["push", "demo:1", &format!("oci:{}:z", at("layout").display())]);
         let (status, said) = ends(command);
-        assert!(!status.success() && said.contains("index.json exists and is no regular file"), "{make}: {said}");
+        assert!(
+            !status.success() && said.contains("index.json exists and is no regular file"),
+            "{make}: {said}"
+        );
         assert_eq!(identity(&index), before, "{make}");
         let removed = if make == "directory" { fs::remove_dir(&index) } else { fs::remove_file(&index) };
         removed.expect("removed");

@@ -592,7 +592,7 @@ fn a_cut_body_goes_on_where_it_broke_and_the_retry_is_told() {
     let pulled = engine.pull(&registry.reference("cut")).expect("pulled");
     assert!(pulled.notes.iter().any(|note| note.starts_with("retrying in 1 s: ")), "{:?}", pulled.notes);
     assert_eq!(pulled.rows[0].attempt, 2);
-    assert_eq!(registry.asked(&path), 2);
+    assert_eq!(registry.request_count(&path), 2);
     // The config and the manifest are small, and the layer was sent once.
     assert!((size..size + 5000).contains(&registry.sent()), "{} bytes for {size}", registry.sent());
 }
@@ -605,7 +605,7 @@ fn a_registry_that_ignores_ranges_sends_the_blob_again() {
         vec![Reply::Cut(blob.to_vec(), blob.len() / 2), whole]
     });
     engine.pull(&registry.reference("whole")).expect("pulled");
-    assert_eq!(registry.asked(&path), 2);
+    assert_eq!(registry.request_count(&path), 2);
 }
 
 #[test]
@@ -619,11 +619,11 @@ fn only_a_registry_that_sends_retry_after_gets_a_second_try() {
         let began = Instant::now();
         engine.pull(&registry.reference(&name)).expect("pulled");
         assert!(began.elapsed() >= Duration::from_secs(1));
-        assert_eq!(registry.asked(&path), 2);
+        assert_eq!(registry.request_count(&path), 2);
     }
     let (path, _) = flaky(&registry, "gone", |_| vec![Reply::Status(404)]);
     engine.pull(&registry.reference("gone")).expect_err("not there");
-    assert_eq!(registry.asked(&path), 1);
+    assert_eq!(registry.request_count(&path), 1);
 }
 
 #[test]
@@ -632,7 +632,7 @@ fn a_wait_for_the_next_try_ends_with_the_pull() {
     let (path, _) = flaky(&registry, "long", |_| vec![Reply::Later(503, "100".to_owned())]);
     let request = Pull { reference: registry.reference("long"), ..Pull::default() };
     let stream = engine.ask(Request::Pull(request));
-    wait_until("the first try", || registry.asked(&path) == 1);
+    wait_until("the first try", || registry.request_count(&path) == 1);
     drop(stream);
     wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
 }

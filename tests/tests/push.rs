@@ -119,7 +119,7 @@ fn what_the_registry_has_is_mounted_or_left_alone() {
     let source = format!("{}/from:t", registry.address);
     registry.forget();
     host.ok(&["push", &source, &format!("{}/to:t", registry.address)]);
-    let posts: Vec<_> = registry.asked().into_iter().filter(|asked| asked.method == "POST").collect();
+    let posts: Vec<_> = registry.requests().into_iter().filter(|request| request.method == "POST").collect();
     assert_eq!(posts.len(), image.blobs.len());
     assert!(
         posts
@@ -164,7 +164,7 @@ fn a_push_that_breaks_goes_on_where_it_broke() {
     assert!(out.contains("retrying in"), "{out}");
     let (digest, bytes) = &image.blobs[1];
     assert_eq!(registry.blob("to", digest).as_ref(), Some(bytes));
-    let parts: Vec<_> = registry.asked().into_iter().filter(|asked| asked.method == "PATCH").collect();
+    let parts: Vec<_> = registry.requests().into_iter().filter(|request| request.method == "PATCH").collect();
     let sent: usize = parts.iter().map(|part| part.body.len()).sum();
     assert_eq!((parts.len(), sent), (2, bytes.len()), "each byte is sent once");
     assert_eq!(parts[1].header("content-range"), format!("{at}-{}", bytes.len() - 1));
@@ -226,7 +226,7 @@ fn what_cannot_be_pushed_is_refused_before_anything_is_sent() {
     std::fs::remove_file(blob).expect("there");
     let said = host.fails(1, &["push", &source, &format!("{}/to:t", registry.address)]);
     assert!(said.contains("is not in the local store"), "{said}");
-    assert!(registry.asked().is_empty(), "{:?}", registry.asked());
+    assert!(registry.requests().is_empty(), "{:?}", registry.requests());
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn mirrors_are_asked_in_order_and_the_name_stays() {
     let engine = engine(&registry("corp.test/team", &format!("{}/real", home.address), &mirrors));
     assert_eq!(pulled(&engine, "corp.test/team/app:t", &image), "corp.test/team/app:t");
     assert_eq!(engine.images()[0].references, ["corp.test/team/app:t"]);
-    assert_eq!(first.asked("none/app/manifests/t"), 1);
+    assert_eq!(first.request_count("none/app/manifests/t"), 1);
     assert_eq!(home.requests().len(), 0, "a mirror had it all");
     engine.wait_until("the log to say who was passed over", || {
         engine.log().contains("passed over: manifest none/app:t")
@@ -98,7 +98,7 @@ fn mirrors_are_asked_in_order_and_the_name_stays() {
     let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
     rewrite(&engine, &registry("corp.test/team", &format!("{}/real", home.address), &[&closed]));
     assert_eq!(pulled(&engine, "corp.test/team/app:t", &image), "corp.test/team/app:t");
-    assert_eq!(home.asked("real/app/manifests/t"), 1);
+    assert_eq!(home.request_count("real/app/manifests/t"), 1);
     let failure = refused(&engine, "corp.test/team/absent:t");
     assert_eq!(failure.code, Code::NotFound);
     assert_message(&failure, &[&closed, "refused", &home.address, "manifest real/absent:t"]);
@@ -118,11 +118,11 @@ fn a_blob_that_a_mirror_does_not_give_comes_from_the_next() {
     home.answer(&path(&layers[1]), Reply::Ranged(layers[1].blob.clone()));
     let engine = engine(&registry("corp.test", &home.address, &[&mirror.address]));
     pulled(&engine, "corp.test/app:t", &image);
-    assert_eq!(home.asked("app/manifests/t"), 0, "the manifest was the mirror's");
-    assert_eq!(home.asked(&path(&layers[0])), 1);
+    assert_eq!(home.request_count("app/manifests/t"), 0, "the manifest was the mirror's");
+    assert_eq!(home.request_count(&path(&layers[0])), 1);
     let rest = home.sent() - layers[0].blob.len() as u64;
     assert!(rest <= half as u64 + 1, "{rest} bytes of the second layer came again");
-    assert!(mirror.asked(&path(&layers[1])) <= 2, "it was given up");
+    assert!(mirror.request_count(&path(&layers[1])) <= 2, "it was given up");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_mirror_that_has_a_blob_wrong_is_passed_over_for_it() {
     pulled(&engine, "corp.test/app:t", &image);
     for (digest, _) in &image.blobs {
         let path = format!("app/blobs/{digest}");
-        assert_eq!((mirror.asked(&path), home.asked(&path)), (1, 1), "{path}");
+        assert_eq!((mirror.request_count(&path), home.request_count(&path)), (1, 1), "{path}");
     }
     // Without mirrors, the pull fails.
     rewrite(&engine, &registry("other.test", &mirror.address, &[]));
@@ -223,7 +223,7 @@ fn wrong_bytes_or_manifests_of_a_mirror_are_never_accepted() {
     mirror.answer(&path, Reply::Ok(oci::MANIFEST.to_owned(), evil.manifest.clone()));
     let engine = engine(&registry("corp.test", &home.address, &[&mirror.address]));
     pulled(&engine, &format!("corp.test/app@{}", good.digest()), &good);
-    assert_eq!((mirror.asked(&path), home.asked(&path)), (1, 1));
+    assert_eq!((mirror.request_count(&path), home.request_count(&path)), (1, 1));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_mirror_is_for_digests_or_for_tags_if_it_says_so() {
     let before = tags.requests().len();
     pulled(&engine, &format!("corp.test/app@{}", image.digest()), &image);
     assert_eq!((tags.requests().len(), home.requests().len()), (before, 0));
-    assert_eq!(digests.asked(&format!("app/manifests/{}", image.digest())), 1);
+    assert_eq!(digests.request_count(&format!("app/manifests/{}", image.digest())), 1);
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn a_short_name_is_an_alias_or_is_sought_where_it_may_be() {
     assert_eq!(pulled(&engine, "nick:t", &image), second.reference("long/name"));
     assert_eq!(first.requests().len(), 0, "an alias ends the search");
     assert_eq!(pulled(&engine, "app:t", &image), second.reference("app"));
-    assert_eq!(first.asked("app/manifests/t"), 1);
+    assert_eq!(first.request_count("app/manifests/t"), 1);
     let failure = refused(&engine, "none:t");
     assert_eq!(failure.code, Code::NotFound);
     assert_message(&failure, &["cannot pull none:t", &first.address, &second.address]);

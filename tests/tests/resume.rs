@@ -196,7 +196,11 @@ fn bytes_that_are_wrong_from_the_beginning_are_not_kept() {
     });
     let failure = engine.pull(&reference).expect_err("wrong");
     assert!(failure.message.contains("has digest"), "{failure:?}");
-    assert_eq!(registry.asked(&path("a", &layer)), 1, "nothing was kept before: it is not tried again");
+    assert_eq!(
+        registry.request_count(&path("a", &layer)),
+        1,
+        "nothing was kept before: it is not tried again"
+    );
     engine.wait_for_no_temporaries();
     assert_eq!(partials(&engine), 0);
 }
@@ -247,7 +251,7 @@ fn a_later_pull_unpacks_stored_blobs_without_the_network() {
     engine.ask(Request::Pull(request)).watch().expect("pulled");
     assert!(engine.named().iter().all(|name| name.starts_with("blobs/")), "{:?}", engine.named());
     let pulled = engine.pull(&reference).expect("pulled");
-    assert_eq!(registry.asked(&path("a", &layer)), 1);
+    assert_eq!(registry.request_count(&path("a", &layer)), 1);
     assert_eq!(pulled.rows[0].phase, Phase::Complete);
     assert_eq!(
         fs::metadata(engine.layer_dir(&Digest::of(&layer.tar)).join("data")).expect("there").len(),
@@ -283,7 +287,7 @@ fn two_images_with_a_common_layer_download_it_once() {
         }
     };
     assert_eq!((told.current, told.note.as_str()), (SIZE as u64 / 2, "another job fetches it"));
-    assert_eq!(registry.asked(&path("b", &layer)), 0);
+    assert_eq!(registry.request_count(&path("b", &layer)), 0);
     // The first client leaves; the second pull continues at the same byte.
     drop(first);
     let pulled = second.watch_from(told).expect("pulled");

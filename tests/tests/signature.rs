@@ -2,8 +2,8 @@
 
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
-use sampan_tests::bed::{Bed, arch};
 use sampan_tests::host::Host;
+use sampan_tests::installation::{Installation, arch};
 use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry, index_of};
 use serde_json::{Value, json};
 use std::fs;
@@ -77,15 +77,15 @@ impl Signed {
     }
 }
 
-/// A registry, and a bed that requires signatures by `keys` for all of its images.
-fn bed(keys: &[&Pair]) -> Bed {
+/// A registry, and a installation that requires signatures by `keys` for all of its images.
+fn installation(keys: &[&Pair]) -> Installation {
     let registry = ScriptedRegistry::start();
     let keys: Vec<&str> = keys.iter().map(|pair| text(&pair.public)).collect();
     let table = format!(
         "[[engine.policy]]\nprefix = {:?}\nrequire = \"cosign\"\nkeys = {keys:?}\n",
         registry.address
     );
-    Bed::on(Host::with_monitord(&[]), registry, &table)
+    Installation::on(Host::with_monitord(&[]), registry, &table)
 }
 
 fn image(content: &str) -> Image {
@@ -122,15 +122,15 @@ fn attach_layers(registry: &ScriptedRegistry, name: &str, digest: &Digest, layer
 }
 
 /// Pulls an image that must be refused for `reason`: no layer is requested, nothing is stored, and an event reports it.
-fn refuse(bed: &Bed, name: &str, image: &Image, reason: &str) {
-    let before = bed.events("pull-error").len();
-    let said = bed.fails(&["pull", &bed.registry.reference(name)], 1);
+fn refuse(installation: &Installation, name: &str, image: &Image, reason: &str) {
+    let before = installation.events("pull-error").len();
+    let said = installation.fails(&["pull", &installation.registry.reference(name)], 1);
     assert!(said.contains(reason) && said.contains("[[engine.policy]]"), "{name}: {said}");
     for (digest, _) in &image.blobs {
-        assert_eq!(bed.registry.asked(&format!("{name}/blobs/{digest}")), 0, "{name}");
+        assert_eq!(installation.registry.request_count(&format!("{name}/blobs/{digest}")), 0, "{name}");
     }
-    assert_eq!(bed.names(), Vec::<String>::new(), "{name}");
-    let events = bed.await_events("pull-error", before + 1);
+    assert_eq!(installation.names(), Vec::<String>::new(), "{name}");
+    let events = installation.await_events("pull-error", before + 1);
     let told = events.last().expect("it").to_string();
     assert!(told.contains(reason.split('"').next().unwrap_or(reason)), "{told}");
 }
@@ -144,18 +144,18 @@ fn an_image_signed_with_any_kind_of_key_comes_in() {
         Pair::new(dir.path(), "ed25519", &["-algorithm", "ed25519"]),
         Pair::new(dir.path(), "rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
     ];
-    let bed = bed(&pairs.iter().collect::<Vec<_>>());
+    let installation = installation(&pairs.iter().collect::<Vec<_>>());
     for (nth, pair) in pairs.iter().enumerate() {
         let (image, name) = (image(&format!("{nth}")), format!("team/app{nth}"));
-        bed.registry.publish(&name, &image);
-        let identity = format!("{}/{name}", bed.registry.address);
+        installation.registry.publish(&name, &image);
+        let identity = format!("{}/{name}", installation.registry.address);
         let signed = Signed::by(pair, payload(&identity, &image.digest()));
         // An additional signature by an unknown key does no harm.
         let strange = Signed { signature: "AAAA".to_owned(), payload: b"{}".to_vec() };
-        attach(&bed.registry, &name, &image.digest(), &[strange, signed]);
-        bed.ok(&["pull", "--quiet", &bed.registry.reference(&name)]);
+        attach(&installation.registry, &name, &image.digest(), &[strange, signed]);
+        installation.ok(&["pull", "--quiet", &installation.registry.reference(&name)]);
         // By digest too; then no tag is requested.
-        bed.ok(&["pull", "--quiet", &format!("{identity}@{}", image.digest())]);
+        installation.ok(&["pull", "--quiet", &format!("{identity}@{}", image.digest())]);
     }
 }
 
@@ -163,28 +163,28 @@ fn an_image_signed_with_any_kind_of_key_comes_in() {
 fn a_right_signature_counts_whatever_stands_beside_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let (pair, stranger) = (Pair::p256(dir.path(), "key"), Pair::p256(dir.path(), "stranger"));
-    let bed = bed(&[&pair]);
+    let installation = installation(&[&pair]);
     let (image, name) = (image("beside"), "app");
-    bed.registry.publish(name, &image);
+    installation.registry.publish(name, &image);
     let payload = |more: usize| {
-        let mut payload = payload(&format!("{}/{name}", bed.registry.address), &image.digest());
+        let mut payload = payload(&format!("{}/{name}", installation.registry.address), &image.digest());
         payload.resize(payload.len() + more, b' ');
         payload
     };
     let refused = Signed::by(&stranger, b"its payload cannot be had".to_vec());
     let blob = format!("{name}/blobs/{}", Digest::of(&refused.payload));
-    let mut all = layers(&bed.registry, name, &[refused, Signed::by(&pair, payload(0))]);
-    bed.registry.answer(&blob, Reply::Status(403));
+    let mut all = layers(&installation.registry, name, &[refused, Signed::by(&pair, payload(0))]);
+    installation.registry.answer(&blob, Reply::Status(403));
     all.insert(0, json!({"mediaType": SIMPLE_SIGNING, "digest": 7}));
-    attach_layers(&bed.registry, name, &image.digest(), all.clone());
-    bed.ok(&["pull", "--quiet", &bed.registry.reference(name)]);
-    bed.ok(&["rmi", &bed.registry.reference(name)]);
+    attach_layers(&installation.registry, name, &image.digest(), all.clone());
+    installation.ok(&["pull", "--quiet", &installation.registry.reference(name)]);
+    installation.ok(&["rmi", &installation.registry.reference(name)]);
 
     // The error says that there are too many signatures.
     let strange: Vec<Signed> = (1..=32).map(|more| Signed::by(&stranger, payload(more))).collect();
-    all.splice(0..0, layers(&bed.registry, name, &strange));
-    attach_layers(&bed.registry, name, &image.digest(), all);
-    let said = bed.fails(&["pull", &bed.registry.reference(name)], 1);
+    all.splice(0..0, layers(&installation.registry, name, &strange));
+    attach_layers(&installation.registry, name, &image.digest(), all);
+    let said = installation.fails(&["pull", &installation.registry.reference(name)], 1);
     assert!(said.contains("only the first 32 of 35 signatures were checked"), "{said}");
 }
 
@@ -192,17 +192,17 @@ fn a_right_signature_counts_whatever_stands_beside_it() {
 fn the_signature_of_an_index_or_of_the_chosen_manifest_will_do() {
     let dir = tempfile::tempdir().expect("a directory");
     let pair = Pair::p256(dir.path(), "key");
-    let bed = bed(&[&pair]);
+    let installation = installation(&[&pair]);
     for (name, of_index) in [("by-index", true), ("by-manifest", false)] {
         let image = image(name);
-        bed.registry.publish(name, &image);
+        installation.registry.publish(name, &image);
         let index = index_of(std::slice::from_ref(&image));
         let reply = Reply::Ok(oci::INDEX.to_owned(), index.clone());
-        bed.registry.answer(&format!("{name}/manifests/t"), reply);
+        installation.registry.answer(&format!("{name}/manifests/t"), reply);
         let digest = if of_index { Digest::of(&index) } else { image.digest() };
-        let payload = payload(&format!("{}/{name}", bed.registry.address), &digest);
-        attach(&bed.registry, name, &digest, &[Signed::by(&pair, payload)]);
-        bed.ok(&["pull", "--quiet", &bed.registry.reference(name)]);
+        let payload = payload(&format!("{}/{name}", installation.registry.address), &digest);
+        attach(&installation.registry, name, &digest, &[Signed::by(&pair, payload)]);
+        installation.ok(&["pull", "--quiet", &installation.registry.reference(name)]);
     }
 }
 
@@ -226,20 +226,20 @@ fn a_mirror_need_not_have_the_signatures() {
     let image = image("mirrored");
     mirror.publish("app", &image);
     home.publish("app", &image);
-    let bed = Bed::on(Host::with_monitord(&[]), home, &table);
-    assert!(bed.fails(&["pull", "corp.test/app:t"], 1).contains("it has none"));
+    let installation = Installation::on(Host::with_monitord(&[]), home, &table);
+    assert!(installation.fails(&["pull", "corp.test/app:t"], 1).contains("it has none"));
     attach(
-        &bed.registry,
+        &installation.registry,
         "app",
         &image.digest(),
         &[Signed::by(&pair, payload("corp.test/app", &image.digest()))],
     );
-    bed.ok(&["pull", "--quiet", "corp.test/app:t"]);
+    installation.ok(&["pull", "--quiet", "corp.test/app:t"]);
     for (digest, _) in &image.blobs {
         assert_eq!(
             (
-                mirror.asked(&format!("app/blobs/{digest}")),
-                bed.registry.asked(&format!("app/blobs/{digest}"))
+                mirror.request_count(&format!("app/blobs/{digest}")),
+                installation.registry.request_count(&format!("app/blobs/{digest}"))
             ),
             (1, 0)
         );
@@ -250,50 +250,50 @@ fn a_mirror_need_not_have_the_signatures() {
 fn an_image_without_a_valid_signature_is_not_fetched() {
     let dir = tempfile::tempdir().expect("a directory");
     let (pair, stranger) = (Pair::p256(dir.path(), "key"), Pair::p256(dir.path(), "stranger"));
-    let bed = bed(&[&pair]);
+    let installation = installation(&[&pair]);
     let image = image("evil");
     let (digest, other) = (image.digest(), Digest::of(b"another image"));
     let publish = |name: &str, signed: Option<Signed>| {
-        bed.registry.publish(name, &image);
+        installation.registry.publish(name, &image);
         if let Some(signed) = signed {
-            attach(&bed.registry, name, &digest, &[signed]);
+            attach(&installation.registry, name, &digest, &[signed]);
         }
     };
-    let identity = |name: &str| format!("{}/{name}", bed.registry.address);
+    let identity = |name: &str| format!("{}/{name}", installation.registry.address);
 
     publish("unsigned", None);
-    refuse(&bed, "unsigned", &image, "wants a signature, and it has none");
+    refuse(&installation, "unsigned", &image, "wants a signature, and it has none");
     publish("strange", Some(Signed::by(&stranger, payload(&identity("strange"), &digest))));
-    refuse(&bed, "strange", &image, "by none of the keys");
+    refuse(&installation, "strange", &image, "by none of the keys");
     publish("replayed", Some(Signed::by(&pair, payload(&identity("replayed"), &other))));
-    refuse(&bed, "replayed", &image, "is of another image");
+    refuse(&installation, "replayed", &image, "is of another image");
     publish("renamed", Some(Signed::by(&pair, payload(&identity("trusted"), &digest))));
-    refuse(&bed, "renamed", &image, "is of an image of another name");
+    refuse(&installation, "renamed", &image, "is of an image of another name");
     publish("retagged", Some(Signed::by(&pair, payload(&identity("retagged:u"), &digest))));
-    refuse(&bed, "retagged", &image, "is of an image of another name");
+    refuse(&installation, "retagged", &image, "is of an image of another name");
     let right = Signed::by(&pair, payload(&identity("changed"), &other));
     publish("changed", Some(Signed { payload: payload(&identity("changed"), &digest), ..right }));
-    refuse(&bed, "changed", &image, "by none of the keys");
+    refuse(&installation, "changed", &image, "by none of the keys");
     let right = Signed::by(&pair, payload(&identity("cut"), &digest));
     let signature = right.signature[..right.signature.len() - 5].to_owned();
     publish("cut", Some(Signed { signature, ..right }));
-    refuse(&bed, "cut", &image, "a signature");
+    refuse(&installation, "cut", &image, "a signature");
     // A valid signature, whose payload the registry replaces.
     let right = Signed::by(&pair, payload(&identity("exchanged"), &digest));
     let blob = format!("exchanged/blobs/{}", Digest::of(&right.payload));
     publish("exchanged", Some(right));
     let mut forged = payload(&identity("exchanged"), &digest);
     forged.reverse();
-    bed.registry.answer(&blob, Reply::Ok("application/octet-stream".to_owned(), forged));
-    refuse(&bed, "exchanged", &image, "has another digest");
+    installation.registry.answer(&blob, Reply::Ok("application/octet-stream".to_owned(), forged));
+    refuse(&installation, "exchanged", &image, "has another digest");
     // Bytes that are no manifest.
     publish("garbled", None);
     let tag = format!("garbled/manifests/sha256-{}.sig", digest.hex());
-    bed.registry.answer(&tag, Reply::Ok(oci::MANIFEST.to_owned(), b"[".to_vec()));
-    refuse(&bed, "garbled", &image, "cannot be read");
+    installation.registry.answer(&tag, Reply::Ok(oci::MANIFEST.to_owned(), b"[".to_vec()));
+    refuse(&installation, "garbled", &image, "cannot be read");
     // An error of the registry does not count as permission.
-    bed.registry.answer(&tag, Reply::Status(403));
-    refuse(&bed, "garbled", &image, "cannot fetch its signatures");
+    installation.registry.answer(&tag, Reply::Status(403));
+    refuse(&installation, "garbled", &image, "cannot fetch its signatures");
 }
 
 #[test]
@@ -304,12 +304,12 @@ fn a_rejected_prefix_takes_nothing_and_a_longer_one_may() {
         "[[engine.policy]]\nprefix = \"{address}\"\nrequire = \"reject\"\n\
          [[engine.policy]]\nprefix = \"{address}/team\"\nrequire = \"accept\"\n"
     );
-    let bed = Bed::on(Host::with_monitord(&[]), registry, &table);
+    let installation = Installation::on(Host::with_monitord(&[]), registry, &table);
     let image = image("x");
-    bed.registry.publish("teamwork/app", &image);
-    refuse(&bed, "teamwork/app", &image, &format!("the policy for \"{address}\" rejects it"));
-    bed.registry.publish("team/app", &image);
-    bed.ok(&["pull", "--quiet", &bed.registry.reference("team/app")]);
+    installation.registry.publish("teamwork/app", &image);
+    refuse(&installation, "teamwork/app", &image, &format!("the policy for \"{address}\" rejects it"));
+    installation.registry.publish("team/app", &image);
+    installation.ok(&["pull", "--quiet", &installation.registry.reference("team/app")]);
 }
 
 #[test]

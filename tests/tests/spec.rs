@@ -40,8 +40,8 @@ impl Outcome {
     }
 }
 
-/// A root file system, and the other inputs of a bundle.
-struct Yard {
+/// A root file system, and the other inputs from which a test makes a bundle and runs it.
+struct Fixture {
     dir: TempDir,
     config: Box<Config>,
     host: Host,
@@ -49,7 +49,7 @@ struct Yard {
     run: Run,
 }
 
-impl Yard {
+impl Fixture {
     fn new() -> Self {
         need_root();
         let dir = tempfile::Builder::new().prefix("sampan-spec.").tempdir().expect("a directory");
@@ -83,7 +83,7 @@ impl Yard {
         };
         let runtime =
             Runtime::find(&config.settings, None).expect("runc is installed: see tests/install-deps.sh");
-        Yard { dir, config, host: Host::probe(), runtime, run: Run::default() }
+        Fixture { dir, config, host: Host::probe(), runtime, run: Run::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -175,12 +175,12 @@ fn volume(source: &Path, target: &str, options: &[&str]) -> Mount {
 
 #[test]
 fn a_plain_container_has_what_docker_gives() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let script = "id -u; id -g; pwd; hostname; cat /etc/hostname; grep -i -E 'capeff|nonewpriv|seccomp:' /proc/self/status;
         for f in null zero full random urandom tty ptmx; do test -c /dev/$f || echo no $f; done; echo $PATH; echo $HOME; echo $HOSTNAME; cat /proc/self/oom_score_adj";
-    fs::remove_file(yard.path("rootfs/bin/env")).expect("there");
-    symlink("busybox", yard.path("rootfs/bin/grep")).expect("made");
-    let outcome = yard.run(sh(script));
+    fs::remove_file(fixture.path("rootfs/bin/env")).expect("there");
+    symlink("busybox", fixture.path("rootfs/bin/grep")).expect("made");
+    let outcome = fixture.run(sh(script));
     let lines: Vec<&str> = outcome.text().lines().collect();
     let host = lines[3];
     assert_eq!((lines[0], lines[1], lines[2], host.len(), lines[4]), ("0", "0", "/", 12, "made"));
@@ -193,21 +193,21 @@ fn a_plain_container_has_what_docker_gives() {
 
 #[test]
 fn paths_that_tell_of_the_host_are_masked_or_cannot_be_written() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let look = "ls -A /proc/scsi /sys/firmware 2>/dev/null | cat; cat /proc/kcore | busybox wc -c;
         (echo 1 >/proc/sysrq-trigger) 2>/dev/null && echo open; (echo x >/proc/sys/kernel/hostname) 2>/dev/null && echo writable; (touch /sys/x) 2>/dev/null && echo sys; echo end";
     let create = |security: &[&str]| Create { security: words(security), ..sh("cat /proc/self/mountinfo") };
-    let outcome = yard.run(sh(look));
+    let outcome = fixture.run(sh(look));
     assert!(outcome.text().ends_with("0\nend"), "{outcome:?}");
-    assert!(yard.run(create(&[])).text().contains("/proc/sys "));
-    assert!(!yard.run(create(&["systempaths=unconfined"])).text().contains("/proc/sys "));
+    assert!(fixture.run(create(&[])).text().contains("/proc/sys "));
+    assert!(!fixture.run(create(&["systempaths=unconfined"])).text().contains("/proc/sys "));
 }
 
 #[test]
 fn the_network_is_loopback_alone_or_the_hosts() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let look = "ip -o addr; cat /proc/net/dev; readlink /proc/self/ns/net";
-    let none = yard.run(sh(look));
+    let none = fixture.run(sh(look));
     let interfaces = none
         .text()
         .lines()
@@ -216,55 +216,55 @@ fn the_network_is_loopback_alone_or_the_hosts() {
     assert!(none.text().contains("127.0.0.1"), "loopback is up: {none:?} {interfaces}");
     assert!(!none.text().contains("eth0"), "{none:?}");
     let own = fs::read_link("/proc/self/ns/net").expect("a link");
-    let host = yard.run(Create { network: Network::Host, ..sh(look) });
+    let host = fixture.run(Create { network: Network::Host, ..sh(look) });
     assert!(host.text().ends_with(own.to_str().expect("text")), "{host:?}");
-    let port = yard.run(sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"));
+    let port = fixture.run(sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"));
     assert_eq!(port.text(), "0");
 }
 
 #[test]
 fn users_and_groups_are_found_by_name_in_the_container() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let ask = |user: &str, groups: &[&str]| {
         let create = Create {
             user: Some(user.into()),
             group_add: words(groups),
             ..sh("id -u; id -g; id -G; echo $HOME")
         };
-        yard.run(create).text().replace('\n', " ")
+        fixture.run(create).text().replace('\n', " ")
     };
     assert_eq!(ask("web", &[]), "33 33 33 40 /home/web");
     assert_eq!(ask("web:more", &["logs"]), "33 41 41 40 /home/web");
     assert_eq!(ask("1234:5", &["99"]), "1234 5 5 99 /");
     let error =
-        yard.bundle("x", &Create { user: Some("nobody".into()), ..sh("true") }).expect_err("no such user");
+        fixture.bundle("x", &Create { user: Some("nobody".into()), ..sh("true") }).expect_err("no such user");
     assert!(error.to_string().contains("nobody"), "{error}");
 }
 
 #[test]
 fn files_of_the_host_are_not_reached_by_links_of_the_image() {
-    let yard = Yard::new();
-    let secret = yard.path("secret");
+    let fixture = Fixture::new();
+    let secret = fixture.path("secret");
     fs::write(&secret, "evil:x:77:77::/:/bin/sh\n").expect("written");
-    let passwd = yard.path("rootfs/etc/passwd");
+    let passwd = fixture.path("rootfs/etc/passwd");
     fs::remove_file(&passwd).expect("there");
     symlink(&secret, &passwd).expect("made");
-    assert!(yard.bundle("x", &Create { user: Some("evil".into()), ..sh("true") }).is_err());
+    assert!(fixture.bundle("x", &Create { user: Some("evil".into()), ..sh("true") }).is_err());
     // A working directory or a mount target that is a link leads to a place inside the container.
-    symlink("/../../../../..", yard.path("rootfs/up")).expect("made");
-    symlink(yard.dir.path(), yard.path("rootfs/out")).expect("made");
+    symlink("/../../../../..", fixture.path("rootfs/up")).expect("made");
+    symlink(fixture.dir.path(), fixture.path("rootfs/out")).expect("made");
     let create = Create { workdir: Some("/up".into()), ..sh("pwd; ls /bin/busybox") };
-    assert!(yard.run(create).text().ends_with("/bin/busybox"));
+    assert!(fixture.run(create).text().ends_with("/bin/busybox"));
     let create = Create { mounts: vec![tmpfs("/out/inside", &[])], ..sh("cat /proc/self/mountinfo") };
-    let outcome = yard.run(create);
+    let outcome = fixture.run(create);
     assert!(outcome.text().contains("tmpfs"), "{outcome:?}");
-    assert!(!yard.path("inside").exists(), "nothing was made on the host");
+    assert!(!fixture.path("inside").exists(), "nothing was made on the host");
 }
 
 #[test]
 fn environment_words_and_directory_come_from_image_and_options() {
-    let mut yard = Yard::new();
-    yard.run = Run {
+    let mut fixture = Fixture::new();
+    fixture.run = Run {
         env: words(&["A=image", "B=image", "PATH=/bin"]),
         entrypoint: words(&["/bin/sh", "-c"]),
         cmd: words(&["echo default"]),
@@ -273,31 +273,31 @@ fn environment_words_and_directory_come_from_image_and_options() {
         ..Run::default()
     };
     let plain = Create { image: "test".into(), ..Create::default() };
-    assert_eq!(yard.run(plain.clone()).text(), "default");
+    assert_eq!(fixture.run(plain.clone()).text(), "default");
     let create = Create {
         env: words(&["B=mine", "C=x y\nz"]),
         command: words(&["echo $A $B \"$C\" $PATH; pwd; id -u"]),
         ..plain.clone()
     };
-    assert_eq!(yard.run(create).text(), "image mine x y\nz /bin\n/data/new\n33");
+    assert_eq!(fixture.run(create).text(), "image mine x y\nz /bin\n/data/new\n33");
     let create = Create { entrypoint: Some(words(&["/bin/pwd"])), workdir: Some("/tmp".into()), ..plain };
-    assert_eq!(yard.run(create).text(), "/tmp");
+    assert_eq!(fixture.run(create).text(), "/tmp");
     let create = Create { workdir: Some("/etc/passwd".into()), ..sh("true") };
-    assert!(yard.bundle("x", &create).is_err_and(|error| error.to_string().contains("not a directory")));
+    assert!(fixture.bundle("x", &create).is_err_and(|error| error.to_string().contains("not a directory")));
 }
 
 #[test]
 fn an_environment_of_a_mebibyte_arrives() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let env = (0..12).map(|n| format!("V{n}={}", "x".repeat(90_000))).collect();
-    let outcome = yard.run(Create { env, ..sh("/bin/busybox env | busybox wc -c") });
+    let outcome = fixture.run(Create { env, ..sh("/bin/busybox env | busybox wc -c") });
     assert!(outcome.text().parse::<u64>().expect("a number") > 1_080_000, "{outcome:?}");
 }
 
 #[test]
 fn capabilities_are_added_dropped_and_kept_from_ordinary_users() {
-    let yard = Yard::new();
-    symlink("busybox", yard.path("rootfs/bin/awk")).expect("made");
+    let fixture = Fixture::new();
+    symlink("busybox", fixture.path("rootfs/bin/awk")).expect("made");
     let ask = |add: &[&str], drop: &[&str], user: Option<&str>| {
         let create = Create {
             cap_add: words(add),
@@ -305,7 +305,7 @@ fn capabilities_are_added_dropped_and_kept_from_ordinary_users() {
             user: user.map(str::to_owned),
             ..sh("awk '/^Cap(Eff|Bnd)/ {print $2}' /proc/self/status")
         };
-        yard.run(create).text().replace('\n', " ")
+        fixture.run(create).text().replace('\n', " ")
     };
     assert_eq!(ask(&[], &["ALL"], None), "0000000000000000 0000000000000000");
     assert_eq!(ask(&["NET_ADMIN"], &["all"], None), "0000000000001000 0000000000001000");
@@ -315,32 +315,32 @@ fn capabilities_are_added_dropped_and_kept_from_ordinary_users() {
 
 #[test]
 fn a_privileged_container_has_all_that_the_engine_can_give() {
-    let yard = Yard::new();
-    symlink("busybox", yard.path("rootfs/bin/awk")).expect("made");
+    let fixture = Fixture::new();
+    symlink("busybox", fixture.path("rootfs/bin/awk")).expect("made");
     let script = "awk '/^(CapEff|Seccomp:)/ {print $2}' /proc/self/status; mount -t tmpfs none /tmp && echo mounted; ls /dev | busybox wc -l; (echo 1 > /proc/sys/net/ipv4/ip_forward) && echo set";
-    let outcome = yard.run(Create { privileged: true, ..sh(script) });
+    let outcome = fixture.run(Create { privileged: true, ..sh(script) });
     let lines: Vec<&str> = outcome.text().lines().collect();
-    let own = yard.host.capabilities.0;
+    let own = fixture.host.capabilities.0;
     assert_eq!(u64::from_str_radix(lines[0], 16), Ok(own), "{outcome:?}");
     assert_eq!((lines[1], lines[2], lines[4]), ("0", "mounted", "set"), "{outcome:?}");
     // If this process itself lacks capabilities, there is a warning.
     assert_eq!(outcome.warnings.is_empty(), own.count_ones() == 41, "{outcome:?}");
-    let plain = yard.run(sh("mount -t tmpfs none /tmp"));
+    let plain = fixture.run(sh("mount -t tmpfs none /tmp"));
     assert_ne!(plain.code, 0);
 }
 
 #[test]
 fn system_calls_are_filtered_unless_that_is_asked_not_to_be() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     // As root with the capability, so that only the filter denies the call; other tests check its rules for
     // capabilities.
-    let denied = yard.run(sh("unshare -U true && echo unshared"));
+    let denied = fixture.run(sh("unshare -U true && echo unshared"));
     assert!(denied.code != 0 && denied.err.contains("not permitted"), "{denied:?}");
-    let free = yard
+    let free = fixture
         .run(Create { security: words(&["seccomp=unconfined"]), ..sh("unshare -U true && echo unshared") });
     assert_eq!(free.text(), "unshared");
     let profile = r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errno":"EACCES"}]}"#;
-    let own = yard.run(Create {
+    let own = fixture.run(Create {
         security: words(&[profile]),
         ..sh("busybox mkdir /tmp/x; unshare -U true && echo unshared")
     });
@@ -348,27 +348,27 @@ fn system_calls_are_filtered_unless_that_is_asked_not_to_be() {
     for bad in
         ["seccomp=/a/file", "seccomp={}", "seccomp={\"defaultAction\":\"SCMP_ACT_NOTIFY\"}", "nonsense=1"]
     {
-        assert!(yard.bundle("x", &Create { security: words(&[bad]), ..sh("true") }).is_err(), "{bad}");
+        assert!(fixture.bundle("x", &Create { security: words(&[bad]), ..sh("true") }).is_err(), "{bad}");
     }
 }
 
 #[test]
 fn no_new_privileges_is_set() {
-    let yard = Yard::new();
-    symlink("busybox", yard.path("rootfs/bin/awk")).expect("made");
+    let fixture = Fixture::new();
+    symlink("busybox", fixture.path("rootfs/bin/awk")).expect("made");
     let create = Create {
         security: words(&["no-new-privileges"]),
         ..sh("awk '/^NoNewPrivs/ {print $2}' /proc/self/status")
     };
-    assert_eq!(yard.run(create).text(), "1");
+    assert_eq!(fixture.run(create).text(), "1");
 }
 
 #[test]
 fn a_read_only_container_writes_only_where_it_may() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let mounts = vec![tmpfs("/tmp", &["size=1m", "mode=1777"]), tmpfs("/run", &["exec"])];
     let script = "touch /x 2>/dev/null && echo written; touch /tmp/x && echo tmp; dd if=/dev/zero of=/tmp/big bs=1k count=2000 2>/dev/null || echo full; cat /proc/self/mountinfo | busybox grep -E ' /(tmp|run) '";
-    let outcome = yard.run(Create { read_only: true, mounts, ..sh(script) });
+    let outcome = fixture.run(Create { read_only: true, mounts, ..sh(script) });
     let text = outcome.text();
     assert!(text.starts_with("tmp\nfull\n"), "{outcome:?}");
     assert!(text.contains("/tmp rw,nosuid,nodev,noexec") && text.contains("size=1024k"), "{outcome:?}");
@@ -377,8 +377,8 @@ fn a_read_only_container_writes_only_where_it_may() {
 
 #[test]
 fn directories_of_the_host_are_mounted_as_asked() {
-    let yard = Yard::new();
-    let (there, missing) = (yard.path("there"), yard.path("a/missing/one"));
+    let fixture = Fixture::new();
+    let (there, missing) = (fixture.path("there"), fixture.path("a/missing/one"));
     fs::create_dir_all(there.join("below")).expect("made");
     fs::write(there.join("file"), "of the host").expect("written");
     let mounts = vec![
@@ -386,22 +386,22 @@ fn directories_of_the_host_are_mounted_as_asked() {
         volume(&missing, "/made", &["z"]),
         volume(&there.join("file"), "/etc/one", &["rslave"]),
     ];
-    let outcome = yard.run(Create {
+    let outcome = fixture.run(Create {
         mounts,
         ..sh("cat /data/file /etc/one; touch /data/x 2>/dev/null || echo refused; touch /made/new")
     });
     assert_eq!(outcome.text(), "of the hostof the hostrefused");
     assert!(missing.join("new").exists());
-    assert_eq!(outcome.warnings.len(), usize::from(!yard.host.selinux), "{outcome:?}");
-    let strict = Mount { make_source: false, ..volume(&yard.path("none"), "/x", &[]) };
-    let error = yard.bundle("x", &Create { mounts: vec![strict], ..sh("true") }).expect_err("not there");
+    assert_eq!(outcome.warnings.len(), usize::from(!fixture.host.selinux), "{outcome:?}");
+    let strict = Mount { make_source: false, ..volume(&fixture.path("none"), "/x", &[]) };
+    let error = fixture.bundle("x", &Create { mounts: vec![strict], ..sh("true") }).expect_err("not there");
     assert!(error.to_string().contains("none"), "{error}");
 }
 
 #[test]
 fn a_directory_is_mounted_before_what_is_in_it() {
-    let yard = Yard::new();
-    let etc = yard.path("other-etc");
+    let fixture = Fixture::new();
+    let etc = fixture.path("other-etc");
     fs::create_dir(&etc).expect("made");
     fs::write(etc.join("mark"), "mine").expect("written");
     let mounts = vec![
@@ -411,23 +411,23 @@ fn a_directory_is_mounted_before_what_is_in_it() {
         tmpfs("/dev", &["dev", "mode=755"]),
     ];
     let script = "cat /etc/mark /etc/hostname; busybox grep -c ' /x' /proc/self/mountinfo; test -d /dev/shm && test -c /dev/null && echo dev";
-    assert_eq!(yard.run(Create { mounts, ..sh(script) }).text(), "minemade\n2\ndev");
+    assert_eq!(fixture.run(Create { mounts, ..sh(script) }).text(), "minemade\n2\ndev");
     // A dangling link on the host is an error, and no directory is made in its place.
-    let dangling = yard.path("dangling");
+    let dangling = fixture.path("dangling");
     symlink("/nowhere", &dangling).expect("made");
     let create = Create { mounts: vec![volume(&dangling, "/data", &[])], ..sh("true") };
-    assert!(yard.bundle("x", &create).expect("as far as can be told").make_sources().is_err());
+    assert!(fixture.bundle("x", &create).expect("as far as can be told").make_sources().is_err());
 }
 
 #[test]
 fn what_is_mounted_below_a_read_only_source_is_read_only_too() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
-    let yard = Yard::new();
-    assert!(yard.runtime.mounts_with("rro"), "runc is new enough to be asked");
-    let (there, below) = (yard.path("there"), yard.path("there/below"));
+    let fixture = Fixture::new();
+    assert!(fixture.runtime.mounts_with("rro"), "runc is new enough to be asked");
+    let (there, below) = (fixture.path("there"), fixture.path("there/below"));
     fs::create_dir_all(&below).expect("made");
     mount(Some("none"), &below, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mounted");
-    let outcome = yard.run(Create {
+    let outcome = fixture.run(Create {
         mounts: vec![volume(&there, "/data", &["ro"])],
         ..sh("touch /data/below/x 2>/dev/null || echo refused")
     });
@@ -437,29 +437,29 @@ fn what_is_mounted_below_a_read_only_source_is_read_only_too() {
 
 #[test]
 fn devices_are_there_with_the_rights_that_were_asked_for() {
-    let yard = Yard::new();
-    let pool = yard.path("pool");
+    let fixture = Fixture::new();
+    let pool = fixture.path("pool");
     fs::create_dir(&pool).expect("made");
     let made = Command::new("mknod").arg(pool.join("zero")).args(["c", "1", "5"]).status();
     assert!(made.is_ok_and(|status| status.success()));
     let script = "stat -c '%t,%T' /dev/mine /dev/pool/zero; dd if=/dev/mine of=/dev/null bs=1 count=3 2>/dev/null && echo read;
         mknod /tmp/kmsg c 1 11 && (busybox head -c 1 /tmp/kmsg >/dev/null 2>&1 || echo denied)";
     let devices = words(&["/dev/zero:/dev/mine:r", &format!("{}:/dev/pool", pool.display())]);
-    let outcome = yard.run(Create { devices, ..sh(script) });
+    let outcome = fixture.run(Create { devices, ..sh(script) });
     let text = outcome.text();
     assert!(text.starts_with("1,5\n1,5\nread"), "{outcome:?}");
     // Control groups restrict devices; without them, only the missing MKNOD does.
     assert_eq!(
         text.ends_with("denied"),
-        yard.host.controls("devices") || yard.host.cgroups.word() == "v2",
+        fixture.host.controls("devices") || fixture.host.cgroups.word() == "v2",
         "{outcome:?}"
     );
-    assert!(yard.bundle("x", &Create { devices: words(&["/etc/passwd"]), ..sh("true") }).is_err());
+    assert!(fixture.bundle("x", &Create { devices: words(&["/etc/passwd"]), ..sh("true") }).is_err());
 }
 
 #[test]
 fn memory_processors_and_processes_are_limited() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let create = Create {
         memory: Some(64 << 20),
         nano_cpus: Some(500_000_000),
@@ -469,75 +469,78 @@ fn memory_processors_and_processes_are_limited() {
             "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; cat /proc/self/mountinfo | busybox grep /dev/shm; true",
         )
     };
-    let outcome = yard.run(create.clone());
+    let outcome = fixture.run(create.clone());
     let text = outcome.text();
     for (controller, wanted) in [("memory", "67108864"), ("cpu", "50000"), ("pids", "7")] {
         let is_there = text.lines().any(|line| line.split(' ').next() == Some(wanted));
-        assert_eq!(is_there, yard.host.controls(controller), "{controller}: {outcome:?}");
-        assert_eq!(outcome.warnings.iter().any(|w| w.contains(controller)), !yard.host.controls(controller));
+        assert_eq!(is_there, fixture.host.controls(controller), "{controller}: {outcome:?}");
+        assert_eq!(
+            outcome.warnings.iter().any(|w| w.contains(controller)),
+            !fixture.host.controls(controller)
+        );
     }
     assert!(text.contains("size=2048k"), "{outcome:?}");
-    if yard.host.controls("pids") {
+    if fixture.host.controls("pids") {
         let create =
             Create { command: sh("for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait").command, ..create };
-        let outcome = yard.run(create);
+        let outcome = fixture.run(create);
         assert!(outcome.err.contains("fork"), "{outcome:?}");
     }
 }
 
 #[test]
 fn limits_are_set_or_the_host_is_named() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let with = |name: &str, soft, hard| Create {
         ulimits: vec![(name.into(), soft, hard)],
         ..sh("ulimit -n; ulimit -H -n")
     };
-    let (_, hard) = yard.host.limits["nofile"];
-    let outcome = yard.run(with("nofile", 100, 200));
+    let (_, hard) = fixture.host.limits["nofile"];
+    let outcome = fixture.run(with("nofile", 100, 200));
     assert_eq!(outcome.text(), "100\n200");
     // Raising a limit above the engine's own needs a capability that some hosts do not give.
     let above = with("nofile", 1, i64::try_from(hard).map_or(-1, |hard| hard + 1));
-    if yard.host.capabilities.has("CAP_SYS_RESOURCE") {
-        assert!(yard.bundle("x", &above).is_ok());
+    if fixture.host.capabilities.has("CAP_SYS_RESOURCE") {
+        assert!(fixture.bundle("x", &above).is_ok());
     } else if hard < u64::MAX {
-        let error = yard.bundle("x", &above).expect_err("above the engine's own");
+        let error = fixture.bundle("x", &above).expect_err("above the engine's own");
         assert!(error.hint().contains("LimitNOFILE"), "{error}");
     }
-    assert!(yard.bundle("x", &with("files", 1, 1)).is_err());
+    assert!(fixture.bundle("x", &with("files", 1, 1)).is_err());
 }
 
 #[test]
 fn hostname_kernel_parameters_and_annotations_are_set() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let create = Create {
         hostname: Some("harbour.example".into()),
         sysctls: vec![("net.ipv4.ip_forward".into(), "1".into()), ("kernel.shmmni".into(), "77".into())],
         annotations: vec![("org.example".into(), "x".into())],
         ..sh("hostname; cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni")
     };
-    assert_eq!(yard.run(create.clone()).text(), "harbour.example\n1\n77");
-    let bundle = yard.bundle("x", &create).expect("a bundle");
+    assert_eq!(fixture.run(create.clone()).text(), "harbour.example\n1\n77");
+    let bundle = fixture.bundle("x", &create).expect("a bundle");
     assert_eq!(bundle.spec.annotations["org.example"], "x");
     let host = Create { sysctls: vec![("vm.swappiness".into(), "1".into())], ..create };
-    assert!(yard.bundle("x", &host).is_err());
+    assert!(fixture.bundle("x", &host).is_err());
 }
 
 #[test]
 fn a_small_init_is_process_1_and_reaps() {
-    let yard = Yard::new();
-    assert!(yard.host.init.is_some(), "catatonit is installed: see tests/install-deps.sh");
+    let fixture = Fixture::new();
+    assert!(fixture.host.init.is_some(), "catatonit is installed: see tests/install-deps.sh");
     let create = Create { init: true, ..sh("cat /proc/1/cmdline | busybox tr '\\0' ' '; echo; exit 7") };
-    let outcome = yard.run(create);
+    let outcome = fixture.run(create);
     assert_eq!(outcome.code, 7, "{outcome:?}");
     assert!(outcome.out.starts_with("/sbin/docker-init -- /bin/sh"), "{outcome:?}");
 }
 
 #[test]
 fn an_execution_runs_as_it_was_asked_to() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let id = names::id().expect("random bytes");
     // The container waits for a file in a directory that it shares with the test.
-    let shared = yard.path("shared");
+    let shared = fixture.path("shared");
     fs::create_dir(&shared).expect("made");
     assert!(nix::unistd::mkfifo(&shared.join("end"), nix::sys::stat::Mode::S_IRWXU).is_ok());
     let create = Create { mounts: vec![volume(&shared, "/shared", &[])], ..sh("cat /shared/end >/dev/null") };
@@ -549,13 +552,13 @@ fn an_execution_runs_as_it_was_asked_to() {
         ..Exec::default()
     };
     let process =
-        yard.with_input(&id, &create, |input| bundle::exec_process(input, &exec)).expect("a process");
-    let file = yard.path("process.json");
+        fixture.with_input(&id, &create, |input| bundle::exec_process(input, &exec)).expect("a process");
+    let file = fixture.path("process.json");
     fs::write(&file, serde_json::to_string(&process).expect("JSON")).expect("written");
-    let bundle = yard.bundle(&id, &create).expect("a bundle");
-    let words = yard.runtime.command(&yard.path("state"));
+    let bundle = fixture.bundle(&id, &create).expect("a bundle");
+    let words = fixture.runtime.command(&fixture.path("state"));
     let outcome = std::thread::scope(|scope| {
-        let container = scope.spawn(|| yard.start(&id, &bundle));
+        let container = scope.spawn(|| fixture.start(&id, &bundle));
         sampan_tests::host::wait_until("the container to run", String::new, || {
             let state = Command::new(&words[0]).args(&words[1..]).args(["state", &id]).output();
             state
@@ -599,17 +602,17 @@ fn the_runtime_that_works_here_is_chosen_and_says_which_it_is() {
 
 #[test]
 fn a_terminal_is_the_containers_own() {
-    let yard = Yard::new();
-    symlink("busybox", yard.path("rootfs/bin/tty")).expect("made");
+    let fixture = Fixture::new();
+    symlink("busybox", fixture.path("rootfs/bin/tty")).expect("made");
     let id = names::id().expect("random bytes");
     let create = Create { tty: true, ..sh("tty; echo $TERM; test -c /dev/console && echo console") };
-    let bundle = yard.bundle(&id, &create).expect("a bundle");
-    let dir = yard.path(&id);
+    let bundle = fixture.bundle(&id, &create).expect("a bundle");
+    let dir = fixture.path(&id);
     fs::create_dir(&dir).expect("made");
     fs::write(dir.join("config.json"), bundle.json()).expect("written");
     let line = format!(
         "timeout --foreground 60 {} run --bundle {} {id}",
-        yard.runtime.command(&yard.path("state")).join(" "),
+        fixture.runtime.command(&fixture.path("state")).join(" "),
         dir.display()
     );
     // script(1) gives runc a terminal.
@@ -620,38 +623,38 @@ fn a_terminal_is_the_containers_own() {
 
 #[test]
 fn a_container_that_says_itself_that_it_is_ready_has_the_socket() {
-    let yard = Yard::new();
-    let socket = yard.path("notify");
+    let fixture = Fixture::new();
+    let socket = fixture.path("notify");
     let _bound = std::os::unix::net::UnixDatagram::bind(&socket).expect("bound");
     let with = |socket: &str| Create {
         sdnotify: Notify::Container,
         notify_socket: Some(socket.to_owned()),
         ..sh("test -S $NOTIFY_SOCKET && echo $NOTIFY_SOCKET")
     };
-    assert_eq!(yard.run(with(socket.to_str().expect("text"))).text(), "/run/notify.sock");
-    assert!(yard.bundle("x", &with("@abstract")).is_err_and(|error| error.hint().contains("conmon")));
+    assert_eq!(fixture.run(with(socket.to_str().expect("text"))).text(), "/run/notify.sock");
+    assert!(fixture.bundle("x", &with("@abstract")).is_err_and(|error| error.hint().contains("conmon")));
 }
 
 #[test]
 fn the_profile_of_podman_is_read_as_it_is() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let profile = fs::read_to_string("/usr/share/containers/seccomp.json");
     let profile = profile.expect("podman's profile is installed with podman: see tests/install-deps.sh");
     let create = Create {
         security: vec![format!("seccomp={profile}")],
         ..sh("busybox grep Seccomp: /proc/self/status")
     };
-    assert_eq!(yard.run(create).text(), "Seccomp:\t2");
+    assert_eq!(fixture.run(create).text(), "Seccomp:\t2");
     // The option in the host's configuration has the same effect.
-    let mut yard = yard;
-    yard.config.settings.seccomp_profile = Some("/usr/share/containers/seccomp.json".into());
+    let mut fixture = fixture;
+    fixture.config.settings.seccomp_profile = Some("/usr/share/containers/seccomp.json".into());
     assert_eq!(
-        yard.run(sh("unshare -U true && busybox grep Seccomp: /proc/self/status")).text(),
+        fixture.run(sh("unshare -U true && busybox grep Seccomp: /proc/self/status")).text(),
         "Seccomp:\t2",
         "it lets namespaces be made, as ours does not"
     );
-    yard.config.settings.seccomp_profile = Some("/no/such/profile".into());
-    let error = yard.bundle("x", &sh("true")).expect_err("no such file");
+    fixture.config.settings.seccomp_profile = Some("/no/such/profile".into());
+    let error = fixture.bundle("x", &sh("true")).expect_err("no such file");
     assert!(error.to_string().contains("/no/such/profile"), "{error}");
 }
 
@@ -784,12 +787,12 @@ fn any_create(random: &mut Random) -> Create {
 
 #[test]
 fn whatever_is_asked_for_a_bundle_or_an_error_is_the_answer() {
-    let yard = Yard::new();
+    let fixture = Fixture::new();
     let mut random = Random::new(4);
     let mut made = 0;
     for turn in 0..20_000 {
         let create = any_create(&mut random);
-        match yard.bundle("0123456789abcdef", &create) {
+        match fixture.bundle("0123456789abcdef", &create) {
             Ok(bundle) => {
                 made += 1;
                 // A NUL would end a word early in a C string.
@@ -808,7 +811,7 @@ fn whatever_is_asked_for_a_bundle_or_an_error_is_the_answer() {
             user: create.user.clone(),
             ..Exec::default()
         };
-        let _ = yard.with_input("0123456789abcdef", &create, |input| bundle::exec_process(input, &exec));
+        let _ = fixture.with_input("0123456789abcdef", &create, |input| bundle::exec_process(input, &exec));
     }
     assert!(made > 300, "only {made} of them made sense: they would show nothing");
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// An installation with monitord, an engine and a registry.
 #[derive(Debug)]
-pub struct Bed {
+pub struct Installation {
     engine: Option<Child>,
     /// The installation's directory and its monitord.
     pub host: Host,
@@ -19,22 +19,22 @@ pub struct Bed {
     pub registry: ScriptedRegistry,
 }
 
-impl Bed {
+impl Installation {
     /// Starts an installation with the default configuration.
     pub fn new() -> Self {
-        Bed::with_config("")
+        Installation::with_config("")
     }
 
     /// Starts an installation with this `[engine]` table.
     pub fn with_config(table: &str) -> Self {
-        Bed::on(Host::with_monitord(&[]), ScriptedRegistry::start(), table)
+        Installation::on(Host::with_monitord(&[]), ScriptedRegistry::start(), table)
     }
 
     /// Starts an engine on a host and with a registry that exist already.
     pub fn on(host: Host, registry: ScriptedRegistry, table: &str) -> Self {
-        let mut bed = Bed { engine: None, host, registry };
-        bed.start_engine(table);
-        bed
+        let mut installation = Installation { engine: None, host, registry };
+        installation.start_engine(table);
+        installation
     }
 
     /// Starts the engine with this `[engine]` table, and waits until it replies.
@@ -166,13 +166,13 @@ impl Bed {
     }
 }
 
-impl Default for Bed {
+impl Default for Installation {
     fn default() -> Self {
-        Bed::new()
+        Installation::new()
     }
 }
 
-impl Drop for Bed {
+impl Drop for Installation {
     fn drop(&mut self) {
         if let Some(engine) = &mut self.engine {
             let _ = engine.kill();
