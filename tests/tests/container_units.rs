@@ -454,7 +454,7 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
             let output = machine.run(&["env", "INVOCATION_ID=x", "sampan", "run", "--unit", "box:1", "true"]);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(
-                output.status.code() == Some(125) && said.contains("is in no service of systemd's"),
+                output.status.code() == Some(125) && said.contains("is in no systemd service"),
                 "{said}"
             );
             assert_eq!(machine.stdout_of(&["sampan", "ps", "--all", "--quiet"]), "");
@@ -499,7 +499,7 @@ fn a_container_of_a_unit_can_be_used_like_others() {
             assert_eq!(inspect(machine)["State"]["Unit"], "");
             assert!(!machine.run(&["systemctl", "start", "web.service"]).status.success());
             let log = machine.stdout_of(&["journalctl", "--unit", "web.service", "--output", "cat"]);
-            assert!(log.contains("container \"web\" runs already"), "{log}");
+            assert!(log.contains("container \"web\" is already running"), "{log}");
             machine.stdout_of(&["sampan", "stop", "web"]);
             machine.systemctl(&["reset-failed", "web.service"]);
             start_web(machine);
@@ -802,7 +802,7 @@ fn only_root_becomes_a_shim() {
     assert!(failure.message.contains("must be run by root"), "{failure:?}");
     // The engine ignores the process ID in the request: it asks the kernel for the peer.
     let failure = containers.fails(request);
-    let own = format!("process {} is in no service of systemd's", std::process::id());
+    let own = format!("process {} is in no systemd service", std::process::id());
     assert!(failure.message.contains(&own), "{failure:?}");
     assert_eq!(containers.summary("web").expect("there").phase, Phase::Created);
 }

@@ -233,8 +233,8 @@ impl Directories {
         let _ = remove_tree::remove(&self.run(id));
     }
 
-    /// Removes all files of container `id`, and returns the freed bytes. Calls `announce` once the container cannot come
-    /// back, unless its removal was announced before.
+    /// Removes all files of container `id`, and returns the freed bytes. Calls `announce` once the container cannot
+    /// come back, unless its removal was announced before.
     ///
     /// # Errors
     /// [`DirectoryError::File`]; files may be left, which the engine's next start removes.

@@ -51,8 +51,9 @@ impl EventReplay {
         files.iter().any(|file| !taken.contains(file))
     }
 
-    /// Passes the saved records of container `id` to `sender`, except those that monitord (found by `fifo`) has. Does not
-    /// wait until they are written; the files are removed later. Returns the actions of all saved records, in order.
+    /// Passes the saved records of container `id` to `sender`, except those that monitord (found by `fifo`) has. Does
+    /// not wait until they are written; the files are removed later. Returns the actions of all saved records, in
+    /// order.
     pub fn replay(&self, id: &str, fifo: &Path, sender: &FifoSender) -> Vec<String> {
         let mut all: Vec<(i64, PathBuf, Vec<u8>)> =
             self.files(id).into_iter().filter(|path| self.take(path)).filter_map(read).collect();

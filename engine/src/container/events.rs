@@ -1,7 +1,7 @@
-//! What shims and threads tell the event loop about containers, and what follows from it.
+//! What shims and threads report about containers, and what follows from it.
 //!
-//! Methods of [`ContainerManager`]: each takes one piece of news, changes the entry, answers who waited for it, and goes on
-//! with what waited for the container. Never blocks.
+//! Methods of [`ContainerManager`], called by the event loop. Each takes one report, changes the container's entry,
+//! answers the clients that waited for it, and runs requests that waited for the container. Never blocks.
 
 use super::definition::Definition;
 use super::entry::{Busy, Entry, PendingRequest, Queued, Wait};
@@ -21,11 +21,11 @@ use std::sync::Arc;
 
 /// Exit status of a command that cannot be run. podman-run(1), "Exit Status".
 const CANNOT_RUN: i32 = 126;
-/// Exit status of a command that is not there.
+/// Exit status of a command that does not exist. podman-run(1), "Exit Status".
 const NO_COMMAND: i32 = 127;
 
 impl ContainerManager {
-    /// A thread is done.
+    /// Handles the result of a thread's work.
     pub fn on_outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Created { id, client, result } => self.on_created(&id, client, result),
@@ -82,7 +82,7 @@ impl ContainerManager {
         let connected = result.and_then(|started| {
             let polled = self.connect(id, started.stream);
             polled.and_then(|()| self.hand_over_shim(id, started.shim)).map_err(|error| {
-                error::new(Code::Failed, format!("cannot poll the container's shim: {error}"), "")
+                error::new(Code::Failed, format!("cannot reach the container's shim: {error}"), "")
             })
         });
         match connected {
@@ -94,7 +94,7 @@ impl ContainerManager {
         }
     }
 
-    /// Lets the client that waits for the start become the shim.
+    /// Sends the shim's program to the client that waits for the start and becomes the shim.
     fn hand_over_shim(&mut self, id: &str, shim: Option<ShimCommand>) -> io::Result<()> {
         let Some(ShimCommand { words, stdin, setup }) = shim else { return Ok(()) };
         let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
@@ -105,13 +105,13 @@ impl ContainerManager {
             entry.busy = Some(Busy::Starting(None));
             let program = words.first().cloned().unwrap_or_default();
             let done = Done { reference: id.to_owned(), ..Done::default() };
-            // Where the client has left, the descriptor goes, and with it the start.
+            // If the client has disconnected, the descriptor is closed, which ends the start.
             self.reply_with(client, vec![Answer::Shim { program, words }, Answer::Done(done)], vec![stdin]);
         }
         Ok(())
     }
 
-    /// The start that is under way came to nothing.
+    /// Records that the start failed, and answers its client.
     pub(super) fn start_failed(&mut self, id: &str, failure: Failure) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let client = match entry.busy.take() {
@@ -133,7 +133,7 @@ impl ContainerManager {
         self.run_queued(id);
     }
 
-    /// Takes all that the container's shim says.
+    /// Handles all messages that the container's shim has sent.
     pub(super) fn receive(&mut self, id: &str) {
         loop {
             let Some((_, connection)) = self.entries.get_mut(id).and_then(|entry| entry.connection.as_mut())
@@ -220,7 +220,7 @@ impl ContainerManager {
         self.run_queued(id);
     }
 
-    /// Who waits for the container's end hears of it.
+    /// Answers the clients whose wait for the container's end is over.
     pub(super) fn answer_finished_waits(&mut self, id: &str) {
         let Some(entry) = self.entries.get(id) else { return };
         let state = entry.state.clone();
@@ -243,10 +243,10 @@ impl ContainerManager {
         }
     }
 
-    /// The shim has gone: its work is done, or somebody killed it.
+    /// Handles the end of the connection: the shim has ended, or was killed.
     fn on_hang_up(&mut self, id: &str, error: &io::Error) {
         self.disconnect(id);
-        log::debug!("container {}: its shim has gone: {error}", self.name(id));
+        log::debug!("container {}: its shim has disconnected: {error}", self.name(id));
         let name = self.name(id);
         let asked: Vec<u64> =
             self.pending.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
@@ -265,7 +265,8 @@ impl ContainerManager {
         if !self.directories.replay().has(id) {
             return self.on_shim_gone(id);
         }
-        // What follows may be told, and that comes behind.
+        // The shim has left events in files, which must reach monitord before any later event of the container. So the
+        // container stays busy until they are replayed.
         let is_free = |entry: &Entry| entry.busy.is_none() || entry.busy == Some(Busy::Connecting);
         if self.entries.get(id).is_some_and(is_free) {
             self.set_busy(id, Busy::Ending);
@@ -273,18 +274,19 @@ impl ContainerManager {
         self.replay_events(id, Some(false));
     }
 
-    /// Tells what the container's shim has kept for the monitor; [`Outcome::Replayed`] follows, if it is to be `known`.
-    pub(super) fn replay_events(&self, id: &str, known: Option<bool>) {
+    /// Replays the events that the container's shim could not write. [`Outcome::Replayed`] follows with the value of
+    /// `is_start`, unless that is `None`.
+    pub(super) fn replay_events(&self, id: &str, is_start: Option<bool>) {
         let (replay, id) = (self.directories.replay().clone(), id.to_owned());
         self.spawn(move |shared| {
             replay.replay(&id, &shared.config.fifo, shared.announcer.sender());
-            if let Some(is_start) = known {
+            if let Some(is_start) = is_start {
                 shared.outbox.send(Message::Container(Outcome::Replayed { id, is_start }));
             }
         });
     }
 
-    /// All that the shim has left to say is said.
+    /// Decides what follows the end of the container's shim, whose events are all written or replayed.
     fn on_shim_gone(&mut self, id: &str) {
         let name = self.name(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -293,15 +295,15 @@ impl ContainerManager {
                 return self.on_removed(id, None, Ok(0));
             }
             entry.is_removed = false;
-            // It has not come to that; who asked for it waits above all others.
+            // The shim ended before it removed the container. The request to remove it is first in the queue.
             entry.busy = Some(Busy::Ending);
         }
         let has_ended = matches!(entry.state.phase, Phase::Exited | Phase::Created)
             && entry.state.is_announced
             || entry.state.started == 0 && !entry.state.error.is_empty()
             || entry.state.phase == Phase::Exited && !entry.state.error.is_empty();
-        // What an earlier run has left says nothing about a start that has not come to its end. One that still has the
-        // shim's id was killed while its runtime took the container away.
+        // The state of an earlier run says nothing about a start that is still under way. A state that still has the
+        // shim's id means that the shim was killed while the OCI runtime was deleting the container.
         let is_over = has_ended && entry.state.shim == 0 && !matches!(entry.busy, Some(Busy::Starting(_)));
         if is_over && !entry.definition.create.auto_remove {
             self.directories.remove_run(id);
@@ -314,7 +316,7 @@ impl ContainerManager {
             entry.busy = Some(Busy::Removing);
             return self.remove_files(id, None);
         }
-        log::warn!("container {name}: its shim has died");
+        log::warn!("container {name}: its shim has died, what it left is cleaned up");
         self.clean_up(id);
     }
 
@@ -372,7 +374,7 @@ impl ContainerManager {
         self.drop_entry(id);
     }
 
-    /// Forgets the container, and refuses what waits for it.
+    /// Removes the container from the table, and answers the requests that waited for it.
     pub(super) fn drop_entry(&mut self, id: &str) {
         self.disconnect(id);
         let Some(entry) = self.entries.remove(id) else { return };
@@ -381,11 +383,11 @@ impl ContainerManager {
         }
         for queued in entry.queue {
             match queued.request {
-                // It waited for the name, or for what has ended.
+                // The create waited for the container's name, the prune for the container's end.
                 Request::Create(_) | Request::PruneContainers { .. } => {
                     self.on_request(queued.client, queued.request, queued.descriptors)
                 }
-                // It waited for that.
+                // The removal is what this request wanted.
                 Request::RemoveContainer { .. } => {
                     let done = Done { removed: vec![id.to_owned()], ..Done::default() };
                     self.reply(queued.client, vec![Answer::Done(done)]);
@@ -401,7 +403,7 @@ impl ContainerManager {
         }
     }
 
-    /// A container needs its image no more.
+    /// Gives up the image of a removed container, unless another container needs it.
     fn release(&self, definition: &Arc<Definition>, pin: Pin) {
         let digest = &definition.image.digest;
         if self.entries.values().any(|other| other.definition.image.digest == *digest) {
@@ -415,16 +417,17 @@ impl ContainerManager {
         self.spawn(move |shared| remove::release(shared, &definition));
     }
 
+    /// Takes up the connection to a shim that outlived an engine.
     pub(super) fn reconnect(&mut self, id: &str, stream: UnixStream) {
         let name = self.name(id);
         self.set_busy(id, Busy::Connecting);
         match self.connect(id, stream) {
-            Ok(()) => log::info!("container {name}: its shim is found again"),
-            Err(error) => log::error!("container {name}: its shim cannot be polled: {error}"),
+            Ok(()) => log::info!("container {name}: reconnected to its shim"),
+            Err(error) => log::error!("container {name}: cannot poll its shim: {error}"),
         }
     }
 
-    /// A shim was looked for: it is there, or what it left is mended.
+    /// Connects to the shim that was found, or cleans up if there is none.
     pub(super) fn on_shim_searched(&mut self, id: &str, stream: Option<UnixStream>) {
         if let Some(stream) = stream {
             self.reconnect(id, stream);
@@ -437,10 +440,10 @@ impl ContainerManager {
         }
     }
 
-    /// What its shim had kept is told; what it left is mended.
+    /// Repairs a container at the engine's start, after the events that its shim left were replayed.
     pub(super) fn on_replayed(&mut self, id: &str) {
         self.directories.remove_run(id);
-        // What a shim that gave up has written down is of the run that ended.
+        // The shim may have written the file after the engine read it: the file has the end of the run.
         if let Some(state) = self.directories.state(id)
             && let Some(entry) = self.entries.get_mut(id)
         {
@@ -451,7 +454,7 @@ impl ContainerManager {
         self.run_queued(id);
     }
 
-    /// A container without a shim.
+    /// Repairs a container that has no shim: announces what may be missing, cleans up, removes or starts it.
     pub(super) fn repair(&mut self, id: &str) {
         let Some(entry) = self.entries.get(id) else { return };
         let (state, definition) = (&entry.state, &entry.definition);
@@ -463,7 +466,7 @@ impl ContainerManager {
             return self.announce_late(id);
         }
         let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
-        // One that has the shim's id still was killed before all of the run was taken away.
+        // A state that still has the shim's id means that the shim was killed before it had removed what the run left.
         if was_up || state.shim != 0 || (state.started != 0 && !state.is_announced) {
             self.clean_up(id);
         } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
@@ -474,13 +477,16 @@ impl ContainerManager {
         }
     }
 
-    /// A container that was made, and nobody may have been told.
+    /// Announces a container whose `create` event may be missing.
     pub(super) fn announce_late(&mut self, id: &str) {
         let Some(entry) = self.entries.get(id) else { return };
         let (definition, directories) = (Arc::clone(&entry.definition), self.directories.clone());
         self.set_busy(id, Busy::CleaningUp);
         self.spawn(move |shared| {
-            log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
+            log::info!(
+                "container {}: its create event may be missing, it is sent if sampan-monitord has none",
+                definition.name
+            );
             match event_history::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
                 true => state::record_announced(&directories, &definition),
                 false => state::announce(shared, &directories, &definition),
@@ -490,7 +496,7 @@ impl ContainerManager {
         });
     }
 
-    /// Does what waited for the container, until it is busy again.
+    /// Runs the requests that waited for the container, until it is busy again.
     pub(super) fn run_queued(&mut self, id: &str) {
         while let Some(entry) = self.entries.get_mut(id)
             && entry.busy.is_none()
@@ -507,12 +513,12 @@ impl ContainerManager {
     }
 }
 
-/// How a start failed, as the shim has written it down.
+/// Makes the failure of a start from the state that the shim reported.
 fn start_failure(name: &str, state: &State) -> Failure {
     failed_with(state.exit_code, format!("cannot start container {name:?}: {}", state.error))
 }
 
-/// A failure with the exit status that it means for `run` and `exec`.
+/// Makes a failure whose code gives `run` and `exec` this exit status.
 fn failed_with(status: i32, message: String) -> Failure {
     let code = match status {
         CANNOT_RUN => Code::CannotRun,

@@ -31,8 +31,8 @@ impl ImageUsers {
         names
     }
 
-    /// Sums up what containers take on disk; the share of stopped ones is reclaimable. A container that was removed in the
-    /// meantime counts as 0 bytes.
+    /// Sums up what containers take on disk; the share of stopped ones is reclaimable. A container that was removed
+    /// in the meantime counts as 0 bytes.
     pub fn usage(&self) -> Usage {
         let mut usage =
             Usage { kind: "containers".to_owned(), count: self.containers.len() as u64, ..Usage::default() };

@@ -180,8 +180,15 @@ fn mount_json(mount: &Mount) -> Value {
         "Destination": mount.target,
         "Mode": mount.options.join(","),
         "RW": !mount.read_only,
-        "Propagation": mount.options.iter().find(|o| o.ends_with("private") || o.ends_with("slave") || o.ends_with("shared")).map_or("rprivate", String::as_str),
+        "Propagation": propagation(mount),
     })
+}
+
+/// Returns the mount's propagation option. mount_namespaces(7).
+fn propagation(mount: &Mount) -> &str {
+    let is_propagation =
+        |option: &&String| ["private", "slave", "shared"].iter().any(|end| option.ends_with(end));
+    mount.options.iter().find(is_propagation).map_or("rprivate", String::as_str)
 }
 
 /// Splits a device option, `HOST[:CONTAINER[:rwm]]`.

@@ -1,7 +1,7 @@
 //! Which containers a client lists or prunes, and the summary of each. docker-ps(1).
 //!
-//! Called by the manager. Pure, except [`with_sizes`], which reads directories on a thread. Several values of one filter
-//! are alternatives; different filters, and several labels, must all match.
+//! Called by the manager. Pure, except [`with_sizes`], which reads directories on a thread. Several values of one
+//! filter are alternatives; different filters, and several labels, must all match.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -229,8 +229,8 @@ pub struct PruneFilter {
 }
 
 impl PruneFilter {
-    /// Parses `until=NANOSECONDS`, `label=KEY[=VALUE]` and `label!=KEY[=VALUE]`. The client converts the times that people
-    /// type to nanoseconds since the epoch.
+    /// Parses `until=NANOSECONDS`, `label=KEY[=VALUE]` and `label!=KEY[=VALUE]`. The client converts the times that
+    /// people type to nanoseconds since the epoch.
     ///
     /// # Errors
     /// A filter is not valid.

@@ -1,8 +1,8 @@
-//! All containers, as the event loop knows them: who they are, where they stand, who waits for what.
+//! The table of all containers: their states, their shims' connections, and the clients that wait.
 //!
-//! Owned by the event loop; shared with no thread. What clients ask is in [`super::requests`], what shims and
-//! threads tell in [`super::events`]: both are methods of [`ContainerManager`]. Never blocks: files are read and programs
-//! started on threads, a bounded number at a time. While one works on a container, requests to that one wait.
+//! Owned by the event loop and shared with no thread. [`super::requests`] handles what clients request, and
+//! [`super::events`] what shims and threads report; both are methods of [`ContainerManager`]. Never blocks: threads, a
+//! bounded number of them, read files and start programs. While a thread works on a container, requests to it wait.
 
 use super::directory::Directories;
 use super::entry::{Busy, Entry, PendingRequest, Pruning, Queued, Reply, Wait, fallback};
@@ -27,10 +27,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Tokens of shims begin here; clients' never come so far.
+/// Lowest poll token of a shim; clients' tokens count up from a small number and never reach it.
 pub const FIRST_SHIM_TOKEN: usize = 1 << 40;
-/// Most requests that wait for one container.
+/// Most requests that wait for one container; further ones are refused.
 const QUEUE_MAX: usize = 256;
+
 /// All containers.
 pub struct ContainerManager {
     pub(super) shared: Arc<Shared>,
@@ -45,15 +46,15 @@ pub struct ContainerManager {
     next_token: usize,
     next_number: u64,
     pool: ThreadPool<Shared>,
-    /// Apart from the others: a runtime that hangs holds one of these up.
+    /// Cleans up after killed shims. A pool of its own, because an OCI runtime that hangs blocks its threads.
     cleanup_pool: ThreadPool<Shared>,
-    /// The same, for runtimes that are named for one container and have not been asked yet what they are.
+    /// Work with an OCI runtime that a container names and whose version is unknown yet: the first query may hang.
     probe_pool: ThreadPool<Shared>,
     replies: Vec<Reply>,
 }
 
 impl ContainerManager {
-    /// None yet: [`super::recover::run`] finds those that are there.
+    /// Makes an empty table; [`super::recover::run`] fills it.
     pub fn open(shared: Arc<Shared>, directories: Directories, registry: Registry) -> Self {
         let containers = ContainerManager {
             shared,
@@ -79,18 +80,18 @@ impl ContainerManager {
         containers
     }
 
-    /// How many there are; how many run, and are paused.
+    /// Returns the numbers of all containers, of running and of paused ones.
     pub fn count(&self) -> (u64, u64, u64) {
         let of = |phase| self.entries.values().filter(|e| e.state.phase == phase).count() as u64;
         (self.entries.len() as u64, of(Phase::Running), of(Phase::Paused))
     }
 
-    /// Answers that are ready.
+    /// Takes the answers that are ready to be sent.
     pub fn take_replies(&mut self) -> Vec<Reply> {
         std::mem::take(&mut self.replies)
     }
 
-    /// A client has gone: it waits for nothing any more.
+    /// Drops the waiting requests of a client that has disconnected.
     pub fn forget(&mut self, client: usize) {
         self.waits.retain(|wait| wait.client != client);
         for entry in self.entries.values_mut() {
@@ -98,10 +99,10 @@ impl ContainerManager {
         }
     }
 
-    /// Something happened on a shim's connection.
+    /// Handles a poll event on a shim's connection.
     pub fn mark(&mut self, token: usize, event: &Event) {
         let entry = self.connections.get(&token).and_then(|id| self.entries.get_mut(id));
-        // One no longer known: a stale event, ignored.
+        // An unknown token is a stale event of a closed connection.
         if let Some((_, connection)) = entry.and_then(|entry| entry.connection.as_mut()) {
             connection.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             connection.writable |= event.is_writable();
@@ -111,7 +112,7 @@ impl ContainerManager {
         }
     }
 
-    /// From now on `stream` is the way to the container's shim.
+    /// Registers `stream` as the connection to the container's shim.
     pub(super) fn connect(&mut self, id: &str, stream: std::os::unix::net::UnixStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let mut connection = ShimConnection::new(mio::net::UnixStream::from_std(stream));
@@ -125,7 +126,7 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// The connection to the container's shim is over.
+    /// Closes the connection to the container's shim.
     pub(super) fn disconnect(&mut self, id: &str) {
         let connection = self.entries.get_mut(id).and_then(|entry| entry.connection.take());
         if let Some((token, mut connection)) = connection {
@@ -134,7 +135,7 @@ impl ContainerManager {
         }
     }
 
-    /// Asks the container's shim; the client hears its reply.
+    /// Sends a request to the container's shim, whose reply goes to the client.
     pub(super) fn request_shim(
         &mut self,
         id: &str,
@@ -149,20 +150,20 @@ impl ContainerManager {
         let number = self.next_number;
         let fallback = fallback(id, &what);
         connection.request(number, what, descriptors).map_err(|error| {
-            error::new(Code::Failed, format!("cannot ask the container's shim: {error}"), "")
+            error::new(Code::Failed, format!("cannot send a request to the container's shim: {error}"), "")
         })?;
         self.next_number += 1;
         self.pending.insert(number, PendingRequest { id: id.to_owned(), client, pids: None, fallback });
         Ok(())
     }
 
-    /// Does `work` on a thread; it sends a [`Outcome`] when it is done.
+    /// Runs `work` on a thread; the work sends an [`Outcome`] at its end.
     pub(super) fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) {
         self.pool.add(&self.shared, work);
     }
 
-    /// The same for what needs the runtime `named` for a container: one that hangs when it is asked what it is keeps
-    /// none that is known already.
+    /// Like [`Self::spawn`], for work that needs the OCI runtime `named` by a container. An unknown runtime may hang
+    /// when its version is queried; that must not delay work with known runtimes.
     pub(super) fn spawn_with(&self, named: Option<&str>, work: impl FnOnce(&Shared) + Send + 'static) {
         match named.is_none() || Runtime::is_known(&self.shared.config.settings, named) {
             true => self.pool.add(&self.shared, work),
@@ -170,12 +171,13 @@ impl ContainerManager {
         }
     }
 
-    /// The same for what may have to wait for a runtime that hangs.
+    /// Like [`Self::spawn`], for cleaning up, which may have to wait for an OCI runtime that hangs.
     pub(super) fn spawn_cleanup(&self, work: impl FnOnce(&Shared) + Send + 'static) {
         self.cleanup_pool.add(&self.shared, work);
     }
 
-    /// Answers `info`: `known` is what the rest of the engine knows. The runtime may have to be looked for first.
+    /// Answers an `info` request on a thread, since the OCI runtime may have to be searched first. `known` holds the
+    /// fields that the event loop has filled in.
     pub fn on_info(&self, client: usize, known: Info) {
         let (count, directories) = (self.count(), self.directories.clone());
         self.spawn(move |shared| {
@@ -185,7 +187,7 @@ impl ContainerManager {
         });
     }
 
-    /// All containers that are made, as they are now; none where the request has nothing to do with them.
+    /// Returns a snapshot of the created containers; an empty one if the request does not need it.
     pub fn users(&self, request: &Request) -> ImageUsers {
         let is_asked = matches!(request, Request::Remove { .. } | Request::Usage);
         let made = self.entries.values().filter(|entry| is_asked && entry.busy != Some(Busy::Creating));
@@ -193,41 +195,40 @@ impl ContainerManager {
         ImageUsers::new(self.directories.clone(), all)
     }
 
-    /// True while something is done that an engine that stops should wait for.
+    /// Whether threads still work; a stopping engine waits for them.
     pub fn is_working(&self) -> bool {
         [&self.pool, &self.cleanup_pool, &self.probe_pool].iter().any(|pool| pool.is_busy())
     }
 
-    /// The client gets this, and no more.
+    /// Queues the only answers that the client gets.
     pub(super) fn reply(&mut self, client: usize, answers: Vec<Answer>) {
         self.replies.push(Reply { client, answers, descriptors: Vec::new() });
     }
 
-    /// As [`ContainerManager::reply`], with descriptors.
+    /// Queues answers with descriptors, which are sent with the first answer.
     pub(super) fn reply_with(&mut self, client: usize, answers: Vec<Answer>, descriptors: Vec<OwnedFd>) {
         self.replies.push(Reply { client, answers, descriptors });
     }
 
-    /// The client's request failed.
+    /// Answers the client's request with a failure.
     pub(super) fn refuse(&mut self, client: usize, failure: Failure) {
         self.reply(client, vec![Answer::Error(failure)]);
     }
 
-    /// The container's name; its id if it has none any more.
+    /// Returns the container's name, or its id if it is not in the table any more.
     pub(super) fn name(&self, id: &str) -> String {
         self.entries.get(id).map_or_else(|| id.to_owned(), |entry| entry.definition.name.clone())
     }
 
-    /// The id of the container that is meant: its name, its id, or the first digits of its id.
+    /// Finds a container by its name, its id or the first digits of its id, and returns its id.
     ///
     /// # Errors
-    /// None is meant, or several are.
+    /// No container matches, or several do.
     pub(super) fn find(&self, typed: &str) -> Result<String, Failure> {
-        // Docker's API writes names with a slash.
+        // Docker's API writes names with a leading slash.
         let typed = typed.strip_prefix('/').unwrap_or(typed);
-        let is_there = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_removed);
-        if let Some(id) = Some(&typed.to_owned()).filter(is_there).or(self.names.get(typed).filter(is_there))
-        {
+        let exists = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_removed);
+        if let Some(id) = Some(&typed.to_owned()).filter(exists).or(self.names.get(typed).filter(exists)) {
             return Ok(id.clone());
         }
         let range = self.entries.range(typed.to_owned()..);
@@ -243,7 +244,7 @@ impl ContainerManager {
         }
     }
 
-    /// Puts a request behind what is done to the container just now.
+    /// Queues a request until the container is no longer busy.
     pub(super) fn enqueue(&mut self, id: &str, queued: Queued) {
         let client = queued.client;
         match self.entries.get_mut(id) {
@@ -257,7 +258,7 @@ impl ContainerManager {
     }
 }
 
-/// What this host runs containers with.
+/// Completes `known` with the OCI runtime and the host's features.
 fn host_info(shared: &Shared, directories: &Directories, known: Info) -> Info {
     let config = &shared.config;
     let host = Host::now();

@@ -1,9 +1,9 @@
-//! What the engine does when it starts, and when a shim was killed: containers are found again, and what is broken is
-//! mended and told.
+//! Finds all containers when the engine starts, and cleans up after shims that were killed.
 //!
-//! A container whose shim lives is asked nothing: its state comes by itself. One whose file says that it runs, and
-//! whose shim does not answer, has lost its shim, or the host has restarted (another boot id); what is left of it is
-//! ended, and its end announced. Never guesses an exit code that is on the disk.
+//! [`run`] is called once by the event loop, [`clean_up`] by the manager on threads. A shim that lives reports its
+//! state by itself. If a container's state file says that it runs but its shim does not answer, the shim was killed, or the
+//! host has restarted (another boot id): its processes are killed and its end is announced. Never replaces an exit
+//! code that the shim has recorded.
 
 use super::definition::Definition;
 use super::directory::{Directories, DirectoryError};
@@ -27,24 +27,26 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Longest that a shim may take from its start until it listens, or from the removal of its container to its end.
-const SHIM_PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long a shim may take from its start until it listens, or from its container's removal to its own end.
+const SHIM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two attempts to find a shim, or its end.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Exit code of a process that was killed with SIGKILL.
 const KILLED: i32 = 137;
-/// Exit code of a container that was running when the host stopped, as docker has it.
+/// Exit code of a container that was running when the host stopped; docker's value.
 const UNKNOWN: i32 = 255;
 
-/// Reads all containers, connects to the shims that live, and begins to repair the rest.
+/// Reads all containers, connects to the shims that live, and starts repairing the other containers.
 pub fn run(containers: &mut ContainerManager) {
     let (ids, incomplete) = match containers.directories.list() {
         Ok(listed) => listed,
-        Err(error) => return log::error!("containers cannot be found: {}", chain(&error)),
+        Err(error) => {
+            return log::error!("cannot find containers, the engine starts without them: {}", chain(&error));
+        }
     };
     let all: Vec<String> = ids.iter().chain(&incomplete).cloned().collect();
-    containers.directories.clear_runs(&all, |run| shim(&run.join(SOCKET)).is_ok());
+    containers.directories.clear_runs(&all, |run| connect(&run.join(SOCKET)).is_ok());
     let mut replay = containers.directories.replay().ids();
     replay.retain(|id| !ids.contains(id));
     replay.iter().for_each(|id| containers.replay_events(id, None));
@@ -56,40 +58,40 @@ pub fn run(containers: &mut ContainerManager) {
         let definition = match containers.directories.definition(&id) {
             Ok(definition) => definition,
             Err(DirectoryError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                log::warn!("container {id} has no {}: what is there goes", super::definition::FILE);
+                log::warn!("container {id} has no {}: its directory is removed", super::definition::FILE);
                 let directories = containers.directories.clone();
                 containers.spawn(move |_| drop(directories.remove(&id, || ())));
                 continue;
             }
             Err(error) => {
-                log::error!("container {id} is left alone: {}", chain(&error));
+                log::error!("container {id} is ignored: {}", chain(&error));
                 continue;
             }
         };
         let state = containers.directories.state(&id).unwrap_or_else(|| {
-            log::warn!("container {}: its state cannot be read, it counts as killed", definition.name);
+            log::warn!("container {}: cannot read its state, it is treated as killed", definition.name);
             State { phase: Phase::Running, started: definition.created, ..State::default() }
         });
         add(containers, definition, state);
     }
 }
 
-/// A connection to the shim that listens at `socket`.
-fn shim(socket: &Path) -> std::io::Result<UnixStream> {
+/// Connects to the shim that listens at `socket`.
+fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     trust::connect(socket, Server::Engine)
 }
 
 fn add(containers: &mut ContainerManager, definition: Definition, state: State) {
     let (id, name) = (definition.id.clone(), definition.name.clone());
     if let Some(other) = containers.names.insert(name.clone(), id.clone()) {
-        log::error!("containers {id} and {other} are both called {name}");
+        log::error!("containers {id} and {other} both have the name {name}; rename one");
     }
     let pin = containers.shared.store.pin(definition.needs());
     containers.entries.insert(id.clone(), Entry::new(definition, state, Some(pin)));
     let run = containers.directories.run(&id);
-    match shim(&run.join(SOCKET)) {
+    match connect(&run.join(SOCKET)) {
         Ok(stream) => containers.reconnect(&id, stream),
-        Err(_) if run.exists() => look_for(containers, &id),
+        Err(_) if run.exists() => search_shim(containers, &id),
         Err(_) if containers.directories.replay().has(&id) => {
             containers.set_busy(&id, Busy::CleaningUp);
             containers.replay_events(&id, Some(true));
@@ -98,8 +100,8 @@ fn add(containers: &mut ContainerManager, definition: Definition, state: State) 
     }
 }
 
-/// A start was begun: there may be a shim that does not listen yet.
-fn look_for(containers: &mut ContainerManager, id: &str) {
+/// Waits, on a thread, for a shim that may have been started but does not listen yet.
+fn search_shim(containers: &mut ContainerManager, id: &str) {
     containers.set_busy(id, Busy::Connecting);
     let (dir, run, id) = (containers.directories.dir(id), containers.directories.run(id), id.to_owned());
     containers.spawn(move |shared| {
@@ -108,21 +110,21 @@ fn look_for(containers: &mut ContainerManager, id: &str) {
     });
 }
 
-/// The way to the shim of the container in `dir`, as soon as it listens; `None` if there is no such process.
+/// Connects to the shim of the container in `dir` as soon as it listens; `None` if there is no such process.
 fn await_shim(dir: &Path, socket: &Path) -> Option<UnixStream> {
-    let deadline = Instant::now() + SHIM_PATIENCE;
+    let deadline = Instant::now() + SHIM_TIMEOUT;
     loop {
-        // In this order: one that has just ended is no reason to look again.
+        // Checked before connecting: a refused connection is final only if no shim was running before it.
         let lives = is_shim_running(dir) && Instant::now() < deadline;
-        match shim(socket) {
+        match connect(socket) {
             Ok(stream) => return Some(stream),
-            Err(_) if lives => std::thread::sleep(LOOK_AGAIN),
+            Err(_) if lives => std::thread::sleep(POLL_INTERVAL),
             Err(_) => return None,
         }
     }
 }
 
-/// True if there is a process that was started as the shim of the container in `dir`.
+/// Whether a process runs that was started as the shim of the container in `dir`.
 fn is_shim_running(dir: &Path) -> bool {
     let is_shim = |entry: std::fs::DirEntry| {
         let words = std::fs::read(entry.path().join("cmdline")).ok()?;
@@ -133,14 +135,14 @@ fn is_shim_running(dir: &Path) -> bool {
     std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| is_shim(entry).is_some())
 }
 
-/// Ends what was half made, or half gone. On a thread.
+/// Removes a container whose creation or removal was interrupted. On a thread.
 fn remove_incomplete(shared: &Shared, directories: &Directories, id: &str) {
-    // A shim that lives does it itself.
-    let deadline = Instant::now() + SHIM_PATIENCE;
+    // A shim that lives completes the removal itself.
+    let deadline = Instant::now() + SHIM_TIMEOUT;
     while is_shim_running(&directories.dir(id)) && Instant::now() < deadline {
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
-    log::info!("container {id} was half made, or half removed: it goes");
+    log::info!("container {id}: its creation or removal was interrupted, it is removed");
     if let Some(definition) = directories.removed_definition(id)
         && !event_history::is_last(&shared.config.fifo, id, &["destroy"], "destroy")
         && let Err(failure) = super::remove::remove(shared, directories, &definition)
@@ -150,8 +152,7 @@ fn remove_incomplete(shared: &Shared, directories: &Directories, id: &str) {
     directories.clear(id);
 }
 
-/// Ends what is left of a container whose shim is gone, announces its end, and gives where it stands then. On a
-/// thread.
+/// Kills what is left of a container whose shim was killed, announces its end, and returns its new state. On a thread.
 pub fn clean_up(
     shared: &Shared,
     directories: &Directories,
@@ -159,18 +160,19 @@ pub fn clean_up(
     mut state: State,
     was_starting: bool,
 ) -> State {
-    // The file is newer than what the engine last heard.
+    // The file is newer than the state that the engine last received.
     match directories.state(&definition.id) {
         Some(written) => state = written,
-        // Its shim has removed it in the meantime, and said so.
+        // The shim has removed the container in the meantime and announced that.
         None if !directories.dir(&definition.id).exists() => {
             return State { phase: Phase::Exited, pid: 0, is_announced: true, ..state };
         }
         None => {}
     }
-    // A shim may have been killed between what it kept and the note that all is said.
-    let kept = directories.replay().replay(&definition.id, &shared.config.fifo, shared.announcer.sender());
-    state.is_announced |= kept.iter().any(|action| action == "die");
+    // The shim may have been killed after it saved its `die` event and before it recorded that in the state file.
+    let replayed =
+        directories.replay().replay(&definition.id, &shared.config.fifo, shared.announcer.sender());
+    state.is_announced |= replayed.iter().any(|action| action == "die");
     let boot = boot_id::read().unwrap_or_default();
     let same_boot = state.boot == boot;
     let problem = start::delete_by_force(shared, directories, definition).err();
@@ -181,7 +183,7 @@ pub fn clean_up(
             true => (KILLED, "its shim was killed"),
             false => (UNKNOWN, "the host restarted"),
         };
-        // A container between two runs has ended properly.
+        // A container that waits for its restart has ended properly and announced that.
         if state.phase.is_alive() {
             if is_start_missing(shared, definition) {
                 shared.announcer.container("start", &definition.identity(), state.pid, &[]);
@@ -204,7 +206,7 @@ pub fn clean_up(
         log::warn!("container {}: {}", definition.name, state.error);
     }
     if state.started != 0 && !state.is_announced {
-        // One that had ended had said so, if it came so far.
+        // A container that had ended may have announced that just before its shim was killed.
         if was_up || !event_history::is_last(&shared.config.fifo, &definition.id, &["start", "die"], "die") {
             announce(shared, definition, &state);
         }
@@ -216,8 +218,8 @@ pub fn clean_up(
     state
 }
 
-/// True if the monitor knows that the last thing said of a running container is not its start: its shim was killed
-/// between the state and the event.
+/// Whether the `start` event is missing: the state file says running, but the newest event that monitord has for the
+/// container is `create` or `die`. The shim was killed between the two.
 fn is_start_missing(shared: &Shared, definition: &Definition) -> bool {
     let actions = ["create", "start", "die"];
     let is_last = |wanted| event_history::is_last(&shared.config.fifo, &definition.id, &actions, wanted);

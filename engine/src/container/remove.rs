@@ -1,4 +1,6 @@
-//! Removes a container that has no shim, and what the last container of an image leaves. On a thread.
+//! Removes a container that has no shim, and the image that only this container kept.
+//!
+//! Called by the manager, on a thread. A container with a shim is removed by its shim.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -8,25 +10,28 @@ use crate::image::prune;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 
-/// Removes all of the container, and says so; the bytes that became free.
+/// Removes the container's files and announces `destroy`; returns the freed bytes.
 ///
 /// # Errors
-/// Something of it cannot be removed.
+/// A file cannot be removed; the engine's next start tries again.
 pub fn remove(shared: &Shared, directories: &Directories, definition: &Definition) -> Result<u64, Failure> {
     let announce = || shared.announcer.container("destroy", &definition.identity(), 0, &[]);
     directories.remove(&definition.id, announce).map_err(|error| {
         let message = format!("cannot remove container {:?}: {}", definition.name, chain(&error));
-        error::new(Code::Failed, message, "try again; what is left goes when the engine starts anew")
+        error::new(Code::Failed, message, "try again; the engine's next start removes what is left")
     })
 }
 
-/// Lets go of the image of the last container of it that was there: an image whose names were taken away while it
-/// was needed goes now, and that is told as the end of a prune.
+/// Removes an untagged image after its last container was removed, and announces that like a prune.
 pub fn release(shared: &Shared, definition: &Definition) {
-    // Not only if its own is gone: what was held back, if anything, is known by looking alone.
+    // Only a garbage collection can tell whether anything is left that the container's pin kept.
     let (names, freed) = shared.store.collect_garbage();
     if !names.is_empty() {
-        log::info!("image {} went with container {}", definition.image.digest, definition.name);
+        log::info!(
+            "image {} was removed after its last container, {}",
+            definition.image.digest,
+            definition.name
+        );
         prune::announce_reclaimed(&shared.announcer, freed, "rm");
     }
 }

@@ -1,9 +1,9 @@
-//! What clients may ask about containers, and what is done about it.
+//! The requests of clients about containers.
 //!
-//! Methods of [`ContainerManager`]: each takes one request, and answers it, asks the container's shim, starts a thread, or
-//! lets it wait until the container is no longer busy. What comes of that is in [`super::events`]. Never blocks.
+//! Methods of [`ContainerManager`], called by the event loop. Each answers a request, passes it to the container's shim
+//! or to a thread, or queues it while the container is busy. The results arrive in [`super::events`]. Never blocks.
 
-use super::definition::Definition;
+use super::definition::{Definition, short};
 use super::entry::{Busy, Entry, Pruning, Queued, Wait};
 use super::error::not_running;
 use super::manager::ContainerManager;
@@ -21,17 +21,17 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Milliseconds of [`Action::Stop`] that stand for the container's own.
+/// Value of the timeout of [`Action::Stop`], in milliseconds, that stands for the container's own timeout.
 const OWN_TIMEOUT: i64 = -2;
-/// Containers in one frame.
+/// Most containers in one frame.
 const CONTAINERS_PER_FRAME: usize = 200;
 
 impl ContainerManager {
-    /// Serves one request; the answers come by [`ContainerManager::take_replies`].
+    /// Handles one request; its answers are fetched with [`ContainerManager::take_replies`].
     pub fn on_request(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) {
         let result = match request {
             Request::Create(create) => match self.name_being_freed(create.name.as_deref()) {
-                // The name is free in a moment.
+                // The name will be free once its container is removed.
                 Some(id) => {
                     let request = Request::Create(create);
                     self.enqueue(&id, Queued { client, request, descriptors });
@@ -48,7 +48,7 @@ impl ContainerManager {
         }
     }
 
-    /// A request about one container: it waits if the container is busy.
+    /// Handles a request about one container, or queues it if the container is busy.
     fn on_one(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
         let id = self.find(subject(&request))?;
         let queued = Queued { client, request, descriptors };
@@ -61,13 +61,13 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// True if a shim starts it just now, which can be asked.
+    /// Whether a shim that takes requests is starting the container.
     fn is_starting(&self, id: &str) -> bool {
         let entry = self.entries.get(id);
         entry.is_some_and(|entry| matches!(entry.busy, Some(Busy::Starting(_))) && entry.connection.is_some())
     }
 
-    /// Lets the shim hear at once of what waits and may end the start, which may hang.
+    /// Runs the queued requests that may end a start, since the start may hang.
     pub(super) fn run_urgent_requests(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let (ends, waits) =
@@ -79,7 +79,7 @@ impl ContainerManager {
         }
     }
 
-    /// Does what a client asked of a container that is not busy.
+    /// Executes a request about a container that is not busy.
     pub(super) fn execute(&mut self, id: &str, queued: Queued) {
         let Queued { client, request, descriptors } = queued;
         let result = match request {
@@ -98,12 +98,12 @@ impl ContainerManager {
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
             Request::Top { .. } => self.request_if_running(id, client, Action::Pids, Vec::new()),
-            // It waited for a name that may still be taken, after all, or for one that has ended.
+            // These waited for a name or for a container's end; both are checked again.
             request @ (Request::Create(_) | Request::PruneContainers { .. }) => {
                 self.on_request(client, request, descriptors);
                 Ok(())
             }
-            _ => Err(error::new(Code::Usage, "the request is none about a container", "")),
+            _ => Err(error::new(Code::Usage, "the request is not about a container", "")),
         };
         if let Err(failure) = result {
             self.refuse(client, failure);
@@ -117,7 +117,7 @@ impl ContainerManager {
         let labels = security::labels(&create, Host::get(), &self.shared.config.settings, is_used)
             .map_err(error::explain)?;
         let name = self.reserve(&id, create.name.as_deref())?;
-        // What is half made has a name and labels already, which no other gets, and nothing else.
+        // The entry reserves the name and the SELinux labels until the container is created.
         let half = Definition {
             id: id.clone(),
             name: name.clone(),
@@ -135,7 +135,7 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// The container that has the name `wanted` and is about to go.
+    /// Returns the container that has the name `wanted` and is being removed.
     fn name_being_freed(&self, wanted: Option<&str>) -> Option<String> {
         let id = self.names.get(wanted?)?;
         let entry = self.entries.get(id)?;
@@ -147,15 +147,15 @@ impl ContainerManager {
         goes.then(|| id.clone())
     }
 
-    /// Takes a name for the container: the one that is wanted, or one that is made up.
+    /// Reserves a name for the container: the wanted one, or a generated one.
     fn reserve(&mut self, id: &str, wanted: Option<&str>) -> Result<String, Failure> {
         let name = match wanted {
             Some(name) => {
                 let name = name.strip_prefix('/').unwrap_or(name);
                 names::check(name).map_err(error::explain)?;
                 if let Some(owner) = self.names.get(name) {
-                    let message = format!("the name {name:?} belongs to container {}", &owner[..12]);
-                    let hint = "'sampan rm' removes that one, 'sampan rename' gives it another name";
+                    let message = format!("the name {name:?} belongs to container {}", short(owner));
+                    let hint = "'sampan rm' removes that container, 'sampan rename' renames it";
                     return Err(error::new(Code::Conflict, message, hint));
                 }
                 name.to_owned()
@@ -196,20 +196,20 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// The main process of a unit wants to become the container's shim.
+    /// Starts a container for a systemd unit, whose main process becomes the shim.
     fn on_start_unit(&mut self, id: &str, client: usize, asked: Box<StartUnit>) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let name = &entry.definition.name;
         if entry.connection.is_some() || entry.state.phase.is_alive() {
-            let message = format!("container {name:?} runs already");
-            let hint = "it was started by hand, or by another unit: 'sampan stop' ends it";
+            let message = format!("container {name:?} is already running");
+            let hint = "it was started by hand or by another unit: 'sampan stop' stops it";
             return Err(error::new(Code::Conflict, message, hint));
         }
         if entry.definition.create.restart != Restart::No {
             let message = format!(
                 "container {name:?} has a restart policy of its own, which would compete with the unit's"
             );
-            let hint = "make it without --restart; Restart= of the unit starts it again";
+            let hint = "create it without --restart; Restart= in the unit starts it again";
             return Err(error::new(Code::Conflict, message, hint));
         }
         self.begin(id, Some(client), StartOptions { unit: Some(asked), ..StartOptions::default() });
@@ -301,7 +301,7 @@ impl ContainerManager {
             let message = format!("container {:?} is {}", entry.definition.name, entry.state.phase.word());
             return Err(error::new(Code::Conflict, message, "stop it first, or use --force"));
         }
-        // Who waits for a start is still to hear how that went.
+        // A start that is under way keeps its mark: its client still needs the answer.
         if !matches!(entry.busy, Some(Busy::Starting(_))) {
             entry.busy = Some(Busy::Removing);
         }
@@ -323,7 +323,7 @@ impl ContainerManager {
         });
     }
 
-    /// Tidies up behind a shim that was killed.
+    /// Cleans up after a shim that was killed.
     pub(super) fn clean_up(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let was_starting = matches!(entry.busy, Some(Busy::Starting(_)));
@@ -420,7 +420,7 @@ impl ContainerManager {
         let name = name.strip_prefix('/').unwrap_or(name);
         let old = self.name(id);
         if old == name {
-            let message = format!("container {name:?} has that name already");
+            let message = format!("container {name:?} already has that name");
             return Err(error::new(Code::Conflict, message, ""));
         }
         self.reserve(id, Some(name))?;
@@ -449,7 +449,8 @@ impl ContainerManager {
                 && matches!(entry.state.phase, Phase::Exited | Phase::Dead)
                 && filter.matches(&entry.definition)
         };
-        // One that has ended, and whose shim is about to: people see it as one that does not run.
+        // A container that has exited counts as stopped although its shim still works; the prune waits for the shim's
+        // end.
         let ending = self.entries.iter().find(|(_, entry)| is_ending(entry)).map(|(id, _)| id.clone());
         if let Some(id) = ending {
             let request = Request::PruneContainers { filters };
@@ -473,7 +474,7 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// A removal is over; true if it was part of a prune.
+    /// Records the end of a removal; returns whether it was part of a prune.
     pub(super) fn record_pruned(&mut self, client: Option<usize>, id: &str, freed: Option<u64>) -> bool {
         let Some(pruning) = self.prunings.iter_mut().find(|pruning| Some(pruning.client) == client) else {
             return false;
@@ -498,7 +499,7 @@ impl ContainerManager {
     }
 }
 
-/// The container that a request is about.
+/// Returns the name or id of the container that a request is about.
 fn subject(request: &Request) -> &str {
     match request {
         Request::Start(start) => &start.container,
@@ -519,12 +520,12 @@ fn subject(request: &Request) -> &str {
     }
 }
 
-/// True for requests that no work on the container is in the way of.
+/// Whether the request can be served while the container is busy.
 fn needs_no_queue(request: &Request) -> bool {
     matches!(request, Request::Wait { .. } | Request::InspectContainer { .. } | Request::Logs { .. })
 }
 
-/// True for requests that a start which hangs must not keep waiting.
+/// Whether the request ends a start; a start that hangs must not delay it.
 fn may_end_start(request: &Request) -> bool {
     matches!(
         request,
@@ -536,17 +537,17 @@ fn may_end_start(request: &Request) -> bool {
 }
 
 fn paused(name: &str) -> Failure {
-    error::new(Code::Conflict, format!("container {name:?} is paused"), "'sampan unpause' thaws it")
+    error::new(Code::Conflict, format!("container {name:?} is paused"), "'sampan unpause' resumes it")
 }
 
-/// The descriptors that came must be those that were announced.
+/// Checks that the request carries one descriptor for each of its streams.
 fn check_streams(
     streams: Option<Streams>,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Option<(Streams, Vec<OwnedFd>)>, Failure> {
     let expected = streams.map_or(0, Streams::count);
     if descriptors.len() != expected {
-        let message = format!("{} descriptors came with the request, expected {expected}", descriptors.len());
+        let message = format!("the request carries {} descriptors, expected {expected}", descriptors.len());
         return Err(error::new(Code::Usage, message, ""));
     }
     Ok(streams.map(|streams| (streams, descriptors)))

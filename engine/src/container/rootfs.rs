@@ -1,8 +1,8 @@
-//! How containers get their root file system: by overlayfs, or by a copy where this host refuses that.
+//! Chooses a container's root file system: overlayfs, or a copy of the image where overlayfs does not work.
 //!
-//! Asked for each container that is made, which then keeps what it got. Overlayfs is tried once, when somebody first
-//! wants to know, on the file system that containers are on, with the code that shims mount by; a thread's own mount
-//! namespace takes the trial with it.
+//! Called when a container is created, which keeps the choice for its life, and by `info`. Overlayfs is tried once,
+//! when the choice is first needed, on the file system that holds the containers and with the shims' mount code. The
+//! trial runs on a thread with its own mount namespace, whose end unmounts everything. Never mounts for a container.
 
 pub mod copy;
 
@@ -19,21 +19,21 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What is said of a copy that the configuration asks for.
-const CONFIGURED: &str = "the configuration says so";
-/// Stack of the thread that tries.
+/// The reason for a copy that the configuration requires.
+const CONFIGURED: &str = "set in the configuration";
+/// Stack size of the thread that tries overlayfs, in bytes.
 const STACK: usize = 256 << 10;
 
-/// What was found out about overlayfs, and who was told.
+/// The result of trying overlayfs, and whether the warning about it was given.
 #[derive(Default)]
 pub struct RootfsChoice {
-    /// Why it is refused, if it is.
+    /// Why overlayfs does not work; `None` if it works.
     refusal: OnceLock<Option<String>>,
-    is_told: AtomicBool,
+    has_warned: AtomicBool,
 }
 
 impl RootfsChoice {
-    /// What a container that is made now gets.
+    /// Returns the form that a new container gets.
     pub fn form(&self, config: &Config, store: &Store, directories: &Directories) -> Form {
         match (config.settings.rootfs, self.refusal(config, store, directories)) {
             (Some(form), _) => form,
@@ -42,7 +42,7 @@ impl RootfsChoice {
         }
     }
 
-    /// `overlay`, or `copy: ` and why.
+    /// Returns `overlay`, or `copy: ` and the reason, for `info`.
     pub fn describe(&self, config: &Config, store: &Store, directories: &Directories) -> String {
         match (config.settings.rootfs, self.refusal(config, store, directories)) {
             (Some(Form::Copy), _) => format!("copy: {CONFIGURED}"),
@@ -51,22 +51,22 @@ impl RootfsChoice {
         }
     }
 
-    /// What the person who makes the first container that is copied for want of overlayfs should know.
+    /// Returns a warning for the client that creates the first copied container; `None` for all later ones.
     pub fn take_warning(&self, config: &Config, store: &Store, directories: &Directories) -> Option<String> {
         let why = self.refusal(config, store, directories)?;
-        (!self.is_told.swap(true, Ordering::Relaxed)).then(|| {
-            format!("overlayfs cannot be used here, so each container gets a copy of its image: {why}")
+        (!self.has_warned.swap(true, Ordering::Relaxed)).then(|| {
+            format!("overlayfs does not work here, so each container gets a copy of its image: {why}")
         })
     }
 
-    /// Nothing is tried where the configuration has decided.
+    /// Tries overlayfs once, unless the configuration decides; returns why it does not work.
     fn refusal(&self, config: &Config, store: &Store, directories: &Directories) -> Option<&str> {
         if config.settings.rootfs.is_some() {
             return None;
         }
         let refusal = self.refusal.get_or_init(|| {
             let why = try_overlay(store, directories).err()?;
-            log::warn!("overlayfs cannot be used, containers get copies of their images: {why}");
+            log::warn!("overlayfs does not work, so each container gets a copy of its image: {why}");
             Some(why)
         });
         refusal.as_deref()
@@ -93,12 +93,12 @@ fn try_overlay(store: &Store, directories: &Directories) -> Result<(), String> {
     result
 }
 
-/// Mounted alone says little: some file systems make it read-only.
+/// Mounts the overlay and writes to it: on some file systems the mount succeeds but is read-only.
 fn mount_and_write(overlay: &Rootfs, target: &Path) -> Result<(), String> {
     overlay::enter_namespace()?;
     overlay::set_up(overlay)?;
-    let written =
-        fs::write(target.join("trial"), b"trial").map_err(|error| format!("it cannot be written: {error}"));
+    let written = fs::write(target.join("trial"), b"trial")
+        .map_err(|error| format!("cannot write to the overlay: {error}"));
     let torn_down = overlay::tear_down(overlay);
     written.and(torn_down)
 }

@@ -1,7 +1,7 @@
-//! A connection to a shim: frames and descriptors both ways.
+//! The engine's end of the connection to a shim: frames and descriptors in both directions.
 //!
-//! Owned by the event loop. Never blocks: what does not go at once waits here, a few requests at most, since each
-//! client has one. Never decides what an answer means.
+//! Owned by the manager. Never blocks: requests that the socket does not take are kept, at most one for each client, as
+//! a client has one request at a time. Never interprets what the shim sends.
 
 use mio::net::UnixStream;
 use sampan_ipc::frame::{self, FRAME_MAX};
@@ -10,23 +10,23 @@ use sampan_ipc::socket::FrameSocket;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Bytes read at a time.
+/// Bytes read by one system call.
 const READ: usize = 16 << 10;
 
-/// Most descriptors that a shim may send: none has a word that brings one yet.
+/// Most descriptors that a shim may send; no message of the protocol carries one yet.
 const DESCRIPTORS_MAX: usize = 16;
 
-/// A connected shim.
+/// A connection to a shim.
 pub struct ShimConnection {
     socket: FrameSocket<UnixStream>,
-    /// Something may be there to read.
+    /// Whether a read may succeed; unset at `EAGAIN`.
     pub readable: bool,
-    /// Something may be written.
+    /// Whether a write may succeed; unset at `EAGAIN`.
     pub writable: bool,
 }
 
 impl ShimConnection {
-    /// A connection, which must not block.
+    /// Wraps a nonblocking socket.
     pub fn new(stream: UnixStream) -> Self {
         ShimConnection {
             socket: FrameSocket::new(stream, FRAME_MAX, DESCRIPTORS_MAX),
@@ -35,15 +35,15 @@ impl ShimConnection {
         }
     }
 
-    /// The connection, to be registered.
+    /// Returns the socket, for registration with the poll.
     pub fn stream(&mut self) -> &mut UnixStream {
         self.socket.stream_mut()
     }
 
-    /// The next thing that the shim says; `None` if there is no more for now.
+    /// Receives the shim's next message; `None` if no complete message has arrived.
     ///
     /// # Errors
-    /// The shim is gone, or says what is no [`ShimMessage`].
+    /// The shim closed the connection, or sent a malformed message.
     pub fn receive(&mut self) -> io::Result<Option<ShimMessage>> {
         loop {
             if let Some(say) = self.socket.next_message().map_err(io::Error::other)? {
@@ -62,43 +62,45 @@ impl ShimConnection {
         }
     }
 
-    /// Asks the shim, at once or as soon as there is room.
+    /// Sends a request to the shim, or keeps it until the socket takes it.
     ///
     /// # Errors
-    /// The question is too large for a frame, or cannot be sent. That the shim is gone is heard by [`ShimConnection::receive`].
+    /// The request is too large for a frame, or the socket fails. A shim that has ended is no error here: see
+    /// [`ShimConnection::flush`].
     pub fn request(&mut self, number: u64, action: Action, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let bytes = frame::encode(&ShimRequest { number, action }).map_err(io::Error::other)?;
         self.socket.push(bytes, descriptors);
         self.flush()
     }
 
-    /// Sends what a shim that is not there yet reads first.
+    /// Sends the setup, which the shim reads first, before the shim is started.
     ///
     /// # Errors
-    /// As [`ShimConnection::request`].
+    /// The socket fails. A shim that has ended is no error here: see [`ShimConnection::flush`].
     pub fn send_setup(&mut self, setup: Vec<u8>) -> io::Result<()> {
         self.socket.push(setup, Vec::new());
         self.flush()
     }
 
-    /// Writes as much as goes.
+    /// Writes kept requests until `EAGAIN`.
     ///
     /// # Errors
-    /// It cannot be sent. That the shim is gone is heard by [`ShimConnection::receive`].
+    /// The socket fails. If the shim has ended, the requests are dropped and [`ShimConnection::receive`] reports the
+    /// end, after the messages that the shim sent before.
     pub fn flush(&mut self) -> io::Result<()> {
         if !self.writable {
             return Ok(());
         }
         match self.socket.flush() {
             Ok(all) => self.writable = all,
-            // It has gone: what it said before that is still to be heard, and its end thereafter.
-            Err(error) if is_gone(&error) => self.socket.discard_unsent(),
+            // The shim has ended. Its last messages are still to be received, and then the end of the connection.
+            Err(error) if is_closed(&error) => self.socket.discard_unsent(),
             Err(error) => return Err(error),
         }
         Ok(())
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -1,7 +1,7 @@
-//! Starts a container: writes its bundle, starts its shim and tells it all it has to know. On a thread.
+//! Starts a container: writes its bundle, starts its shim and sends the shim its setup.
 //!
-//! Also what else needs the runtime's or the container's configuration: the process of an `exec`, the files of the
-//! log, and the end of what a killed shim has left. Whether the container then runs is what its shim says.
+//! Called by the manager, on a thread; also deletes what the OCI runtime keeps of a container whose shim was killed.
+//! Never runs the container itself: the shim does, and reports whether the start succeeded.
 
 use super::context::Context;
 use super::definition::Definition;
@@ -34,14 +34,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// Exit status of a container that could not be started for a reason of the engine's. podman-run(1).
+/// Exit status of a container that the engine could not start. podman-run(1), "Exit Status".
 pub const CANNOT_START: u8 = 125;
 
-/// Ends what the OCI runtime still has of a container whose shim is gone. That it has nothing is well. A runtime that
-/// is not there, or takes longer than [`sampan_spec::runtime::COMMAND_TIMEOUT`], is done without.
+/// Deletes a container whose shim was killed from the OCI runtime, and kills its processes. A container that the runtime
+/// does not know counts as deleted. If the runtime is missing or takes longer than
+/// [`sampan_spec::runtime::COMMAND_TIMEOUT`], the engine kills the processes without it.
 ///
 /// # Errors
-/// In words: it could not be ended.
+/// The runtime failed; the error is its message.
 pub fn delete_by_force(
     shared: &Shared,
     directories: &Directories,
@@ -59,6 +60,7 @@ pub fn delete_by_force(
     };
     let outcome = match outcome {
         Ok((Some(0), ..)) => Ok(()),
+        // The runtimes have no exit status of their own for an unknown container, only this message.
         Ok((_, _, words)) if words.contains("does not exist") => Ok(()),
         Ok((_, _, words)) => {
             let name = runtime.as_ref().map(|runtime| runtime.name.as_str()).unwrap_or_default();
@@ -66,14 +68,14 @@ pub fn delete_by_force(
         }
         Err(why) => {
             log::warn!(
-                "container {}: its runtime does not delete it, so that is done without: {why}",
+                "container {}: its OCI runtime does not delete it, the engine kills its processes itself: {why}",
                 definition.name
             );
             Ok(())
         }
     };
     if outcome.is_ok() {
-        // One that was killed before it wrote down what it makes does not know it afterwards.
+        // A runtime that was killed while it created the container does not know the container, and leaves files.
         runtime_commands::remove_state(&root, id);
     }
     cgroup::remove_groups(id, unit.as_deref());
@@ -81,15 +83,16 @@ pub fn delete_by_force(
     outcome
 }
 
-/// Where the OCI runtime keeps its state.
+/// Returns the directory in which the OCI runtime keeps its state.
 fn runtime_root(config: &Config) -> PathBuf {
     config.run_dir.join("runtime")
 }
 
-/// Starts the container's shim, or says what a unit's main process has to become; the way to it.
+/// Starts the container's shim, or prepares the program by which a unit's main process becomes the shim; returns the
+/// connection to it.
 ///
 /// # Errors
-/// The bundle cannot be made, or the shim not started. Nothing runs then.
+/// The bundle cannot be made, or the shim cannot be started. Nothing runs then.
 pub fn start(
     shared: &Shared,
     directories: &Directories,
@@ -97,7 +100,7 @@ pub fn start(
     state: State,
     options: StartOptions,
 ) -> Result<StartedShim, Failure> {
-    let cannot = |error: &dyn Error| {
+    let failed = |error: &dyn Error| {
         let message = format!("cannot start container {:?}: {}", definition.name, chain(error));
         error::new(Code::Failed, message, "")
     };
@@ -108,19 +111,19 @@ pub fn start(
     let definition = adapted.as_ref().unwrap_or(definition);
     let mut context = Context::of(shared, directories, definition)?;
     if unit.is_some() {
-        // systemd itself can only make a unit beside the one that this is to be.
+        // With its systemd driver, the OCI runtime would ask systemd for another unit instead of using this one.
         context.runtime = Arc::new(Runtime { systemd: false, ..Runtime::clone(&context.runtime) });
     }
-    let run = directories.make_run(&definition.id).map_err(|error| cannot(&error))?;
+    let run = directories.make_run(&definition.id).map_err(|error| failed(&error))?;
     if let Some(unit) = &unit {
-        directories.set_unit_group(&definition.id, &unit.group).map_err(|error| cannot(&error))?;
+        directories.set_unit_group(&definition.id, &unit.group).map_err(|error| failed(&error))?;
     }
     let (name, label) = (
         bundle::hostname(&context.input()),
         if context.host.selinux { &definition.selinux.mount } else { "" },
     );
     etc_files::write(directories, definition, name, context.network, label)
-        .map_err(|error| cannot(&error))?;
+        .map_err(|error| failed(&error))?;
     let mut bundle = bundle::bundle(&context.input()).map_err(error::explain)?;
     if let (Some(unit), Some(asked)) = (&unit, asked) {
         unit.apply(&mut bundle.spec, &definition.id, &definition.create, asked);
@@ -130,7 +133,7 @@ pub fn start(
         log::warn!("container {}: {warning}", definition.name);
     }
     let path = directories.dir(&definition.id).join("config.json");
-    directory::write(&path, bundle.json().as_bytes(), false).map_err(|error| cannot(&error))?;
+    directory::write(&path, bundle.json().as_bytes(), false).map_err(|error| failed(&error))?;
     let (attach, descriptors) = options.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
     let setup = Setup {
         state: State { boot: boot_id::read().unwrap_or_default(), ..state },
@@ -143,7 +146,7 @@ pub fn start(
         (Some(unit), Some(asked)) => prepare(&setup, &unit.for_shim(&definition.create, asked, &setup.log)),
         _ => spawn(&setup, &descriptors).map(|stream| StartedShim { stream, shim: None }),
     };
-    started.map_err(|error| cannot(&error))
+    started.map_err(|error| failed(&error))
 }
 
 fn setup(context: &Context<'_>, directories: &Directories, run: PathBuf) -> Result<Setup, Failure> {
@@ -191,7 +194,7 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     let bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     let (ours, theirs) = UnixStream::pair()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    // The second word is not read by it: ps(1) shows whose shim it is.
+    // The shim ignores its argument, which only shows in ps(1) which container the shim belongs to.
     let words = [program().as_os_str(), setup.dir.as_os_str()].map(|word| CString::new(word.as_bytes()));
     let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
     let path = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
@@ -207,16 +210,16 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     .map_err(|error| {
         std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
     })?;
-    // What it inherits is its own now; ours must close, or its death would not be seen.
+    // The shim has its own copy. Ours must be closed, or the engine would not see the end of the connection.
     drop(theirs);
     match socket::send_all(&ours, &bytes, descriptors) {
-        // One that was killed meanwhile is dealt with like one that is killed later.
+        // The shim was killed already. The caller sees the end of the connection, as for a shim that is killed later.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(ours),
     }
 }
 
-/// What the main process of a unit has to become.
+/// Prepares the program by which a unit's main process becomes the shim.
 fn prepare(setup: &Setup, unit: &shim::Unit) -> std::io::Result<StartedShim> {
     let mut bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     bytes.extend(frame::encode(unit).map_err(std::io::Error::other)?);
@@ -226,7 +229,7 @@ fn prepare(setup: &Setup, unit: &shim::Unit) -> std::io::Result<StartedShim> {
     Ok(StartedShim { stream, shim: Some(ShimCommand { words, stdin: theirs.into(), setup: bytes }) })
 }
 
-/// The shim's program: it lies beside the engine's own, wherever that was when it started.
+/// Returns the shim's program: the file beside the engine's own program, as that was at the engine's start.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -235,7 +238,7 @@ fn program() -> &'static Path {
     })
 }
 
-/// Remembers where the shim's program lies; to be called before the engine's own may be replaced.
+/// Remembers the path of the shim's program. Must be called at the engine's start, before its program can be replaced.
 pub fn find_shim() {
     program();
 }

@@ -1,7 +1,7 @@
-//! A container as a unit of systemd's: which unit its client is the main process of, and what the unit changes.
+//! A container that a systemd unit runs: finds the unit of the client's process, and adapts the bundle to it.
 //!
-//! Called on the thread that starts the container. Trusts of the request only what the client knows better than the
-//! kernel does; changes nothing on the host. docs/systemd-containers.md.
+//! Called on the thread that starts the container. The unit is read from the kernel, not from the request, which is
+//! trusted only for what the kernel does not know. Changes nothing on the host. docs/systemd-containers.md.
 
 use super::definition::Definition;
 use sampan_ipc::container::{Create, Notify};
@@ -16,50 +16,50 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Most descriptors that a unit may pass on to its container.
+/// Most sockets that a unit may pass to its container.
 const LISTEN_MAX: u32 = 256;
-/// Longest list of their names, in bytes.
+/// Longest list of the sockets' names, in bytes.
 const NAMES_MAX: usize = 64 << 10;
-/// What a unit's group has where systemd marks its groups, and where it lets the unit make groups of its own.
-/// systemd, docs/CGROUP_DELEGATION.md.
+/// Extended attributes of a unit's control group: systemd sets the first on all of its groups, and the second on groups
+/// that it delegates. systemd, docs/CGROUP_DELEGATION.md.
 const MARKS: (&str, &str) = ("trusted.invocation_id", "trusted.delegate");
 
-/// What helps where a unit of version 1 is not given all controllers: [`shim::DELEGATE_V1`].
+/// The hint for a unit under cgroup version 1 that lacks controllers; it lists [`shim::DELEGATE_V1`].
 const DELEGATE_HINT: &str =
     "set Delegate=cpu cpuacct cpuset io blkio memory devices pids in the section [Service] of the unit";
-/// Controllers of version 1 that systemd manages.
+/// Controllers that systemd manages under cgroup version 1.
 const MANAGED_V1: [&str; 5] = ["cpu", "blkio", "memory", "devices", "pids"];
 
-/// A unit.
+/// A systemd unit that runs a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Its control group: `/system.slice/web.service`.
+    /// Path of its control group, such as `/system.slice/web.service`.
     pub group: String,
-    /// The OOM score of its processes.
+    /// OOM score adjustment of its processes. proc_pid_oom_score_adj(5).
     oom_score_adj: i32,
 }
 
 impl Unit {
-    /// The unit that process `pid` is in.
+    /// Finds the unit that process `pid` belongs to.
     ///
     /// # Errors
-    /// [`SpecError::Host`]: it is in none, or in one that may not have control groups below its own.
+    /// [`SpecError::Host`]: the process is in no unit, or systemd does not delegate the unit's control group.
     pub fn of(pid: i32) -> Result<Self, SpecError> {
         let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let (groups, is_v2) = (read("cgroup"), Host::get().cgroups == Cgroups::V2);
         let Some(group) = group_of(&groups, is_v2) else {
             return Err(SpecError::host(
                 "start the container as a unit",
-                format!("process {pid} is in no service of systemd's"),
-                "'sampan generate systemd' writes a unit; --unit is for its ExecStart= alone",
+                format!("process {pid} is in no systemd service"),
+                "'sampan generate systemd' writes a unit; --unit is only for its ExecStart=",
             ));
         };
         let cannot = |why: String, hint| {
             SpecError::host(format!("start the container as the unit {}", name(group)), why, hint)
         };
         match is_v2 {
-            true if !may_have_groups(&read_mounts(), group) => {
-                let why = "systemd does not let it have control groups of its own".to_owned();
+            true if !is_delegated(&read_mounts(), group) => {
+                let why = "systemd does not delegate its control group to it".to_owned();
                 return Err(cannot(why, "set Delegate=yes in the section [Service] of the unit"));
             }
             true => {}
@@ -75,7 +75,7 @@ impl Unit {
         Ok(Unit { group: group.to_owned(), oom_score_adj: read("oom_score_adj").trim().parse().unwrap_or(0) })
     }
 
-    /// Puts the container below the unit's group, and gives its first process what systemd passes on.
+    /// Puts the container into a group below the unit's, and passes systemd's variables to its first process.
     pub fn apply(&self, spec: &mut Spec, id: &str, create: &Create, asked: &StartUnit) {
         spec.linux.cgroups_path = format!("{}/{id}", self.group);
         spec.process.oom_score_adj = Some(self.oom_score_adj);
@@ -95,9 +95,9 @@ impl Unit {
         }
     }
 
-    /// What the shim has to know of it.
+    /// Returns the part of the shim's setup that concerns the unit.
     pub fn for_shim(&self, create: &Create, asked: &StartUnit, log: &shim::Log) -> shim::Unit {
-        // The journal has all of it already.
+        // The log driver writes the output to the journal already.
         let is_in_journal = matches!(log, shim::Log::Journald { .. });
         shim::Unit {
             group: self.group.clone(),
@@ -109,19 +109,20 @@ impl Unit {
     }
 }
 
-/// The container as the unit wants it: who says that it is ready, and to whom.
+/// Returns the definition with the unit's readiness protocol: which process reports that the container is ready, and on
+/// which socket. sd_notify(3).
 ///
 /// # Errors
-/// [`SpecError::Option`]: what systemd is said to pass on makes no sense.
+/// [`SpecError::Option`]: the request names too many sockets, or their names are not valid.
 pub fn adapt(definition: &Definition, asked: &StartUnit) -> Result<Definition, SpecError> {
     if asked.listen > LISTEN_MAX {
-        let why = format!("at most {LISTEN_MAX} descriptors can be passed on");
+        let why = format!("at most {LISTEN_MAX} sockets can be passed");
         return Err(SpecError::option("LISTEN_FDS", &asked.listen.to_string(), why));
     }
     if let Some(names) = &asked.listen_names
         && (names.len() > NAMES_MAX || names.contains(char::is_control))
     {
-        return Err(SpecError::option("LISTEN_FDNAMES", names, "it is no list of names"));
+        return Err(SpecError::option("LISTEN_FDNAMES", names, "it is not a list of names"));
     }
     let own = match definition.create.sdnotify {
         Notify::Container => Notify::Container,
@@ -133,10 +134,10 @@ pub fn adapt(definition: &Definition, asked: &StartUnit) -> Result<Definition, S
     Ok(adapted)
 }
 
-/// The name of the unit whose group this is.
+/// Returns the name of the unit whose control group this is.
 pub fn name(group: &str) -> &str {
     let name = group.rsplit('/').next().unwrap_or_default();
-    // What would be taken for a file of the kernel's is escaped. systemd, docs/CGROUP_DELEGATION.md.
+    // systemd escapes a name that could be one of the kernel's files with `_`. systemd, docs/CGROUP_DELEGATION.md.
     name.strip_prefix('_').unwrap_or(name)
 }
 
@@ -144,7 +145,7 @@ fn read_mounts() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()
 }
 
-/// The group of the service that a process of these `groups` is in. proc_pid_cgroup(5).
+/// Returns the control group of the service to which a process with these `groups` belongs. proc_pid_cgroup(5).
 fn group_of(groups: &str, is_v2: bool) -> Option<&str> {
     let of = |wanted: &str| {
         groups.lines().find_map(|line| {
@@ -154,7 +155,8 @@ fn group_of(groups: &str, is_v2: bool) -> Option<&str> {
     };
     let path = if is_v2 { of("")? } else { of("name=systemd").or_else(|| of(""))? };
     let suffix = ".service";
-    // It may be in a group below, which systemd or it itself has made. A path is from the root of all groups.
+    // The process may be in a group below the service's. Service names also occur inside user managers' paths, so the
+    // last one counts.
     let ends = path.rmatch_indices(suffix).map(|(at, _)| at + suffix.len());
     let is_whole =
         |end: &usize| path.get(*end..).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -162,11 +164,12 @@ fn group_of(groups: &str, is_v2: bool) -> Option<&str> {
     path.get(..end).filter(|path| path.starts_with('/') && !path.contains("/../"))
 }
 
-/// A controller of version 1 that systemd manages and does not leave to `unit`, if there is one: systemd moves the processes
-/// of a unit there as other units come and go, and a container that is out of its group of devices may open all of them.
+/// Returns a controller that systemd manages under cgroup version 1 and does not delegate to `unit`, if any. systemd
+/// moves the unit's processes within such a hierarchy when other units start or stop. A container that is moved out
+/// of its group in the `devices` hierarchy could open every device.
 fn lacks_controllers(unit: &str, host: &Host) -> Result<Option<&'static str>, String> {
-    let systemctl =
-        runtime::search("systemctl").ok_or("there is no systemctl(1) to ask what it delegates")?;
+    let systemctl = runtime::search("systemctl")
+        .ok_or("systemctl(1) is not found, so what systemd delegates is unknown")?;
     let asked =
         runtime::run_program(&systemctl, &["show", "--value", "--property=DelegateControllers", "--", unit]);
     let delegated = match asked {
@@ -178,21 +181,22 @@ fn lacks_controllers(unit: &str, host: &Host) -> Result<Option<&'static str>, St
     Ok(MANAGED_V1.into_iter().find(|controller| host.controls(controller) && !has(controller)))
 }
 
-/// True unless systemd says of this group that it is its own alone.
-fn may_have_groups(mounts: &str, group: &str) -> bool {
+/// Whether systemd delegates this group, or does not mark its groups at all.
+fn is_delegated(mounts: &str, group: &str) -> bool {
     let marks = |mark: &str| {
         let name = CString::new(mark).unwrap_or_default();
-        managed(mounts).any(|top| {
+        systemd_hierarchies(mounts).any(|top| {
             let path = top.join(group.trim_start_matches('/')).into_os_string().into_encoded_bytes();
             CString::new(path).is_ok_and(|path| xattr::lgetxattr(&path, &name).is_ok())
         })
     };
-    // Those before systemd 238 mark nothing.
+    // Versions before systemd 238 mark no group.
     marks(MARKS.1) || !marks(MARKS.0)
 }
 
-/// Where the hierarchies are that systemd keeps its units in. cgroups(7), proc_pid_mountinfo(5).
-fn managed(mounts: &str) -> impl Iterator<Item = &Path> {
+/// Returns the mount points of the cgroup hierarchies in which systemd keeps its units. cgroups(7),
+/// proc_pid_mountinfo(5).
+fn systemd_hierarchies(mounts: &str) -> impl Iterator<Item = &Path> {
     mounts.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');
@@ -208,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_is_known_by_its_group_in_each_version_and_nothing_else_is_one() {
+    fn a_unit_is_recognised_by_its_control_group_in_each_version() {
         let hybrid = "4:memory:/\n1:name=systemd:/system.slice/web.service\n0::/system.slice/web.service/x\n";
         assert_eq!(group_of(hybrid, false), Some("/system.slice/web.service"));
         let v2 = "1:name=systemd:/\n0::/a.slice/a-b.slice/w@1.service/supervisor\n";
@@ -241,12 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn hierarchies_that_systemd_keeps_its_units_in_are_told_from_others() {
+    fn only_hierarchies_in_which_systemd_keeps_units_are_found() {
         let mounts = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                       33 25 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\nnonsense\n";
         let expected = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(Path::new);
-        assert_eq!(managed(mounts).collect::<Vec<_>>(), expected);
+        assert_eq!(systemd_hierarchies(mounts).collect::<Vec<_>>(), expected);
     }
 
     fn asked() -> StartUnit {
@@ -262,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_container_gets_what_systemd_passes_on_and_nothing_of_the_hosts() {
+    fn the_container_gets_the_variables_of_the_request_only() {
         let (unit, asked) = (Unit { group: "/system.slice/web.service".into(), oom_score_adj: 300 }, asked());
         let mut definition = Definition::default();
         let mut spec = Spec::default();
@@ -286,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_that_it_is_ready_is_asked_for_or_follows_from_the_container() {
+    fn the_readiness_protocol_is_requested_or_follows_from_the_container() {
         let of = |made, asked_for| {
             let mut definition = Definition::default();
             definition.create.sdnotify = made;
@@ -301,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_makes_no_sense_is_refused() {
+    fn an_invalid_request_is_refused() {
         let refused = |asked: StartUnit| adapt(&Definition::default(), &asked).is_err();
         assert!(refused(StartUnit { listen: LISTEN_MAX + 1, ..asked() }));
         assert!(refused(StartUnit { listen_names: Some("a\0b".into()), ..asked() }));

@@ -1,5 +1,8 @@
-//! Threads that do one thing after the other, and are there only as long as something is to be done, and a moment more:
-//! one request about a container is followed by the next as a rule.
+//! A small pool of threads that start on demand.
+//!
+//! Used by the manager. A thread takes one piece of work after the other and ends after a short idle time: requests
+//! about containers come in bursts, and an idle engine should have no threads. Work is never refused; it waits for a
+//! thread.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,9 +10,9 @@ use std::time::Duration;
 
 /// Most threads at a time.
 const THREADS_MAX: usize = 4;
-/// How long one that has nothing to do waits for more.
+/// How long an idle thread waits for more work before it ends.
 const LINGER: Duration = Duration::from_millis(100);
-/// Stack of each.
+/// Stack size of a thread, in bytes.
 const STACK: usize = 1 << 20;
 
 type Work<C> = Box<dyn FnOnce(&C) + Send>;
@@ -17,11 +20,11 @@ type Work<C> = Box<dyn FnOnce(&C) + Send>;
 struct PoolState<C> {
     works: VecDeque<Work<C>>,
     threads: usize,
-    /// How many of them have nothing to do.
+    /// Number of threads that wait for work.
     idle: usize,
 }
 
-/// A bounded number of threads, which all know one `C`.
+/// A bounded number of threads, whose work shares one value of type `C`.
 pub struct ThreadPool<C> {
     shared: Arc<(Mutex<PoolState<C>>, Condvar)>,
 }
@@ -40,7 +43,7 @@ impl<C> Default for ThreadPool<C> {
 }
 
 impl<C: Send + Sync + 'static> ThreadPool<C> {
-    /// Does `work` on a thread, now or when one is free.
+    /// Runs `work` on a thread, at once or when one is free.
     pub fn add(&self, shared: &Arc<C>, work: impl FnOnce(&C) + Send + 'static) {
         let mut state = self.lock();
         state.works.push_back(Box::new(work));
@@ -55,12 +58,12 @@ impl<C: Send + Sync + 'static> ThreadPool<C> {
         let builder = std::thread::Builder::new().name("container".into()).stack_size(STACK);
         match builder.spawn(move || workers.work(&shared)) {
             Ok(_) => state.threads += 1,
-            // A thread that is at work does it, or the next that can be started.
-            Err(error) => log::error!("cannot start a thread: {error}"),
+            // Another thread takes the work, or the next one that can be started.
+            Err(error) => log::error!("cannot start a thread, work on a container waits: {error}"),
         }
     }
 
-    /// True while something is done or waits for that.
+    /// Whether any work runs or waits.
     pub fn is_busy(&self) -> bool {
         let state = self.lock();
         state.threads > state.idle || !state.works.is_empty()
@@ -75,7 +78,7 @@ impl<C: Send + Sync + 'static> ThreadPool<C> {
         }
     }
 
-    /// What is to be done next; `None` if nothing has come for a while, and the thread counts no more.
+    /// Waits for the next piece of work. `None` after the idle time: the thread is no longer counted and must end.
     fn next(&self) -> Option<Work<C>> {
         let mut state = self.lock();
         if state.works.is_empty() {

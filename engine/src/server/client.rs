@@ -24,6 +24,7 @@ pub enum State {
     Waiting,
     /// The client follows a job.
     Watching {
+        /// The job's number.
         job: u64,
         /// Version of the newest progress rows that were sent.
         version: u64,
@@ -99,7 +100,8 @@ impl Client {
                     Ok(Some(body)) => return Ok(Some(body.to_vec())),
                     Err(error) => return Err(io::Error::other(error)),
                 },
-                // A connection carries one request. Reading more for as long as the client sends would starve all others.
+                // A connection carries one request. Reading more for as long as the client sends would starve all
+                // others.
                 Ok(_) => return Err(io::Error::other("the client sent more data after its request")),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) => return Err(error),

@@ -99,7 +99,8 @@ pub struct Server {
     started: Instant,
     next_tick: Instant,
     watchdog: Watchdog,
-    /// When to return free memory to the kernel: once after the last event, so that an idle engine never wakes up for it.
+    /// When to return free memory to the kernel: once after the last event, so that an idle engine never wakes up for
+    /// it.
     trim_at: Option<Instant>,
 }
 

@@ -1,9 +1,9 @@
-//! A root file system without overlayfs: what it would show of a stack of layers, as files of the container's own.
+//! A root file system without overlayfs: a copy of what overlayfs would show of a stack of layers.
 //!
-//! Called by [`super::directory`] while a container's directory is a draft that goes as a whole on failure. Layers are
-//! hostile: no link is followed, no name leads out of them, and memory, descriptors and stack do not grow with what is
-//! in them: directories that are still to be done wait in a file, and hard links are found again by links. Layers must
-//! not change meanwhile; the caller has pinned them.
+//! Called by [`crate::container::directory`] while it creates a container's directory, which it removes on failure.
+//! Layers are hostile. No symbolic link is followed and no name leads out of a layer. Memory, descriptors and stack
+//! do not grow with the layers: pending directories wait in a file, and hard links are recognised by links in a
+//! scratch directory. Layers must not change meanwhile; the caller has pinned them.
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -45,41 +45,42 @@ fn failed_io(doing: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Copy
     move |source| CopyError { doing, path, source }
 }
 
-/// Fills the empty directory `target` with what overlayfs would show of `layers`, the uppermost first; how many
+/// Fills the empty directory `target` with what overlayfs would show of `layers`, uppermost first. Returns how many
 /// extended attributes the file system of `target` could not take.
 ///
-/// `scratch` is a name on the same file system that is free; nothing is left there.
+/// `scratch` is an unused name on the same file system; nothing is left there.
 ///
 /// # Errors
-/// [`CopyError`]; what was copied until then is left to the caller.
+/// [`CopyError`]; the caller removes the incomplete copy.
 pub fn copy(layers: &[PathBuf], target: &Path, scratch: &Path) -> Result<u64, CopyError> {
     let result = Copier::new(layers, target, scratch).and_then(Copier::run);
-    let removed = remove_tree::remove(scratch).map_err(failed_io("tidy up behind", b""));
+    let removed = remove_tree::remove(scratch).map_err(failed_io("remove the scratch directory of", b""));
     result.and_then(|left_out| removed.map(|()| left_out))
 }
 
-/// Gives the directory `to`, which overlayfs will show as the root, what the root of `layer` has; returns as [`copy`].
+/// Copies owner, mode, attributes and times of the root of `layer` to the directory `to`, which overlayfs will show as
+/// the root. Returns how many extended attributes the file system of `to` could not take.
 ///
 /// # Errors
-/// [`CopyError`].
+/// [`CopyError`]: something cannot be read or set.
 pub fn copy_root_attributes(layer: &Path, to: &Path) -> Result<u64, CopyError> {
     let from = open_top(layer).map_err(failed("open", b""))?;
     let to = open_top(to).map_err(failed("open", b""))?;
-    let stat = fstat(&from).map_err(failed("look at", b""))?;
+    let stat = fstat(&from).map_err(failed("inspect", b""))?;
     copy_metadata(&from, &to, &stat, b"")
 }
 
 struct Copier<'a> {
     layers: &'a [PathBuf],
     top: OwnedFd,
-    /// Files that have several names, by layer and inode.
+    /// Directory of links to the copied files that have several names, named by layer and inode.
     links: OwnedFd,
     pending: Pending,
     can_clone: bool,
     left_out: u64,
 }
 
-/// One entry of one layer, and where it goes.
+/// One directory entry of one layer, and the directory to which it is copied.
 struct Entry<'a> {
     from: &'a OwnedFd,
     to: &'a OwnedFd,
@@ -90,7 +91,8 @@ struct Entry<'a> {
 
 impl<'a> Copier<'a> {
     fn new(layers: &'a [PathBuf], target: &Path, scratch: &Path) -> Result<Self, CopyError> {
-        let make = |path: &Path| fs::create_dir(path).map_err(failed_io("make room for a copy", b""));
+        let make =
+            |path: &Path| fs::create_dir(path).map_err(failed_io("make the scratch directory for", b""));
         make(scratch)?;
         let links = scratch.join("links");
         make(&links)?;
@@ -99,7 +101,7 @@ impl<'a> Copier<'a> {
             top: open_top(target).map_err(failed("open", b""))?,
             links: open_top(&links).map_err(failed("open", b""))?,
             pending: Pending::new(&scratch.join("pending"))
-                .map_err(failed_io("make room for a copy", b""))?,
+                .map_err(failed_io("make the scratch directory for", b""))?,
             can_clone: true,
             left_out: 0,
         })
@@ -108,50 +110,52 @@ impl<'a> Copier<'a> {
     fn run(mut self) -> Result<u64, CopyError> {
         let all: Vec<u16> = (0..self.layers.len()).filter_map(|at| u16::try_from(at).ok()).collect();
         if all.len() < self.layers.len() {
-            return Err(failed("copy so many layers", b"")(Errno::E2BIG));
+            return Err(failed("copy more than 65535 layers", b"")(Errno::E2BIG));
         }
-        let note = failed_io("note a directory of", b"");
-        self.pending.push(b"", &all).map_err(note)?;
-        while let Some((path, layers)) = self.pending.pop().map_err(failed_io("note a directory of", b""))? {
-            self.directory(&path, &layers)?;
+        let record = failed_io("record a pending directory of", b"");
+        self.pending.push(b"", &all).map_err(record)?;
+        while let Some((path, layers)) =
+            self.pending.pop().map_err(failed_io("record a pending directory of", b""))?
+        {
+            self.copy_directory(&path, &layers)?;
         }
         Ok(self.left_out)
     }
 
-    /// Fills one directory, which is there already; `above` are the layers that its parent is merged from.
-    fn directory(&mut self, path: &[u8], above: &[u16]) -> Result<(), CopyError> {
+    /// Fills one directory, which exists already; `candidates` are the layers from which its parent was merged.
+    fn copy_directory(&mut self, path: &[u8], candidates: &[u16]) -> Result<(), CopyError> {
         let to = open_beneath(&self.top, path).map_err(failed("open", path))?;
         let mut uppermost: Option<OwnedFd> = None;
         let mut merged = Vec::new();
-        for &layer in above {
+        for &layer in candidates {
             let Some(root) = self.layers.get(usize::from(layer)) else { continue };
             let root = open_top(root).map_err(failed("open", path))?;
             let from = match open_beneath(&root, path) {
                 Ok(from) => from,
                 Err(Errno::ENOENT) => continue,
-                // Something else has the name, and ends what is merged. A file, a link, or a link on the way.
+                // In this layer the name, or one above it, is a file or a link, which hides all lower layers.
                 Err(Errno::ENOTDIR | Errno::ELOOP) => break,
                 Err(errno) => return Err(failed("open", path)(errno)),
             };
             merged.push(layer);
             let mark = opaque_mark(&from);
-            self.one_layer(&from, &to, path, layer, uppermost.is_some(), mark == Some(b'x'))?;
+            self.copy_layer(&from, &to, path, layer, uppermost.is_some(), mark == Some(b'x'))?;
             uppermost.get_or_insert(from);
             if mark == Some(b'y') {
                 break;
             }
         }
-        self.note_directories(&to, path, &merged)?;
-        // Last: whatever is made in it changes its times.
+        self.queue_directories(&to, path, &merged)?;
+        // Last, because creating entries changes the directory's times.
         if let Some(from) = uppermost {
-            let stat = fstat(&from).map_err(failed("look at", path))?;
+            let stat = fstat(&from).map_err(failed("inspect", path))?;
             self.left_out += copy_metadata(&from, &to, &stat, path)?;
         }
         Ok(())
     }
 
-    /// Copies what one layer has in one directory, as far as no layer above has the names.
-    fn one_layer(
+    /// Copies the entries that one layer has in one directory, except names that an upper layer has.
+    fn copy_layer(
         &mut self,
         from: &OwnedFd,
         to: &OwnedFd,
@@ -171,20 +175,20 @@ impl<'a> Copier<'a> {
             if is_below && fstatat(to, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
                 continue;
             }
-            self.entry(&Entry { from, to, name, path: &path, layer }, has_marked_whiteouts)?;
+            self.copy_entry(&Entry { from, to, name, path: &path, layer }, has_marked_whiteouts)?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Entry<'_>, has_marked_whiteouts: bool) -> Result<(), CopyError> {
+    fn copy_entry(&mut self, entry: &Entry<'_>, has_marked_whiteouts: bool) -> Result<(), CopyError> {
         let Entry { from, to, name, path, .. } = *entry;
-        let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed("look at", path))?;
+        let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed("inspect", path))?;
         let kind = kind(&stat);
         let is_marked = || has_marked_whiteouts && stat.st_size == 0 && has_whiteout_mark(from, name);
         if (kind == SFlag::S_IFCHR && stat.st_rdev == 0) || (kind == SFlag::S_IFREG && is_marked()) {
-            // It hides the name from the layers below until the directory is done.
+            // The whiteout hides the name in lower layers; it is removed when the directory is complete.
             return mknodat(to, name, SFlag::S_IFCHR, Mode::empty(), 0)
-                .map_err(failed("note the whiteout", path));
+                .map_err(failed("record the whiteout", path));
         }
         if kind == SFlag::S_IFDIR {
             return mkdirat(to, name, Mode::S_IRWXU).map_err(failed("make the directory", path));
@@ -196,20 +200,20 @@ impl<'a> Copier<'a> {
             return Ok(());
         }
         match kind {
-            SFlag::S_IFREG => self.file(entry)?,
+            SFlag::S_IFREG => self.copy_file(entry)?,
             SFlag::S_IFLNK => {
                 let target = readlinkat(from, name).map_err(failed("read the link", path))?;
                 symlinkat(target.as_os_str(), to, name).map_err(failed("make the link", path))?;
-                self.node(entry, &stat)?;
+                self.copy_node_metadata(entry, &stat)?;
             }
             kind => {
                 mknodat(to, name, kind, Mode::empty(), stat.st_rdev)
                     .map_err(failed("make the node", path))?;
-                self.node(entry, &stat)?;
+                self.copy_node_metadata(entry, &stat)?;
             }
         }
         if let Some(key) = &key {
-            // Where there can be no more links, or none at all, its other names are files of their own.
+            // If the file system takes no further link, the file's other names become separate copies.
             match linkat(to, name, &self.links, key.as_str(), LinkatFlags::empty()) {
                 Ok(()) | Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::EEXIST) => {}
                 Err(errno) => return Err(failed("link", path)(errno)),
@@ -218,12 +222,12 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn file(&mut self, entry: &Entry<'_>) -> Result<(), CopyError> {
+    fn copy_file(&mut self, entry: &Entry<'_>) -> Result<(), CopyError> {
         let Entry { from, to, name, path, .. } = *entry;
         let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let source =
             openat(from, name, flags | OFlag::O_RDONLY, Mode::empty()).map_err(failed("open", path))?;
-        let stat = fstat(&source).map_err(failed("look at", path))?;
+        let stat = fstat(&source).map_err(failed("inspect", path))?;
         if kind(&stat) != SFlag::S_IFREG {
             return Err(failed("copy", path)(Errno::ESTALE));
         }
@@ -240,8 +244,8 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// What a link, a device, a socket or a FIFO has besides its name.
-    fn node(&mut self, entry: &Entry<'_>, stat: &FileStat) -> Result<(), CopyError> {
+    /// Copies owner, attributes, mode and times of a link, a device, a socket or a FIFO.
+    fn copy_node_metadata(&mut self, entry: &Entry<'_>, stat: &FileStat) -> Result<(), CopyError> {
         let Entry { from, to, name, path, .. } = *entry;
         fchownat(to, name, uid(stat), gid(stat), AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(failed("set the owner of", path))?;
@@ -250,7 +254,7 @@ impl<'a> Copier<'a> {
         let set = |attribute: &CStr, value: &[u8]| xattr::lsetxattr(&target, attribute, value);
         self.left_out += attributes(xattr::llistxattr(&source), get, set, path)?;
         if kind(stat) != SFlag::S_IFLNK {
-            // Nobody else can reach the directory yet: it is what was just made.
+            // Following a link is safe: no other process can reach the directory, so the name is still the new node.
             fchmodat(to, name, mode(stat), FchmodatFlags::FollowSymlink)
                 .map_err(failed("set the mode of", path))?;
         }
@@ -259,8 +263,8 @@ impl<'a> Copier<'a> {
             .map_err(failed("set the time of", path))
     }
 
-    /// Notes the directories in `to` for later, and takes away what stood for whiteouts.
-    fn note_directories(&mut self, to: &OwnedFd, path: &[u8], merged: &[u16]) -> Result<(), CopyError> {
+    /// Adds the directories in `to` to the pending ones, and removes the whiteouts.
+    fn queue_directories(&mut self, to: &OwnedFd, path: &[u8], merged: &[u16]) -> Result<(), CopyError> {
         let mut listing = list(to).map_err(failed("list", path))?;
         for entry in listing.iter() {
             let entry = entry.map_err(failed("list", path))?;
@@ -272,14 +276,14 @@ impl<'a> Copier<'a> {
                 Some(Type::Directory) => (true, false),
                 Some(Type::CharacterDevice) | None => {
                     let stat =
-                        fstatat(to, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed("look at", path))?;
+                        fstatat(to, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed("inspect", path))?;
                     (kind(&stat) == SFlag::S_IFDIR, kind(&stat) == SFlag::S_IFCHR && stat.st_rdev == 0)
                 }
                 Some(_) => (false, false),
             };
             let path = join(path, name.to_bytes());
             if is_directory {
-                self.pending.push(&path, merged).map_err(failed_io("note", &path))?;
+                self.pending.push(&path, merged).map_err(failed_io("record the pending directory", &path))?;
             } else if is_whiteout {
                 unlinkat(to, name, UnlinkatFlags::NoRemoveDir).map_err(failed("hide", &path))?;
             }
@@ -288,7 +292,7 @@ impl<'a> Copier<'a> {
     }
 }
 
-/// Directories that are still to be done: a stack in a file, since a layer decides how many there are.
+/// The directories that are still to be filled: a stack in a file, because a layer decides how many there are.
 struct Pending {
     file: File,
     len: u64,
@@ -300,7 +304,8 @@ impl Pending {
         Ok(Pending { file, len: 0 })
     }
 
-    /// Layout: the path, two bytes a layer, then the lengths of both, four bytes each; all little-endian.
+    /// Layout of an element: the path, two bytes for each layer, the path's length and the number of layers in four
+    /// bytes each; all little-endian.
     fn push(&mut self, path: &[u8], layers: &[u16]) -> io::Result<()> {
         let mut bytes = path.to_vec();
         bytes.extend(layers.iter().flat_map(|layer| layer.to_le_bytes()));
@@ -329,7 +334,7 @@ impl Pending {
     }
 }
 
-/// Copies what is not a hole.
+/// Copies a file's data and keeps its holes.
 fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
     let size = stat.st_size.unsigned_abs();
     if !sparse::may_have_holes(stat) {
@@ -348,8 +353,8 @@ fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
     target.set_len(size)
 }
 
-/// Owner, then extended attributes (chown clears capabilities), mode (chown clears setuid), times; how many
-/// attributes could not be set.
+/// Copies owner, extended attributes, mode and times, in this order: chown(2) clears capabilities and setuid bits.
+/// Returns how many attributes the file system could not take.
 fn copy_metadata(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8]) -> Result<u64, CopyError> {
     fchown(to, uid(stat), gid(stat)).map_err(failed("set the owner of", path))?;
     let get = |name: &CStr| xattr::fgetxattr(from, name);
@@ -361,7 +366,8 @@ fn copy_metadata(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8])
     Ok(left_out)
 }
 
-/// Copies extended attributes but those that are overlayfs's or the host's; how many could not be set.
+/// Copies extended attributes, except those of overlayfs and of the host. Returns how many the file system could not
+/// take.
 fn attributes(
     names: Result<Vec<u8>, Errno>,
     get: impl Fn(&CStr) -> Result<Vec<u8>, Errno>,
@@ -372,11 +378,11 @@ fn attributes(
         Err(Errno::EOPNOTSUPP) => return Ok(0),
         names => names.map_err(failed("list the attributes of", path))?,
     };
-    let is_ours = |name: &[u8]| {
+    let is_excluded = |name: &[u8]| {
         OVERLAYFS_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || HOST_ATTRIBUTES.contains(&name)
     };
     let mut left_out = 0;
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !is_ours(name)) {
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !is_excluded(name)) {
         let Ok(c_name) = CString::new(name) else { continue };
         let value = get(&c_name).map_err(failed("read an attribute of", path))?;
         match set(&c_name, &value) {
@@ -392,7 +398,8 @@ fn has_whiteout_mark(from: &OwnedFd, name: &CStr) -> bool {
     xattr::lgetxattr(&by_path(from, name), rootfs_view::marks().whiteout).is_ok()
 }
 
-/// The first letter of the mark that overlayfs looks for: `y`, or `x` where whiteouts in it may be marked files.
+/// Returns the value of overlayfs's `opaque` attribute: `y` if the directory hides lower layers, `x` if it may contain
+/// files that an attribute marks as whiteouts.
 fn opaque_mark(directory: &OwnedFd) -> Option<u8> {
     xattr::fgetxattr(directory, rootfs_view::marks().opaque)
         .ok()
@@ -404,11 +411,11 @@ fn opaque_mark(directory: &OwnedFd) -> Option<u8> {
 #[expect(clippy::expect_used, reason = "neither part of the path can have a NUL")]
 fn by_path(directory: &OwnedFd, name: &CStr) -> CString {
     let path = [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
-    CString::new(path).expect("a C string has no NUL within")
+    CString::new(path).expect("neither part has a NUL")
 }
 
 fn list(directory: &OwnedFd) -> Result<Dir, Errno> {
-    // A second descriptor: the listing takes it over.
+    // A second descriptor, because `Dir` takes ownership of its own.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Dir::from_fd(openat(directory, ".", flags, Mode::empty())?)
 }
@@ -506,7 +513,7 @@ mod tests {
             .expect("as root");
         fs::create_dir(stack.path("0/c")).expect("made");
         stack.mark("0/c", rootfs_view::marks().opaque, b"y");
-        // Hidden by a file between, that a directory above hides again.
+        // `2/e` is hidden by the file `1/e`, which the directory `0/e` hides in turn.
         stack.write("1/e", "a file");
         stack.write("0/e/new", "new");
         assert_eq!(stack.copied(), ["", "a", "a/mid", "a/old", "c", "d", "d/new", "e", "e/new", "f"]);
@@ -584,7 +591,7 @@ mod tests {
         let before = fs::read_dir("/proc/self/fd").expect("mounted").count();
         let layers = ["0", "1", "2"].map(|layer| stack.path(layer));
         let mut copier = Copier::new(&layers, &stack.path("root"), &stack.path("scratch")).expect("begun");
-        copier.directory(b"", &[0, 1, 2]).expect("copied");
+        copier.copy_directory(b"", &[0, 1, 2]).expect("copied");
         assert!(copier.pending.len < 500 * 30, "{}", copier.pending.len);
         assert!(fs::read_dir("/proc/self/fd").expect("mounted").count() < before + 200);
         drop(copier);
