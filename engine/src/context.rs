@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::container::rootfs;
-use crate::image::disk_space::Room;
+use crate::image::disk_space::DiskSpace;
 use crate::outbox::Outbox;
 use sampan_ipc::announce::Announcer;
 use sampan_job::limits::Limits;
@@ -20,7 +20,7 @@ pub struct Shared {
     /// Writes events into the monitor FIFO.
     pub announcer: Announcer,
     /// Claims on free disk space.
-    pub room: Room,
+    pub room: DiskSpace,
     /// The configuration.
     pub config: Config,
     /// The channel to the event loop.

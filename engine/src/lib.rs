@@ -32,7 +32,8 @@ use sampan_os::memory::{self, HeapBounds};
 /// Bounds the memory that the allocator keeps, in engine and shims. Call it first in `main`, before any thread.
 ///
 /// With two arenas, many short-lived threads do not each keep memory of their own. Below the mmap threshold, a layer's
-/// buffers reuse freed memory instead of a new mapping each. Freed memory is kept until it is trimmed, soon after a job.
+/// buffers reuse freed memory instead of a new mapping each. Freed memory is kept until it is trimmed, soon after a
+/// job.
 pub fn limit_memory() {
     memory::bound_heap(HeapBounds { arenas: 2, mmap_threshold: 1 << 20, trim_threshold: 8 << 20 });
 }

@@ -9,7 +9,7 @@ use sampan_engine::container::directory::Directories;
 use sampan_engine::container::{rootfs, start};
 use sampan_engine::context::Shared;
 use sampan_engine::fifos::Fifos;
-use sampan_engine::image::disk_space::Room;
+use sampan_engine::image::disk_space::DiskSpace;
 use sampan_engine::outbox::Outbox;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::{roots, tasks};
@@ -110,7 +110,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let limits = Limits::new(config.bounds.clone());
     let outbox = Outbox::new(sender, waker);
     log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
-    let room = Room::new(config.marks.clone(), announcer.clone());
+    let room = DiskSpace::new(config.marks.clone(), announcer.clone());
     let rootfs = rootfs::RootfsChoice::default();
     let shared = Arc::new(Shared {
         advice,

@@ -1,9 +1,10 @@
 //! Free disk space: checks it before and during a job, and removes unused images when it is low.
 //!
-//! Called by [`crate::image::pull`] and [`crate::image::archive::load`]: [`Room::claim`] before layers are fetched,
-//! [`Room::wary`] around a stream of unknown size, [`Room::keep`] after a commit. There is no timer, so an idle engine
-//! does nothing. One job's claim is not free for another. Removes only images that [`images::is_in_use`] allows, the
-//! least recently pulled or used first, and announces each. Removes none unless `gc-free-low` is configured.
+//! Called by [`crate::image::pull`] and [`crate::image::archive::load`]: [`DiskSpace::claim`] before layers are
+//! fetched, [`DiskSpace::checked_reader`] around a stream of unknown size, [`DiskSpace::keep`] after a commit. There is
+//! no timer, so an idle engine does nothing. One job's claim is not free for another. Removes only images that
+//! [`images::is_in_use`] allows, the least recently pulled or used first, and announces each. Removes none unless
+//! `gc-free-low` is configured.
 
 use crate::image::prune;
 use nix::sys::statvfs::statvfs;
@@ -27,11 +28,12 @@ use std::time::{Duration, SystemTime};
 /// is worse than a pull that fails late.
 const BYTES_PER_INODE: u64 = 32 << 10;
 /// Free space that a stream of unknown size must leave: one part in 20 of the file system ...
-const WARY_PART: u64 = 20;
-/// ... but at most this many bytes. Data read between two checks may become several times [`WARY_STEP`] when unpacked.
-const WARY_MAX: u64 = 64 << 20;
+const STREAM_RESERVE_PART: u64 = 20;
+/// ... but at most this many bytes. Data read between two checks may become several times [`STREAM_CHECK_BYTES`] when
+/// unpacked.
+const STREAM_RESERVE_MAX: u64 = 64 << 20;
 /// Bytes read from such a stream between two checks of the disk, each a statvfs(2).
-const WARY_STEP: u64 = 256 << 10;
+const STREAM_CHECK_BYTES: u64 = 256 << 10;
 /// The cause of these removals in events.
 const BY: &str = "low-space";
 
@@ -231,7 +233,7 @@ fn unpacked_size(layer: &Descriptor) -> u64 {
 
 /// Why a job is refused or ended for lack of disk space.
 #[derive(Debug, thiserror::Error)]
-pub enum RoomError {
+pub enum DiskSpaceError {
     /// Too few bytes are free.
     #[error(
         "it needs {} ({} to download, about {} unpacked){}, and in {} {} are free{}",
@@ -303,7 +305,7 @@ struct Free {
 
 /// Checks and claims disk space. Cheap to clone; all clones share the claims, and only one at a time removes images.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct DiskSpace {
     marks: Marks,
     announcer: Announcer,
     collecting: Arc<Mutex<()>>,
@@ -311,10 +313,10 @@ pub struct Room {
     next_claim: Arc<AtomicU64>,
 }
 
-impl Room {
+impl DiskSpace {
     /// Makes an instance that keeps the marks `marks`.
     pub fn new(marks: Marks, announcer: Announcer) -> Self {
-        Room {
+        DiskSpace {
             marks,
             announcer,
             collecting: Arc::default(),
@@ -328,7 +330,7 @@ impl Room {
     /// and keeps the claim until everything is written. A claim that was made `ahead` is replaced by this one.
     ///
     /// # Errors
-    /// [`RoomError`]: there is too little space, even after removing images, or statvfs(2) failed.
+    /// [`DiskSpaceError`]: there is too little space, even after removing images, or statvfs(2) failed.
     pub fn claim(
         &self,
         store: &Store,
@@ -336,11 +338,13 @@ impl Room {
         chain_ids: &[Digest],
         unpack: bool,
         ahead: Option<&Claim>,
-    ) -> Result<Claim, RoomError> {
+    ) -> Result<Claim, DiskSpaceError> {
         let part = |(layer, chain_id): (&Descriptor, &Digest)| Part::new(layer, unpack.then_some(chain_id));
         let mut parts: Vec<Part> = manifest.layers.iter().zip(chain_ids).map(part).collect();
         match self.enter(store, &mut parts, ahead) {
-            Err(RoomError::Bytes { needs, others, reserve, free, .. }) if self.marks.collect.is_some() => {
+            Err(DiskSpaceError::Bytes { needs, others, reserve, free, .. })
+                if self.marks.collect.is_some() =>
+            {
                 let goal = needs.bytes().saturating_add(others).saturating_add(reserve);
                 // Do not remove images in vain: even an empty store might be too small.
                 if goal <= free.saturating_add(store.size_on_disk(store.root()).unwrap_or(0)) {
@@ -363,7 +367,12 @@ impl Room {
 
     /// Claims space for `parts`, and takes them, if there is enough. Compares and records under one lock, so two jobs
     /// cannot claim the same space.
-    fn enter(&self, store: &Store, parts: &mut Vec<Part>, ahead: Option<&Claim>) -> Result<Claim, RoomError> {
+    fn enter(
+        &self,
+        store: &Store,
+        parts: &mut Vec<Part>,
+        ahead: Option<&Claim>,
+    ) -> Result<Claim, DiskSpaceError> {
         let mut claims = lock(&self.claims);
         match ahead {
             // No comparison: the earlier claim covered at least as much, and the job has used some of that space.
@@ -381,58 +390,65 @@ impl Room {
         store: &Store,
         claims: &HashMap<u64, Vec<Part>>,
         parts: &[Part],
-    ) -> Result<(), RoomError> {
+    ) -> Result<(), DiskSpaceError> {
         let mut counted = Counted::default();
         let others = Needs::of(store, claims.values().flatten(), &mut counted, true);
         let needs = Needs::of(store, parts.iter(), &mut counted, false);
         if needs.bytes() == 0 { Ok(()) } else { self.judge(store, needs, others) }
     }
 
-    fn judge(&self, store: &Store, needs: Needs, others: Needs) -> Result<(), RoomError> {
+    fn judge(&self, store: &Store, needs: Needs, others: Needs) -> Result<(), DiskSpaceError> {
         let free = self.free(store)?;
         let reserve = self.marks.min_free.of(free.total);
         let others_bytes = others.bytes();
         if needs.bytes().saturating_add(others_bytes).saturating_add(reserve) > free.bytes {
             let (free, store) = (free.bytes, store.root().to_owned());
-            return Err(RoomError::Bytes { needs, others: others_bytes, free, reserve, store });
+            return Err(DiskSpaceError::Bytes { needs, others: others_bytes, free, reserve, store });
         }
         match free.inodes {
             Some(inodes) if needs.inodes.saturating_add(others.inodes) > inodes => {
                 let free = inodes.saturating_sub(others.inodes);
-                Err(RoomError::Inodes { needs: needs.inodes, free, store: store.root().to_owned() })
+                Err(DiskSpaceError::Inodes { needs: needs.inodes, free, store: store.root().to_owned() })
             }
             _ => Ok(()),
         }
     }
 
-    fn free(&self, store: &Store) -> Result<Free, RoomError> {
-        free(store).map_err(|source| RoomError::Unknown { store: store.root().to_owned(), source })
+    fn free(&self, store: &Store) -> Result<Free, DiskSpaceError> {
+        free(store).map_err(|source| DiskSpaceError::Unknown { store: store.root().to_owned(), source })
     }
 
     /// Wraps a stream of unknown size: reading fails once too little space stays free beside all claims.
-    pub fn wary<'a, R: Read>(&'a self, store: &'a Store, from: R) -> Wary<'a, R> {
-        Wary { room: self, store, from, left: 0, full: Arc::default() }
+    pub fn checked_reader<'a, R: Read>(&'a self, store: &'a Store, from: R) -> CheckedReader<'a, R> {
+        CheckedReader { room: self, store, from, left: 0, full: Arc::default() }
     }
 
     /// Checks whether a stream of unknown size may go on; removes unused images first, if the marks allow that.
-    fn check_stream(&self, store: &Store) -> Result<(), RoomError> {
+    fn check_stream(&self, store: &Store) -> Result<(), DiskSpaceError> {
         let others = {
             let claims = lock(&self.claims);
             Needs::of(store, claims.values().flatten(), &mut Counted::default(), true).bytes()
         };
         let judge = || {
             let free = self.free(store)?;
-            let reserve = self.marks.min_free.of(free.total).max((free.total / WARY_PART).min(WARY_MAX));
+            let reserve = self
+                .marks
+                .min_free
+                .of(free.total)
+                .max((free.total / STREAM_RESERVE_PART).min(STREAM_RESERVE_MAX));
             match free.bytes >= reserve.saturating_add(others) {
                 true => Ok(()),
-                false => {
-                    Err(RoomError::Low { others, free: free.bytes, reserve, store: store.root().to_owned() })
-                }
+                false => Err(DiskSpaceError::Low {
+                    others,
+                    free: free.bytes,
+                    reserve,
+                    store: store.root().to_owned(),
+                }),
             }
         };
         match judge() {
-            Err(RoomError::Low { reserve, .. }) if self.marks.collect.is_some() => {
-                self.collect(store, reserve.saturating_add(others).saturating_add(WARY_STEP));
+            Err(DiskSpaceError::Low { reserve, .. }) if self.marks.collect.is_some() => {
+                self.collect(store, reserve.saturating_add(others).saturating_add(STREAM_CHECK_BYTES));
                 judge()
             }
             other => other,
@@ -495,8 +511,8 @@ impl Room {
 }
 
 /// A reader that fails before the disk is full.
-pub struct Wary<'a, R> {
-    room: &'a Room,
+pub struct CheckedReader<'a, R> {
+    room: &'a DiskSpace,
     store: &'a Store,
     from: R,
     /// Bytes until the next check of the disk.
@@ -504,10 +520,10 @@ pub struct Wary<'a, R> {
     full: Full,
 }
 
-/// Why a [`Wary`] reader failed; empty while it has not.
-pub type Full = Arc<OnceLock<Arc<RoomError>>>;
+/// Why a [`CheckedReader`] reader failed; empty while it has not.
+pub type Full = Arc<OnceLock<Arc<DiskSpaceError>>>;
 
-impl<R> Wary<'_, R> {
+impl<R> CheckedReader<'_, R> {
     /// A handle that outlives the reader and holds its error.
     pub fn full(&self) -> Full {
         Arc::clone(&self.full)
@@ -523,14 +539,14 @@ impl<R> Wary<'_, R> {
         // Once failed it stays failed, even if the failed job's temporaries have freed some space.
         match self.full.get() {
             Some(error) => return Err(io::Error::other(Arc::clone(error))),
-            None if self.left == 0 => self.left = WARY_STEP,
+            None if self.left == 0 => self.left = STREAM_CHECK_BYTES,
             None => {}
         }
         Ok(())
     }
 }
 
-impl<R: Read> Read for Wary<'_, R> {
+impl<R: Read> Read for CheckedReader<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.check()?;
         let most = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -622,7 +638,7 @@ mod tests {
         long_ago(&needed, 9);
         long_ago(&used, 5);
         let _pin = store.pin([needed.clone()]);
-        let room = Room::new(Marks::default(), Announcer::new(FifoSender::new(dir.path().join("none"))));
+        let room = DiskSpace::new(Marks::default(), Announcer::new(FifoSender::new(dir.path().join("none"))));
         let there = || [&old, &used, &needed].map(|digest| store.blob_path(digest).exists());
         // Not based on free space: other processes use and free it meanwhile.
         room.remove_oldest(&store, &|_| true).expect("nothing to do");
@@ -638,7 +654,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         let announcer = Announcer::new(FifoSender::new(dir.path().join("none")));
-        let room = Room::new(Marks::default(), announcer.clone());
+        let room = DiskSpace::new(Marks::default(), announcer.clone());
         let part = |name: &str, size| Part {
             blob: Digest::of(name.as_bytes()),
             size,
@@ -650,7 +666,7 @@ mod tests {
         assert!(text.to_string().contains("1024.00 PiB to download, about 512.00 PiB unpacked"), "{text}");
         room.enter(&store, &mut vec![part("byte", 1)], None).expect("one byte fits");
         let all = Marks { min_free: Amount::Percent(100), collect: None };
-        let room = Room::new(all, announcer);
+        let room = DiskSpace::new(all, announcer);
         let text = room.enter(&store, &mut vec![part("byte", 1)], None).expect_err("all is kept");
         assert!(text.to_string().contains("must stay free"), "{text}");
         room.enter(&store, &mut Vec::new(), None).expect("nothing always fits");
@@ -661,7 +677,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         let announcer = Announcer::new(FifoSender::new(dir.path().join("none")));
-        let room = Room::new(Marks::default(), announcer);
+        let room = DiskSpace::new(Marks::default(), announcer);
         let part = |name: &str, size| Part {
             blob: Digest::of(name.as_bytes()),
             size,

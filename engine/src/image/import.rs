@@ -137,7 +137,7 @@ fn stream(
         on_phase: &|phase| progress.phase(row, phase),
     };
     let (temp, mut kept) = store.temp_file("blob")?;
-    let streamed = pipeline.run(Patient { file, cancel }, Sink::File(&mut kept))?;
+    let streamed = pipeline.run(CancellableReader { file, cancel }, Sink::File(&mut kept))?;
     progress.note_skipped(streamed.digest.short(), streamed.skipped);
     progress.phase(row, Phase::Complete);
     Ok((streamed, temp))
@@ -197,12 +197,12 @@ fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
 }
 
 /// Reads a descriptor that may be a silent pipe; fails once the job is cancelled.
-pub(crate) struct Patient<'a> {
+pub(crate) struct CancellableReader<'a> {
     pub(crate) file: &'a File,
     pub(crate) cancel: &'a Cancel,
 }
 
-impl Read for Patient<'_> {
+impl Read for CancellableReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             self.cancel.check().map_err(|Cancelled| io::Error::other("cancelled"))?;

@@ -16,7 +16,7 @@ mod test_stream;
 
 use self::layer::{Fetch, Ids, Layer};
 use self::pipeline::LayerError;
-use crate::image::disk_space::{Claim, Room, RoomError};
+use crate::image::disk_space::{Claim, DiskSpace, DiskSpaceError};
 use crate::image::policy::{Policies, PolicyError};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
@@ -60,7 +60,7 @@ pub struct PullRequest {
     /// Which images need a signature, and whose.
     pub policies: Arc<Policies>,
     /// Claims on free disk space.
-    pub room: Room,
+    pub room: DiskSpace,
 }
 
 /// A pulled image.
@@ -112,7 +112,7 @@ pub enum PullError {
     Policy(PolicyError),
     /// The disk has too little space.
     #[error(transparent)]
-    Room(#[from] RoomError),
+    DiskSpace(#[from] DiskSpaceError),
     /// The config has another digest than the manifest says.
     #[error("the image's config has digest {found}, expected {expected}")]
     ConfigDigest {
@@ -199,7 +199,7 @@ struct Resolved {
 }
 
 /// An image's config, and the guards that its layers need until the commit.
-struct Known {
+struct ImageConfig {
     config: Config,
     /// The config's bytes; `None` if the store has them.
     bytes: Option<Vec<u8>>,
@@ -208,10 +208,10 @@ struct Known {
     _claim: Claim,
 }
 
-/// The [`Known`] of an image, once its config has arrived.
-type Learned = OnceValue<Arc<Known>>;
+/// The [`ImageConfig`] of an image, once its config has arrived.
+type ConfigValue = OnceValue<Arc<ImageConfig>>;
 
-impl layer::Config for Learned {
+impl layer::Config for ConfigValue {
     fn now(&self, nth: usize) -> Option<Ids> {
         self.get().and_then(|known| known.ids(nth))
     }
@@ -221,7 +221,7 @@ impl layer::Config for Learned {
     }
 }
 
-impl Known {
+impl ImageConfig {
     fn ids(&self, nth: usize) -> Option<Ids> {
         let diff_id = self.config.rootfs.diff_ids.get(nth)?.clone();
         Some(Ids { diff_id, chain_id: self.chain_ids.get(nth)?.clone() })
@@ -317,14 +317,14 @@ impl Work<'_> {
     }
 
     /// Fetches and checks everything that must be known before a layer is named: the platform and the disk space.
-    fn learn(&self, resolved: &Resolved, ahead: Option<&Claim>) -> Result<Known, PullError> {
+    fn learn(&self, resolved: &Resolved, ahead: Option<&Claim>) -> Result<ImageConfig, PullError> {
         let (config, bytes) = self.config(&resolved.manifest)?;
         self.check_platform(&config, resolved.index.is_some())?;
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
         let PullRequest { room, unpack, .. } = self.request;
         let claim = room.claim(self.store, &resolved.manifest, &chain_ids, *unpack, ahead)?;
-        Ok(Known { config, bytes, chain_ids, _pin: pin, _claim: claim })
+        Ok(ImageConfig { config, bytes, chain_ids, _pin: pin, _claim: claim })
     }
 
     /// Claims disk space for the whole image, if its layers may be fetched before its config. That is so if nothing
@@ -339,9 +339,9 @@ impl Work<'_> {
     }
 
     /// Fetches and unpacks missing layers, up to `max-downloads` at a time.
-    fn layers(&self, resolved: &Resolved, first_row: usize) -> Result<Arc<Known>, PullError> {
+    fn layers(&self, resolved: &Resolved, first_row: usize) -> Result<Arc<ImageConfig>, PullError> {
         let manifest = &resolved.manifest;
-        let (known, failed) = (Learned::default(), Mutex::<Option<PullError>>::default());
+        let (known, failed) = (ConfigValue::default(), Mutex::<Option<PullError>>::default());
         let fail = |error: PullError| {
             lock(&failed).get_or_insert(error);
             self.cancel.cancel();
@@ -410,9 +410,9 @@ impl Work<'_> {
         });
     }
 
-    fn commit(&self, resolved: Resolved, known: &Known) -> Result<Pulled, PullError> {
+    fn commit(&self, resolved: Resolved, known: &ImageConfig) -> Result<Pulled, PullError> {
         let Resolved { raw, manifest, index } = resolved;
-        let Known { config, bytes, .. } = known;
+        let ImageConfig { config, bytes, .. } = known;
         if let Some(bytes) = bytes {
             self.store.write_blob(&manifest.config.digest, bytes)?;
         }

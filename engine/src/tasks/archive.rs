@@ -5,7 +5,7 @@
 use crate::context::Shared;
 use crate::error;
 use crate::image::archive::load::{self, LoadError, LoadRequest, LoadedImage};
-use crate::image::archive::manifest::BundleError;
+use crate::image::archive::manifest::ManifestError;
 use crate::image::archive::save::{self, SaveError, SaveRequest, SavedImage};
 use crate::tasks::task::Task;
 use sampan_ipc::engine::{self, Code, Container, Done, Failure};
@@ -210,15 +210,15 @@ fn load_failure(error: &LoadError) -> Failure {
         }
         full if io_error::is_full(full) => (Code::Failed, error::FULL_DISK_HINT),
         LoadError::Store(_) => (Code::Failed, ""),
-        LoadError::Room(_) | LoadError::Full(_) => {
+        LoadError::DiskSpace(_) | LoadError::Full(_) => {
             (Code::Failed, "'sampan image prune' removes unused images")
         }
         LoadError::Policy { .. } => (
             Code::Failed,
             "if you trust it, give it another name with 'sampan load --name'; nothing was stored",
         ),
-        LoadError::Bundle(BundleError::NoSuch { .. }) => (Code::NotFound, ""),
-        LoadError::Archive(_) | LoadError::Bundle(_) | LoadError::Wrong { .. } => (
+        LoadError::Manifest(ManifestError::NoSuch { .. }) => (Code::NotFound, ""),
+        LoadError::Archive(_) | LoadError::Manifest(_) | LoadError::Wrong { .. } => (
             Code::Failed,
             "the archive must be complete, as 'docker save' or 'podman save' writes it; nothing was stored",
         ),

@@ -126,7 +126,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
-        PullError::Room(_) => (Code::Failed, error::FULL_DISK_HINT),
+        PullError::DiskSpace(_) => (Code::Failed, error::FULL_DISK_HINT),
         full if io_error::is_full(full) => (Code::Failed, error::FULL_DISK_HINT),
         // The fault is on this host: a broken disk, or no file descriptors left.
         PullError::Layer(LayerError::Unpack { source: UnpackError::File { .. }, .. }) => (Code::Failed, ""),

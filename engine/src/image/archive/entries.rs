@@ -7,7 +7,7 @@ use sampan_layer::tar::{Entry, Kind};
 use std::collections::HashMap;
 
 /// Most files and links of one archive; `docker save` of a hundred large images writes fewer.
-pub const MEMBERS_MAX: usize = 32_768;
+pub const ENTRIES_MAX: usize = 32_768;
 /// Longest accepted name in an archive, in bytes; image tools write at most 150.
 const NAME_MAX: usize = 256;
 /// Most links in a chain.
@@ -16,7 +16,7 @@ const LINKS_MAX: usize = 8;
 /// Why an archive, or a name in it, is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} {reason}")]
-pub struct MemberError {
+pub struct EntryError {
     /// The name, cut to 300 characters.
     pub name: String,
     /// The reason; completes a sentence that begins with the name.
@@ -24,39 +24,39 @@ pub struct MemberError {
 }
 
 /// Makes the error that refuses `name`; the name is cut to 300 characters.
-pub fn refuse(name: &str, reason: &'static str) -> MemberError {
-    MemberError { name: name.chars().take(300).collect(), reason }
+pub fn refuse(name: &str, reason: &'static str) -> EntryError {
+    EntryError { name: name.chars().take(300).collect(), reason }
 }
 
 /// The files of an archive, each with data of its reader.
-pub struct Members<T> {
-    members: HashMap<String, Member<T>>,
+pub struct Entries<T> {
+    members: HashMap<String, EntryKind<T>>,
     directories: usize,
 }
 
-enum Member<T> {
+enum EntryKind<T> {
     File(T),
     Link(String),
 }
 
-impl<T> Default for Members<T> {
+impl<T> Default for Entries<T> {
     fn default() -> Self {
-        Members { members: HashMap::new(), directories: 0 }
+        Entries { members: HashMap::new(), directories: 0 }
     }
 }
 
-impl<T> Members<T> {
+impl<T> Entries<T> {
     /// Registers an entry's name, before its content is read. For a file, returns the name under which the caller then
-    /// calls [`Members::put`]. Links are recorded here; directories are only counted.
+    /// calls [`Entries::put`]. Links are recorded here; directories are only counted.
     ///
     /// # Errors
-    /// [`MemberError`]: the name or the link leads out of the archive, the name is a duplicate, the entry is a special
-    /// file, or there are more than [`MEMBERS_MAX`] entries.
-    pub fn admit(&mut self, entry: &Entry) -> Result<Option<String>, MemberError> {
+    /// [`EntryError`]: the name or the link leads out of the archive, the name is a duplicate, the entry is a special
+    /// file, or there are more than [`ENTRIES_MAX`] entries.
+    pub fn admit(&mut self, entry: &Entry) -> Result<Option<String>, EntryError> {
         let text = String::from_utf8_lossy(&entry.path);
         if entry.kind == Kind::Directory {
             self.directories += 1;
-            if self.directories > MEMBERS_MAX {
+            if self.directories > ENTRIES_MAX {
                 return Err(refuse(&text, "is one too many: an archive may have 32768 directories"));
             }
             return check_length(&text).map(|()| None);
@@ -68,7 +68,7 @@ impl<T> Members<T> {
         if self.members.contains_key(&name) {
             return Err(refuse(&name, "is in the archive twice"));
         }
-        if self.members.len() >= MEMBERS_MAX {
+        if self.members.len() >= ENTRIES_MAX {
             return Err(refuse(&name, "is one too many: an archive may have 32768 files"));
         }
         let target = String::from_utf8_lossy(&entry.link);
@@ -82,26 +82,26 @@ impl<T> Members<T> {
             Kind::HardLink => clean(&target, "")?,
             _ => return Err(refuse(&name, "is neither file, directory nor link")),
         };
-        self.members.insert(name, Member::Link(link));
+        self.members.insert(name, EntryKind::Link(link));
         Ok(None)
     }
 
-    /// Records the reader's data of the file `name`, which [`Members::admit`] has returned.
+    /// Records the reader's data of the file `name`, which [`Entries::admit`] has returned.
     pub fn put(&mut self, name: String, known: T) {
-        self.members.insert(name, Member::File(known));
+        self.members.insert(name, EntryKind::File(known));
     }
 
     /// Follows links from `name`, as a document gives it, to the name of a file; `None` if there is no such file.
     ///
     /// # Errors
-    /// [`MemberError`]: the name leads out of the archive, or the links form a circle.
-    pub fn resolve(&self, name: &str) -> Result<Option<String>, MemberError> {
+    /// [`EntryError`]: the name leads out of the archive, or the links form a circle.
+    pub fn resolve(&self, name: &str) -> Result<Option<String>, EntryError> {
         let mut at = clean(name, "")?;
         for _ in 0..=LINKS_MAX {
             match self.members.get(&at) {
                 None => return Ok(None),
-                Some(Member::File(_)) => return Ok(Some(at)),
-                Some(Member::Link(to)) => at.clone_from(to),
+                Some(EntryKind::File(_)) => return Ok(Some(at)),
+                Some(EntryKind::Link(to)) => at.clone_from(to),
             }
         }
         Err(refuse(name, "is a link that is part of a circle"))
@@ -110,21 +110,21 @@ impl<T> Members<T> {
     /// The reader's data of the file with exactly this name.
     pub fn get(&self, name: &str) -> Option<&T> {
         match self.members.get(name) {
-            Some(Member::File(known)) => Some(known),
+            Some(EntryKind::File(known)) => Some(known),
             _ => None,
         }
     }
 
-    /// Mutable form of [`Members::get`].
+    /// Mutable form of [`Entries::get`].
     pub fn get_mut(&mut self, name: &str) -> Option<&mut T> {
         match self.members.get_mut(name) {
-            Some(Member::File(known)) => Some(known),
+            Some(EntryKind::File(known)) => Some(known),
             _ => None,
         }
     }
 }
 
-fn check_length(text: &str) -> Result<(), MemberError> {
+fn check_length(text: &str) -> Result<(), EntryError> {
     if text.len() > NAME_MAX { Err(refuse(text, "is longer than 256 bytes")) } else { Ok(()) }
 }
 
@@ -135,8 +135,8 @@ fn parent(name: &str) -> &str {
 /// Resolves `text` relative to the directory `base`, removing `.` and `..`.
 ///
 /// # Errors
-/// [`MemberError`]: the name is absolute, leads out of the archive, or is too long.
-pub fn clean(text: &str, base: &str) -> Result<String, MemberError> {
+/// [`EntryError`]: the name is absolute, leads out of the archive, or is too long.
+pub fn clean(text: &str, base: &str) -> Result<String, EntryError> {
     check_length(text)?;
     if text.starts_with('/') {
         return Err(refuse(text, "leads out of the archive: it is absolute"));
@@ -175,14 +175,14 @@ mod tests {
         }
     }
 
-    fn file(members: &mut Members<u8>, path: &str) {
+    fn file(members: &mut Entries<u8>, path: &str) {
         let name = members.admit(&entry(Kind::Regular, path, "")).expect("good").expect("a file");
         members.put(name, 1);
     }
 
     #[test]
     fn a_link_leads_to_a_file_of_the_archive_wherever_that_stands() {
-        let mut members = Members::default();
+        let mut members = Entries::default();
         members.admit(&entry(Kind::Symlink, "./b/layer.tar", "../a/layer.tar")).expect("good");
         members.admit(&entry(Kind::HardLink, "c.tar", "b/layer.tar")).expect("good");
         assert_eq!(members.resolve("c.tar"), Ok(None));
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_leads_outside_or_nowhere_is_refused_by_name() {
-        let mut members = Members::<u8>::default();
+        let mut members = Entries::<u8>::default();
         let mut why = |kind, path: &str, link: &str| match members.admit(&entry(kind, path, link)) {
             Ok(_) => "taken".to_owned(),
             Err(error) => error.to_string(),
@@ -211,7 +211,7 @@ mod tests {
         assert!(why(Kind::Regular, "./one", "").contains("twice"));
         assert!(members.resolve("one").expect_err("a circle").to_string().contains("circle"));
         let many =
-            (0..=MEMBERS_MAX).try_for_each(|_| members.admit(&entry(Kind::Directory, "d/", "")).map(drop));
+            (0..=ENTRIES_MAX).try_for_each(|_| members.admit(&entry(Kind::Directory, "d/", "")).map(drop));
         assert!(many.expect_err("too many").to_string().contains("one too many"));
     }
 }

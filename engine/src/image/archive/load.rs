@@ -5,13 +5,13 @@
 //! from the config and the layers as they came, so the image keeps the ID that docker shows. Runs on a job's thread;
 //! the caller announces the outcome.
 
-use crate::image::archive::manifest::{self, BundleError, Offer, Wanted};
+use crate::image::archive::manifest::{self, ListedImage, ManifestError, Wanted};
 use crate::image::archive::oci_layout::Layout;
 use crate::image::archive::seekable::Seekable;
 use crate::image::archive::source::{ArchiveError, Found, Source, layer_error, missing, row_id};
-use crate::image::archive::streamed::Staging;
-use crate::image::disk_space::{Claim, Room, RoomError};
-use crate::image::import::Patient;
+use crate::image::archive::streamed::StreamReader;
+use crate::image::disk_space::{Claim, DiskSpace, DiskSpaceError};
+use crate::image::import::CancellableReader;
 use crate::image::policy::{Policies, PolicyError};
 use crate::image::pull::pipeline::{Expected, LayerError, Pipeline, Sink};
 use sampan_ipc::engine::Phase;
@@ -50,7 +50,7 @@ pub struct LoadRequest {
     /// Which names an archive may give to unsigned images.
     pub policies: Arc<Policies>,
     /// Claims on free disk space.
-    pub room: Room,
+    pub room: DiskSpace,
 }
 
 /// A loaded image.
@@ -80,7 +80,7 @@ pub enum LoadError {
     Archive(ArchiveError),
     /// The archive's documents are not valid.
     #[error(transparent)]
-    Bundle(BundleError),
+    Manifest(ManifestError),
     /// A layer differs from what the documents say.
     #[error("layer {name:?} in the archive has {what} {found}, expected {expected}")]
     Wrong {
@@ -111,10 +111,10 @@ pub enum LoadError {
     },
     /// The disk has too little space for the images.
     #[error(transparent)]
-    Room(#[from] RoomError),
+    DiskSpace(#[from] DiskSpaceError),
     /// The disk filled up while the archive was read.
     #[error(transparent)]
-    Full(Arc<RoomError>),
+    Full(Arc<DiskSpaceError>),
     /// The request gives one name, and the archive has several images.
     #[error("the archive has {0} images, and one name was given")]
     Several(usize),
@@ -133,11 +133,11 @@ impl From<ArchiveError> for LoadError {
     }
 }
 
-impl From<BundleError> for LoadError {
-    fn from(error: BundleError) -> Self {
+impl From<ManifestError> for LoadError {
+    fn from(error: ManifestError) -> Self {
         match error {
-            BundleError::Archive(error) => error.into(),
-            other => LoadError::Bundle(other),
+            ManifestError::Archive(error) => error.into(),
+            other => LoadError::Manifest(other),
         }
     }
 }
@@ -185,7 +185,7 @@ struct Work<'a> {
     platform: Option<Platform>,
     unpack: bool,
     policies: Arc<Policies>,
-    room: Room,
+    room: DiskSpace,
     /// Layers that were loaded, by their resolved names.
     seen: HashMap<String, Blob>,
     /// Blobs that have no name yet.
@@ -234,17 +234,17 @@ impl Work<'_> {
     ) -> Result<Vec<LoadedImage>, LoadError> {
         if is_layout {
             let mut layout = Layout::new(from);
-            let offers = self.offers(&mut layout, select, reference)?;
+            let offers = self.listed_images(&mut layout, select, reference)?;
             self.check_room(&offers)?;
             return self.images(&mut layout, offers);
         }
         let file = File::from(from);
         if let Some(mut seekable) = Seekable::open(&file)? {
-            let offers = self.offers(&mut seekable, select, reference)?;
+            let offers = self.listed_images(&mut seekable, select, reference)?;
             self.check_room(&offers)?;
             return self.images(&mut seekable, offers);
         }
-        let staging = Staging {
+        let staging = StreamReader {
             store: self.store,
             limits: self.limits,
             progress: self.progress,
@@ -253,26 +253,26 @@ impl Work<'_> {
         };
         // A stream does not say its size, so no disk space can be claimed: check the free space while reading.
         let room = self.room.clone();
-        let patient = Patient { file: &file, cancel: self.cancel };
+        let patient = CancellableReader { file: &file, cancel: self.cancel };
         let (_, plain) =
             decompress::open(patient, self.limits.bounds.zstd_window_log).map_err(ArchiveError::Read)?;
-        let plain = room.wary(self.store, plain);
+        let plain = room.checked_reader(self.store, plain);
         let full = plain.full();
         let mut staged = staging.read(plain).map_err(|error| match full.get() {
             Some(error) => LoadError::Full(Arc::clone(error)),
             None => error.into(),
         })?;
-        let offers = self.offers(&mut staged, select, reference)?;
+        let offers = self.listed_images(&mut staged, select, reference)?;
         self.images(&mut staged, offers)
     }
 
     /// Lists the archive's images, and checks whether they may have their names.
-    fn offers(
+    fn listed_images(
         &self,
         source: &mut dyn Source,
         select: Option<&str>,
         reference: Option<Reference>,
-    ) -> Result<Vec<Offer>, LoadError> {
+    ) -> Result<Vec<ListedImage>, LoadError> {
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let mut offers = manifest::read(source, &Wanted { select, platform: &platform })?;
         let is_renamed = reference.is_some();
@@ -292,7 +292,7 @@ impl Work<'_> {
 
     /// Claims disk space for the layers in the manifests, before they are read. A docker archive does not say their
     /// sizes.
-    fn check_room(&mut self, offers: &[Offer]) -> Result<(), LoadError> {
+    fn check_room(&mut self, offers: &[ListedImage]) -> Result<(), LoadError> {
         for offer in offers {
             if let Some(manifest) = offer.manifest() {
                 let chain_ids = offer.parsed.chain_ids();
@@ -303,7 +303,11 @@ impl Work<'_> {
     }
 
     /// Loads all layers of all images, then names everything.
-    fn images(&mut self, source: &mut dyn Source, offers: Vec<Offer>) -> Result<Vec<LoadedImage>, LoadError> {
+    fn images(
+        &mut self,
+        source: &mut dyn Source,
+        offers: Vec<ListedImage>,
+    ) -> Result<Vec<LoadedImage>, LoadError> {
         let mut ready = Vec::with_capacity(offers.len());
         for offer in offers {
             self.cancel.check()?;
@@ -314,7 +318,7 @@ impl Work<'_> {
     }
 
     /// Loads an image's layers; names nothing.
-    fn image(&mut self, source: &mut dyn Source, mut offer: Offer) -> Result<Ready, LoadError> {
+    fn image(&mut self, source: &mut dyn Source, mut offer: ListedImage) -> Result<Ready, LoadError> {
         self.check_platform(&offer)?;
         let is_adopted = self.adopt(&mut offer)?;
         let chain_ids = offer.parsed.chain_ids();
@@ -351,7 +355,7 @@ impl Work<'_> {
     /// Looks for the image of a docker archive in the store, where it may have come from a registry with a manifest; an
     /// equal config digest means the same image. If it is complete there, that image gets the names, and no layer is
     /// read.
-    fn adopt(&mut self, offer: &mut Offer) -> Result<bool, LoadError> {
+    fn adopt(&mut self, offer: &mut ListedImage) -> Result<bool, LoadError> {
         let id = offer.config_digest();
         let is_it = |image: &images::Loaded| image.manifest.config.digest == id;
         let images = images::list(self.store).unwrap_or_default();
@@ -376,7 +380,7 @@ impl Work<'_> {
         Ok(true)
     }
 
-    fn check_platform(&self, offer: &Offer) -> Result<(), LoadError> {
+    fn check_platform(&self, offer: &ListedImage) -> Result<(), LoadError> {
         let found = offer.parsed.platform();
         match &self.platform {
             Some(wanted) if offer.index.is_none() && wanted.rank(&found).is_none() => {
@@ -664,7 +668,7 @@ impl Work<'_> {
     }
 }
 
-impl Offer {
+impl ListedImage {
     fn manifest(&self) -> Option<Manifest> {
         self.manifest.as_ref().and_then(|(_, bytes)| serde_json::from_slice(bytes).ok())
     }

@@ -26,7 +26,7 @@ pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// Why no image can be read from the archive.
 #[derive(Debug, thiserror::Error)]
-pub enum BundleError {
+pub enum ManifestError {
     /// A file in the archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -64,20 +64,20 @@ pub enum BundleError {
     Refused(String),
 }
 
-/// Most names that [`BundleError::NoSuch`] lists.
+/// Most names that [`ManifestError::NoSuch`] lists.
 const NAMES_SHOWN_MAX: usize = 10;
 
-fn no_such(wanted: &str, there: impl Iterator<Item = String>) -> BundleError {
+fn no_such(wanted: &str, there: impl Iterator<Item = String>) -> ManifestError {
     let there = there.map(|name| name.chars().take(100).collect()).take(NAMES_SHOWN_MAX).collect();
-    BundleError::NoSuch { wanted: wanted.chars().take(300).collect(), there }
+    ManifestError::NoSuch { wanted: wanted.chars().take(300).collect(), there }
 }
 
-fn refused(why: impl Into<String>) -> BundleError {
-    BundleError::Refused(why.into())
+fn refused(why: impl Into<String>) -> ManifestError {
+    ManifestError::Refused(why.into())
 }
 
 /// An image that the archive lists.
-pub struct Offer {
+pub struct ListedImage {
     /// Its names; may be empty.
     pub names: Vec<Reference>,
     /// Descriptor and bytes of its manifest; `None` in docker archives, which have no manifests.
@@ -103,8 +103,8 @@ pub struct Wanted<'a> {
 /// Reads the list of images.
 ///
 /// # Errors
-/// [`BundleError`]: a document cannot be read or is not valid, or no image is selected.
-pub fn read(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, BundleError> {
+/// [`ManifestError`]: a document cannot be read or is not valid, or no image is selected.
+pub fn read(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<ListedImage>, ManifestError> {
     let offers = if source.resolve("index.json")?.is_some() && source.resolve("oci-layout")?.is_some() {
         layout(source, wanted)?
     } else if source.resolve("manifest.json")?.is_some() {
@@ -131,7 +131,7 @@ struct DockerImage {
     layers: Option<Vec<String>>,
 }
 
-fn docker(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, BundleError> {
+fn docker(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<ListedImage>, ManifestError> {
     let bytes = document(source, "manifest.json", oci::MANIFEST_MAX)?;
     let json = |source| OciError::Json { what: "the list of images", source };
     let images: Vec<DockerImage> =
@@ -156,7 +156,7 @@ fn docker_image(
     source: &mut dyn Source,
     image: DockerImage,
     select: Option<&str>,
-) -> Result<Offer, BundleError> {
+) -> Result<ListedImage, ManifestError> {
     let mut tags = image.repo_tags.unwrap_or_default();
     if let Some(select) = select.filter(|select| !select.starts_with('@')) {
         tags.retain(|tag| is_called(tag, select));
@@ -184,10 +184,10 @@ fn docker_image(
         )));
     }
     let layers = layers.into_iter().map(|layer| (layer, None)).collect();
-    Ok(Offer { names, manifest: None, index: None, config, parsed, layers })
+    Ok(ListedImage { names, manifest: None, index: None, config, parsed, layers })
 }
 
-fn layout(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, BundleError> {
+fn layout(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<ListedImage>, ManifestError> {
     let bytes = document(source, "index.json", oci::MANIFEST_MAX)?;
     let json = |source| OciError::Json { what: "the index", source };
     let index: Index = serde_json::from_slice(&bytes).map_err(|e| unusable("index.json", json(e)))?;
@@ -207,11 +207,11 @@ fn layout(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, Bu
     if let Some(name) = wanted.select.filter(|_| groups.is_empty()) {
         return Err(no_such(name, there.into_iter()));
     }
-    let mut offers: Vec<Offer> = Vec::new();
+    let mut offers: Vec<ListedImage> = Vec::new();
     for (name, entries) in groups {
         let names = references(name.as_deref(), local_reference)?;
         for entry in of_platform(entries, wanted.platform)? {
-            let known = |offer: &&mut Offer| {
+            let known = |offer: &&mut ListedImage| {
                 offer.manifest.as_ref().is_some_and(|(m, _)| m.digest == entry.digest)
                     || offer.index.as_ref() == Some(&entry.digest)
             };
@@ -232,7 +232,7 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
 }
 
 /// Several entries of one name are one image if each is for another platform; returns the entry of the wanted one.
-fn of_platform(entries: Vec<Descriptor>, wanted: &Platform) -> Result<Vec<Descriptor>, BundleError> {
+fn of_platform(entries: Vec<Descriptor>, wanted: &Platform) -> Result<Vec<Descriptor>, ManifestError> {
     let mut platforms: Vec<String> =
         entries.iter().filter_map(|e| e.platform.as_ref()).map(|p| p.platform().to_string()).collect();
     platforms.sort();
@@ -251,7 +251,7 @@ fn layout_image(
     entry: Descriptor,
     names: Vec<Reference>,
     platform: &Platform,
-) -> Result<Offer, BundleError> {
+) -> Result<ListedImage, ManifestError> {
     let (mut at, mut index) = (entry, None);
     for _ in 0..=NESTING_MAX {
         let name = blob_name(&at.digest);
@@ -268,7 +268,7 @@ fn layout_image(
                 let parsed = oci::parse_config(&config, &manifest).map_err(|e| unusable(&name, e))?;
                 let descriptor = descriptor(&manifest, &at.digest, &bytes);
                 let layers = manifest.layers.into_iter().map(|l| (blob_name(&l.digest), Some(l))).collect();
-                return Ok(Offer {
+                return Ok(ListedImage {
                     names,
                     manifest: Some((descriptor, bytes)),
                     index,
@@ -298,7 +298,7 @@ fn descriptor(manifest: &Manifest, digest: &Digest, bytes: &[u8]) -> Descriptor 
     }
 }
 
-fn blob(source: &mut dyn Source, descriptor: &Descriptor, max: u64) -> Result<Vec<u8>, BundleError> {
+fn blob(source: &mut dyn Source, descriptor: &Descriptor, max: u64) -> Result<Vec<u8>, ManifestError> {
     let name = blob_name(&descriptor.digest);
     let bytes = document(source, &name, max)?;
     compare(&name, &descriptor.digest, &bytes)?;
@@ -312,14 +312,14 @@ fn blob(source: &mut dyn Source, descriptor: &Descriptor, max: u64) -> Result<Ve
     }
 }
 
-fn compare(name: &str, expected: &Digest, bytes: &[u8]) -> Result<(), BundleError> {
+fn compare(name: &str, expected: &Digest, bytes: &[u8]) -> Result<(), ManifestError> {
     let mut hasher = Hasher::new(expected.algorithm());
     hasher.update(bytes);
     let found = hasher.finish();
     if found == *expected {
         return Ok(());
     }
-    Err(BundleError::Digest { name: name.to_owned(), expected: expected.clone(), found })
+    Err(ManifestError::Digest { name: name.to_owned(), expected: expected.clone(), found })
 }
 
 /// The path of a blob in a layout. OCI image-spec, "Image Layout".
@@ -327,11 +327,11 @@ pub fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().word(), digest.hex())
 }
 
-fn unusable(name: &str, source: OciError) -> BundleError {
-    BundleError::Document { name: name.to_owned(), source }
+fn unusable(name: &str, source: OciError) -> ManifestError {
+    ManifestError::Document { name: name.to_owned(), source }
 }
 
-fn check_count(count: usize) -> Result<(), BundleError> {
+fn check_count(count: usize) -> Result<(), ManifestError> {
     if count > IMAGES_MAX {
         return Err(refused(format!("the archive lists {count} images, at most {IMAGES_MAX} are read")));
     }
@@ -341,7 +341,7 @@ fn check_count(count: usize) -> Result<(), BundleError> {
 fn references<'a>(
     names: impl IntoIterator<Item = &'a str>,
     parse: impl Fn(&str) -> Result<Reference, ReferenceError>,
-) -> Result<Vec<Reference>, BundleError> {
+) -> Result<Vec<Reference>, ManifestError> {
     let mut references = Vec::new();
     for name in names {
         let reference = parse(name)?;

@@ -7,7 +7,7 @@
 //! compared as it is read. Runs on a job's thread; the caller announces the outcome.
 
 use crate::image::archive::manifest::{CONTAINERD_NAME, REF_NAME, blob_name};
-use crate::image::archive::writer::{DirectoryOutlet, Outlet, TarOutlet};
+use crate::image::archive::writer::{ArchiveWriter, LayoutWriter, TarWriter};
 use sampan_ipc::engine::{Container, Phase};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
@@ -119,16 +119,16 @@ fn run(
     let target = request.target;
     match target {
         Container::DockerArchive => {
-            work.docker(&images, Box::new(TarOutlet::new(request.to.into(), cancel)))?;
+            work.docker(&images, Box::new(TarWriter::new(request.to.into(), cancel)))?;
         }
         Container::OciArchive => {
-            let mut outlet = TarOutlet::new(request.to.into(), cancel);
+            let mut outlet = TarWriter::new(request.to.into(), cancel);
             outlet.directory("blobs/").map_err(writing("blobs/"))?;
             outlet.directory("blobs/sha256/").map_err(writing("blobs/sha256/"))?;
             work.layout(&images, Box::new(outlet))?;
         }
         Container::OciLayout => {
-            let outlet = DirectoryOutlet::new(request.to, cancel).map_err(writing("."))?;
+            let outlet = LayoutWriter::new(request.to, cancel).map_err(writing("."))?;
             work.layout(&images, Box::new(outlet))?;
         }
     }
@@ -236,7 +236,7 @@ impl Work<'_> {
         self.rows.iter().position(|row| row == digest).unwrap_or(usize::MAX)
     }
 
-    fn layout(&mut self, images: &[Chosen], mut to: Box<dyn Outlet + '_>) -> Result<(), SaveError> {
+    fn layout(&mut self, images: &[Chosen], mut to: Box<dyn ArchiveWriter + '_>) -> Result<(), SaveError> {
         let mut written = Vec::with_capacity(images.len());
         for chosen in images {
             written.push(self.oci_manifest(&chosen.image.entry)?);
@@ -270,7 +270,7 @@ impl Work<'_> {
         Ok((Descriptor { digest, size, media_type, ..entry.clone() }, made))
     }
 
-    fn docker(&mut self, images: &[Chosen], mut to: Box<dyn Outlet + '_>) -> Result<(), SaveError> {
+    fn docker(&mut self, images: &[Chosen], mut to: Box<dyn ArchiveWriter + '_>) -> Result<(), SaveError> {
         let mut list = Vec::new();
         let mut layers = Vec::new();
         for chosen in images {
@@ -303,7 +303,7 @@ impl Work<'_> {
         to.finish().map_err(writing("the end mark"))
     }
 
-    fn document(&mut self, to: &mut dyn Outlet, name: &str, bytes: &[u8]) -> Result<(), SaveError> {
+    fn document(&mut self, to: &mut dyn ArchiveWriter, name: &str, bytes: &[u8]) -> Result<(), SaveError> {
         self.cancel.check()?;
         match self.done.insert(name.to_owned()) {
             true => to.document(name, bytes).map_err(writing(name)),
@@ -312,7 +312,7 @@ impl Work<'_> {
     }
 
     /// Copies a blob unchanged, once.
-    fn blob(&mut self, to: &mut dyn Outlet, name: &str, layer: &Descriptor) -> Result<(), SaveError> {
+    fn blob(&mut self, to: &mut dyn ArchiveWriter, name: &str, layer: &Descriptor) -> Result<(), SaveError> {
         let row = self.row(&layer.digest);
         if !self.done.insert(name.to_owned()) {
             return Ok(());
@@ -384,7 +384,7 @@ impl Work<'_> {
     /// Writes a layer in decompressed form, once.
     fn decompressed(
         &mut self,
-        to: &mut dyn Outlet,
+        to: &mut dyn ArchiveWriter,
         docker: &DockerLayer,
         layer: &Descriptor,
     ) -> Result<(), SaveError> {

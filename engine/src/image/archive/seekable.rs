@@ -4,7 +4,7 @@
 //! those that are needed. Called by [`crate::image::archive::load`]; [`crate::image::archive::streamed`] reads all
 //! other archives.
 
-use crate::image::archive::entries::{Members, refuse};
+use crate::image::archive::entries::{Entries, refuse};
 use crate::image::archive::source::{ArchiveError, Found, START, Source, begins_layer, fill, missing};
 use sampan_layer::decompress::Format;
 use sampan_layer::tar::{TarError, TarReader, begins_tar};
@@ -19,7 +19,7 @@ const LOOK: usize = 4096;
 pub struct Seekable<'a> {
     file: &'a File,
     /// Offset and length of each entry's content, in bytes.
-    members: Members<(u64, u64)>,
+    members: Entries<(u64, u64)>,
 }
 
 impl<'a> Seekable<'a> {
@@ -41,7 +41,7 @@ impl<'a> Seekable<'a> {
         if Format::of(start) != Format::Plain || !begins_tar(start) {
             return Ok(None);
         }
-        let mut members = Members::default();
+        let mut members = Entries::default();
         let mut tarball = TarReader::new(BufReader::with_capacity(LOOK, file));
         while let Some(entry) = tarball.next_entry()? {
             let (offset, len) = tarball.pass_content()?;

@@ -4,7 +4,7 @@
 //! their names in the archive. [`crate::image::archive::streamed`], [`crate::image::archive::seekable`] and
 //! [`crate::image::archive::oci_layout`] implement it.
 
-use crate::image::archive::entries::{self, MemberError};
+use crate::image::archive::entries::{self, EntryError};
 use crate::image::pull::pipeline::{LayerError, Streamed};
 use sampan_job::cancel::Cancelled;
 use sampan_layer::decompress::Format;
@@ -31,7 +31,7 @@ pub enum ArchiveError {
     Tar(TarError),
     /// A name or an entry in the archive is refused.
     #[error(transparent)]
-    Member(#[from] MemberError),
+    Entry(#[from] EntryError),
     /// A file in the archive cannot be read.
     #[error("cannot read {name:?} in the archive")]
     File {
@@ -99,7 +99,7 @@ pub trait Source {
     /// Follows links from `name` to the name of a file; `None` if there is no such file.
     ///
     /// # Errors
-    /// [`ArchiveError::Member`]: the name or a link leads out of the archive.
+    /// [`ArchiveError::Entry`]: the name or a link leads out of the archive.
     fn resolve(&self, name: &str) -> Result<Option<String>, ArchiveError>;
 
     /// Reads a document whose name is resolved.

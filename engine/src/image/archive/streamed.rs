@@ -6,7 +6,7 @@
 //! therefore unpacked for all of them, and the unneeded layers are removed. For an uncompressed file,
 //! [`crate::image::archive::seekable`] reads only what is needed. Called by [`crate::image::archive::load`].
 
-use crate::image::archive::entries::{Members, refuse};
+use crate::image::archive::entries::{Entries, refuse};
 use crate::image::archive::source::{
     ArchiveError, Found, Kept, START, Source, begins_layer, fill, is_layers_own, layer_error, named_digest,
     row_id,
@@ -34,7 +34,7 @@ const LAYERS_MAX: usize = 4096;
 const TRAILER_MAX: u64 = 2 << 20;
 
 /// Reads a streamed archive and stages its files as temporaries of the store.
-pub struct Staging<'a> {
+pub struct StreamReader<'a> {
     /// The store that holds the temporaries.
     pub store: &'a Store,
     /// The limits that bound the processors in use.
@@ -49,8 +49,8 @@ pub struct Staging<'a> {
 
 /// A streamed archive after all of it was read.
 #[derive(Default)]
-pub struct Staged {
-    members: Members<Piece>,
+pub struct StreamedArchive {
+    members: Entries<Piece>,
     pins: Vec<Pin>,
     layers: usize,
 }
@@ -68,13 +68,13 @@ enum Piece {
     Gone,
 }
 
-impl Staging<'_> {
+impl StreamReader<'_> {
     /// Reads the tar `from` to its end.
     ///
     /// # Errors
     /// [`ArchiveError`]: the archive cannot be read, or is refused. All temporaries are removed.
-    pub fn read(&self, from: impl Read + Send) -> Result<Staged, ArchiveError> {
-        let mut staged = Staged::default();
+    pub fn read(&self, from: impl Read + Send) -> Result<StreamedArchive, ArchiveError> {
+        let mut staged = StreamedArchive::default();
         let mut tarball = TarReader::new(BufReader::with_capacity(PIECE, from));
         while let Some(entry) = tarball.next_entry()? {
             self.cancel.check()?;
@@ -172,7 +172,7 @@ fn content_error(name: &str, source: io::Error) -> ArchiveError {
     }
 }
 
-impl Source for Staged {
+impl Source for StreamedArchive {
     fn resolve(&self, name: &str) -> Result<Option<String>, ArchiveError> {
         Ok(self.members.resolve(name)?)
     }

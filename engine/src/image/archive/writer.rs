@@ -27,7 +27,7 @@ const LOOK_MS: u16 = 200;
 const PARTIAL: &str = ".sampan-partial";
 
 /// The target of a save.
-pub trait Outlet {
+pub trait ArchiveWriter {
     /// Writes a small file.
     ///
     /// # Errors
@@ -51,15 +51,15 @@ pub trait Outlet {
 }
 
 /// Writes a tar, in order.
-pub struct TarOutlet<'a> {
+pub struct TarWriter<'a> {
     builder: tar::Builder<CancellableWriter<'a>>,
 }
 
-impl<'a> TarOutlet<'a> {
+impl<'a> TarWriter<'a> {
     /// Makes a writer into `file`, a file or a pipe.
     pub fn new(file: File, cancel: &'a Cancel) -> Self {
         let is_file = file.metadata().is_ok_and(|meta| meta.is_file());
-        TarOutlet {
+        TarWriter {
             builder: tar::Builder::new(CancellableWriter { file, is_file, is_closed: false, cancel }),
         }
     }
@@ -86,7 +86,7 @@ fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     header
 }
 
-impl Outlet for TarOutlet<'_> {
+impl ArchiveWriter for TarWriter<'_> {
     fn document(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.blob(name, bytes.len() as u64, &mut &*bytes)
     }
@@ -107,7 +107,7 @@ impl Outlet for TarOutlet<'_> {
     }
 }
 
-impl Drop for TarOutlet<'_> {
+impl Drop for TarWriter<'_> {
     fn drop(&mut self) {
         // Otherwise the builder would write an end mark, and a reader would take the cut tar for a complete one.
         self.builder.get_mut().is_closed = true;
@@ -170,7 +170,7 @@ impl Write for CancellableWriter<'_> {
 }
 
 /// Writes into the directory of an OCI image layout; adds images to those in it.
-pub struct DirectoryOutlet<'a> {
+pub struct LayoutWriter<'a> {
     dir: OwnedFd,
     cancel: &'a Cancel,
     /// Owner and group of the directory, which every new file gets.
@@ -181,7 +181,7 @@ pub struct DirectoryOutlet<'a> {
     index: Vec<u8>,
 }
 
-impl<'a> DirectoryOutlet<'a> {
+impl<'a> LayoutWriter<'a> {
     /// Makes a writer beneath `dir`.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl<'a> DirectoryOutlet<'a> {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         let owner = (meta.uid(), meta.gid());
-        Ok(DirectoryOutlet { dir, cancel, owner, made: Vec::new(), finished: false, index: Vec::new() })
+        Ok(LayoutWriter { dir, cancel, owner, made: Vec::new(), finished: false, index: Vec::new() })
     }
 
     fn own(&self, fd: impl AsFd) -> io::Result<()> {
@@ -303,7 +303,7 @@ fn replaces(new: &serde_json::Value, old: &serde_json::Value) -> bool {
     }
 }
 
-impl Outlet for DirectoryOutlet<'_> {
+impl ArchiveWriter for LayoutWriter<'_> {
     fn document(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if name == "index.json" {
             // Kept until `finish`: it names the other files, so it is written last.
@@ -338,7 +338,7 @@ impl Outlet for DirectoryOutlet<'_> {
     }
 }
 
-impl Drop for DirectoryOutlet<'_> {
+impl Drop for LayoutWriter<'_> {
     fn drop(&mut self) {
         if self.finished {
             return;
@@ -380,8 +380,7 @@ mod tests {
         there["annotations"] = json!({"by": "somebody"});
         std::fs::write(dir.path().join("index.json"), there.to_string()).expect("written");
         let open = || {
-            DirectoryOutlet::new(File::open(dir.path()).expect("opened").into(), &cancel)
-                .expect("a directory")
+            LayoutWriter::new(File::open(dir.path()).expect("opened").into(), &cancel).expect("a directory")
         };
         let mut outlet = Box::new(open());
         outlet.blob("blobs/sha256/x", 3, &mut &b"abc"[..]).expect("written");
@@ -412,7 +411,7 @@ mod tests {
         let cancel = Cancel::default();
         let written = |is_whole: bool| {
             let mut file = tempfile::tempfile().expect("a file");
-            let mut outlet = Box::new(TarOutlet::new(file.try_clone().expect("a descriptor"), &cancel));
+            let mut outlet = Box::new(TarWriter::new(file.try_clone().expect("a descriptor"), &cancel));
             outlet.document("a", b"1").expect("written");
             match is_whole {
                 true => outlet.finish().expect("finished"),

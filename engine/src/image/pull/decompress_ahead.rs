@@ -32,7 +32,7 @@ const FAR_AHEAD: usize = 2;
 const MOVES_MAX: usize = 16;
 
 /// The state that reader and helper share.
-pub struct Relay<'a, D, W> {
+pub struct DecompressAhead<'a, D, W> {
     state: Mutex<State<D, W>>,
     /// Wakes the reader: a piece is ready, or the decompressor is free.
     ready: Condvar,
@@ -91,7 +91,7 @@ impl<D, W> State<D, W> {
     }
 }
 
-impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
+impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
     /// Makes the shared state; no byte is read yet.
     pub fn new(
         decoder: D,
@@ -113,7 +113,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             helper_cpu: None,
             moves: 0,
         };
-        Relay {
+        DecompressAhead {
             state: Mutex::new(state),
             ready: Condvar::new(),
             room: Condvar::new(),
@@ -159,7 +159,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         }
         match &state.end {
             Some(Ok(())) => return Ok(Ok(Vec::new())),
-            // [`Relay::end`] returns the error itself.
+            // [`DecompressAhead::end`] returns the error itself.
             Some(Err(_)) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
             None => {}
         }
@@ -258,7 +258,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// Runs ahead of the reader whenever a processor is spare, until everything is decompressed or
-    /// [`Relay::close`] is called. The helper thread's main function.
+    /// [`DecompressAhead::close`] is called. The helper thread's main function.
     pub fn run_ahead(&self) {
         while self.await_room()
             && let Some(_cpu) = self.limits.cpus.take_spare(&self.done)
@@ -353,7 +353,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         state
     }
 
-    /// Ends the stream from the reader's side: [`Relay::run_ahead`] returns.
+    /// Ends the stream from the reader's side: [`DecompressAhead::run_ahead`] returns.
     pub fn close(&self) {
         self.done.store(true, Ordering::SeqCst);
         self.wake_helper(lock(&self.state));
@@ -384,16 +384,16 @@ fn piece<D: Read>(mut decoder: D, buffer: &mut Vec<u8>) -> (D, io::Result<usize>
 
 /// The reader's side: all decompressed bytes, in order.
 pub struct Reader<'a, D, W> {
-    relay: &'a Relay<'a, D, W>,
+    decompressor: &'a DecompressAhead<'a, D, W>,
     piece: Vec<u8>,
     at: usize,
     ended: bool,
 }
 
 impl<'a, D: Read, W: FnMut(&[u8])> Reader<'a, D, W> {
-    /// Makes the only reader of `relay`; it reads from the first byte on.
-    pub fn new(relay: &'a Relay<'a, D, W>) -> Self {
-        Reader { relay, piece: Vec::new(), at: 0, ended: false }
+    /// Makes the only reader of `decompressor`; it reads from the first byte on.
+    pub fn new(decompressor: &'a DecompressAhead<'a, D, W>) -> Self {
+        Reader { decompressor, piece: Vec::new(), at: 0, ended: false }
     }
 }
 
@@ -401,7 +401,7 @@ impl<D: Read, W: FnMut(&[u8])> BufRead for Reader<'_, D, W> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.piece.len() && !self.ended {
             cpu::share();
-            self.piece = self.relay.next(std::mem::take(&mut self.piece))?;
+            self.piece = self.decompressor.next(std::mem::take(&mut self.piece))?;
             self.at = 0;
             self.ended = self.piece.is_empty();
         }
@@ -429,17 +429,18 @@ mod tests {
 
     type Outcome = (io::Result<Vec<u8>>, Vec<u8>, Option<io::Result<()>>);
 
-    /// Reads `len` bytes through a relay, with a reader that is slow and fast by turns. Returns the bytes that were
-    /// read, the bytes that the witness saw, and how the stream ended.
+    /// Reads `len` bytes through a decompressor, with a reader that is slow and fast by turns. Returns the bytes that
+    /// were read, the bytes that the witness saw, and how the stream ended.
     fn read_all(cpus: usize, len: usize, breaks: bool) -> Outcome {
         let limits = Limits::new(Bounds { cpus, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpus.take(), || {});
         let seen = Mutex::new(Vec::new());
         let witness = |bytes: &[u8]| lock(&seen).extend_from_slice(bytes);
-        let relay = Relay::new(Numbers::new(len, breaks), witness, &limits, &|| false, &on_end);
+        let decompressor =
+            DecompressAhead::new(Numbers::new(len, breaks), witness, &limits, &|| false, &on_end);
         let read = std::thread::scope(|scope| {
-            scope.spawn(|| relay.run_ahead());
-            let (mut all, mut reader) = (Vec::new(), Reader::new(&relay));
+            scope.spawn(|| decompressor.run_ahead());
+            let (mut all, mut reader) = (Vec::new(), Reader::new(&decompressor));
             let read = loop {
                 match reader.fill_buf().map(<[u8]>::to_vec) {
                     Ok(piece) if piece.is_empty() => break Ok(all),
@@ -448,7 +449,7 @@ mod tests {
                         all.extend(piece);
                         // Wait until the helper is as far ahead as it may be, or sleeps because it was.
                         while all.len() % (3 * PIECE) == 0 && cpus > 1 && all.len() + AHEAD * PIECE < len {
-                            let state = lock(&relay.state);
+                            let state = lock(&decompressor.state);
                             if state.pieces.len() == AHEAD || state.helper_waits {
                                 break;
                             }
@@ -459,10 +460,10 @@ mod tests {
                     Err(error) => break Err(error),
                 }
             };
-            relay.close();
+            decompressor.close();
             read
         });
-        let end = relay.end();
+        let end = decompressor.end();
         (read, seen.into_inner().expect("no panic"), end)
     }
 
@@ -516,15 +517,15 @@ mod tests {
             is_more
         };
         let held = Held { is_wanted: &is_wanted, may_come: &may_come };
-        let relay = Relay::new(held, |_: &[u8]| {}, &limits, &meanwhile, &on_end);
+        let decompressor = DecompressAhead::new(held, |_: &[u8]| {}, &limits, &meanwhile, &on_end);
         std::thread::scope(|scope| {
-            scope.spawn(|| relay.run_ahead());
+            scope.spawn(|| decompressor.run_ahead());
             while !is_wanted.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
             let mut byte = [0];
-            Reader::new(&relay).read_exact(&mut byte).expect("read");
-            relay.close();
+            Reader::new(&decompressor).read_exact(&mut byte).expect("read");
+            decompressor.close();
             assert_eq!(byte, [7]);
             assert!(did.load(Ordering::SeqCst) > 3, "all of it, and then it asked once more");
         });
@@ -534,13 +535,13 @@ mod tests {
     fn a_reader_that_stops_ends_the_helper() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpus.take(), || {});
-        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &|| false, &on_end);
+        let decompressor = DecompressAhead::new(io::repeat(7), |_: &[u8]| {}, &limits, &|| false, &on_end);
         std::thread::scope(|scope| {
-            scope.spawn(|| relay.run_ahead());
-            let mut reader = Reader::new(&relay);
+            scope.spawn(|| decompressor.run_ahead());
+            let mut reader = Reader::new(&decompressor);
             reader.read_exact(&mut [0; 1000]).expect("read");
-            relay.close();
+            decompressor.close();
         });
-        assert!(relay.end().is_none());
+        assert!(decompressor.end().is_none());
     }
 }

@@ -8,8 +8,8 @@
 //! it back while it waits. All results are temporaries, or a [`Partial`]; the caller names them when all digests are
 //! right.
 
-use crate::image::pull::decompress_ahead::{Reader, Relay};
-use crate::image::pull::read_ahead::{Feed, Inlet};
+use crate::image::pull::decompress_ahead::{DecompressAhead, Reader};
+use crate::image::pull::read_ahead::{ReadAhead, ReadAheadReader};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::cpu;
@@ -185,22 +185,24 @@ impl Pipeline<'_> {
         let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
         let _cpu = self.limits.cpus.take();
-        let feed = Feed::new(Tap::new(self, from, sink));
+        let queue = ReadAhead::new(BlobReader::new(self, from, sink));
         let (format, unpacked) =
-            match decompress::open_buffered(Inlet::new(&feed), self.limits.bounds.zstd_window_log) {
+            match decompress::open_buffered(ReadAheadReader::new(&queue), self.limits.bounds.zstd_window_log)
+            {
                 Ok((format, decoder)) => {
-                    let (end, unpacked) = self.unpack(decoder, &|| feed.fetch(), root.as_deref());
+                    let (end, unpacked) = self.unpack(decoder, &|| queue.fetch(), root.as_deref());
                     (end.map(|()| format), unpacked)
                 }
                 Err(error) => (Err(error), Err(TarError::Truncated.into())),
             };
-        let mut tap = feed.into_source();
+        let mut blob_reader = queue.into_source();
         if format.is_ok() && unpacked.is_ok() {
-            // Bytes after the compressed stream are part of the blob. An error in reading them is in `tap.failed`.
-            let _ = io::copy(&mut tap, &mut io::sink());
+            // Bytes after the compressed stream are part of the blob. An error in reading them is in
+            // `blob_reader.failed`.
+            let _ = io::copy(&mut blob_reader, &mut io::sink());
         }
         self.cancel.check()?;
-        self.judge(tap, format, unpacked, layer)
+        self.judge(blob_reader, format, unpacked, layer)
     }
 
     /// Decompresses and unpacks; returns how the decompression and the unpacking ended.
@@ -216,22 +218,28 @@ impl Pipeline<'_> {
         };
         let algorithm = self.diff_id().map_or(Algorithm::Sha256, Digest::algorithm);
         let mut hasher = Hasher::new(algorithm);
-        let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, meanwhile, &on_end);
+        let decompressor = DecompressAhead::new(
+            decoder,
+            |piece: &[u8]| hasher.update(piece),
+            self.limits,
+            meanwhile,
+            &on_end,
+        );
         let unpacked = std::thread::scope(|scope| {
             // If the second thread cannot be started, the caller's thread does all of it.
             let is_alone = self.limits.bounds.cpus == 1;
-            let run_ahead = || thread::spawn_scoped(scope, "ahead", STACK, || relay.run_ahead()).ok();
+            let run_ahead = || thread::spawn_scoped(scope, "ahead", STACK, || decompressor.run_ahead()).ok();
             let ahead = if is_alone { None } else { run_ahead() };
             if ahead.is_some() {
                 // The new thread may be queued on this processor; let it move to another one.
                 std::thread::yield_now();
             }
-            let unpacked = self.drain(&relay, root);
-            relay.close();
+            let unpacked = self.drain(&decompressor, root);
+            decompressor.close();
             cpu::idle(|| ahead.map(|ahead| ahead.join()));
             unpacked
         });
-        let end = relay.end();
+        let end = decompressor.end();
         // If unpacking was given up first, the compressed bytes so far are right.
         (end.unwrap_or(Ok(())), unpacked.map(|skipped| (hasher.finish(), skipped)))
     }
@@ -239,10 +247,10 @@ impl Pipeline<'_> {
     /// Unpacks the decompressed bytes, to their end; returns the number of skipped entries.
     fn drain(
         &self,
-        relay: &Relay<'_, impl Read, impl FnMut(&[u8])>,
+        decompressor: &DecompressAhead<'_, impl Read, impl FnMut(&[u8])>,
         root: Option<&Path>,
     ) -> Result<u64, UnpackError> {
-        let mut reader = Reader::new(relay);
+        let mut reader = Reader::new(decompressor);
         let unpacked = match (root, self.store.namespace()) {
             (Some(root), None) => unpack::unpack(&mut reader, root)?.0,
             (Some(root), Some(namespace)) => namespace.unpack(&mut reader, root)?,
@@ -259,35 +267,35 @@ impl Pipeline<'_> {
     /// [`LayerError`]: the source or the store fails, or the size or the digest is wrong.
     pub fn copy(&self, from: impl Read, sink: Sink<'_>) -> Result<(), LayerError> {
         let _cpu = self.limits.cpus.take();
-        let mut tap = Tap::new(self, from, sink);
+        let mut blob_reader = BlobReader::new(self, from, sink);
         let mut buffer = vec![0; BUFFER];
-        while tap.some(&mut buffer)? > 0 {
+        while blob_reader.some(&mut buffer)? > 0 {
             cpu::share();
         }
-        self.compare(tap.size, &tap.hasher.finish())
+        self.compare(blob_reader.size, &blob_reader.hasher.finish())
     }
 
     /// Checks every digest and picks the error to report: a failed source comes before a wrong digest, that before bad
     /// compression, that before a bad tar, and that before a wrong diff id.
     fn judge<R: Read>(
         &self,
-        mut tap: Tap<'_, R>,
+        mut blob_reader: BlobReader<'_, R>,
         format: io::Result<Format>,
         unpacked: Result<(Digest, u64), UnpackError>,
         layer: Option<Temp>,
     ) -> Result<Streamed, LayerError> {
-        if let Some(failed) = tap.failed.take() {
+        if let Some(failed) = blob_reader.failed.take() {
             return Err(failed);
         }
         if let (Err(_), Ok(_) | Err(UnpackError::Tar(_))) = (&format, &unpacked) {
             // Bytes that cannot be decompressed are most often not this blob's: read all of them to check the digest.
-            let _ = io::copy(&mut tap, &mut io::sink());
-            if let Some(failed) = tap.failed.take() {
+            let _ = io::copy(&mut blob_reader, &mut io::sink());
+            if let Some(failed) = blob_reader.failed.take() {
                 return Err(failed);
             }
         }
         let complete = format.is_err() || unpacked.is_ok();
-        let (digest, size) = (tap.hasher.finish(), tap.size);
+        let (digest, size) = (blob_reader.hasher.finish(), blob_reader.size);
         if complete {
             self.compare(size, &digest)?;
         }
@@ -322,7 +330,7 @@ impl Pipeline<'_> {
 }
 
 /// The reader of compressed bytes: counts, hashes and writes each of them.
-struct Tap<'a, R> {
+struct BlobReader<'a, R> {
     pipeline: &'a Pipeline<'a>,
     from: R,
     sink: Sink<'a>,
@@ -331,10 +339,10 @@ struct Tap<'a, R> {
     failed: Option<LayerError>,
 }
 
-impl<'a, R: Read> Tap<'a, R> {
+impl<'a, R: Read> BlobReader<'a, R> {
     fn new(pipeline: &'a Pipeline<'a>, from: R, sink: Sink<'a>) -> Self {
         let algorithm = pipeline.expected.as_ref().map_or(Algorithm::Sha256, |e| e.digest.algorithm());
-        Tap { pipeline, from, sink, hasher: Hasher::new(algorithm), size: 0, failed: None }
+        BlobReader { pipeline, from, sink, hasher: Hasher::new(algorithm), size: 0, failed: None }
     }
 
     fn some(&mut self, into: &mut [u8]) -> Result<usize, LayerError> {
@@ -362,7 +370,7 @@ fn read_error(blob: String, source: io::Error) -> LayerError {
     }
 }
 
-impl<R: Read> Read for Tap<'_, R> {
+impl<R: Read> Read for BlobReader<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.failed.is_some() {
             return Err(io::Error::other("an earlier read of the source failed"));

@@ -18,7 +18,7 @@ const PIECE: usize = 64 << 10;
 const AHEAD: usize = 4;
 
 /// The state that both threads share: the source, and the queue of its pieces.
-pub struct Feed<R> {
+pub struct ReadAhead<R> {
     state: Mutex<State<R>>,
     /// Wakes a thread that wants a piece: one is queued, or the source is free.
     ready: Condvar,
@@ -54,12 +54,12 @@ impl Piece {
     }
 }
 
-impl<R: Read> Feed<R> {
+impl<R: Read> ReadAhead<R> {
     /// Makes an empty queue; no byte is read yet.
     pub fn new(source: R) -> Self {
         let (pieces, used) = (VecDeque::new(), Vec::new());
         let state = State { source: Some(source), pieces, used, end: None, reader_waits: false };
-        Feed { state: Mutex::new(state), ready: Condvar::new() }
+        ReadAhead { state: Mutex::new(state), ready: Condvar::new() }
     }
 
     /// Reads the next piece; returns false if the queue is full, the other thread reads, or the source has ended.
@@ -124,25 +124,25 @@ impl<R: Read> Feed<R> {
 type Guard<'a, R> = MutexGuard<'a, State<R>>;
 
 /// The reading end of the queue: all bytes, in order.
-pub struct Inlet<'a, R> {
-    feed: &'a Feed<R>,
+pub struct ReadAheadReader<'a, R> {
+    queue: &'a ReadAhead<R>,
     piece: Piece,
     at: usize,
 }
 
-impl<'a, R: Read> Inlet<'a, R> {
-    /// Makes the only reader of `feed`; it reads from the first byte on.
-    pub fn new(feed: &'a Feed<R>) -> Self {
-        Inlet { feed, piece: Piece::default(), at: 0 }
+impl<'a, R: Read> ReadAheadReader<'a, R> {
+    /// Makes the only reader of `queue`; it reads from the first byte on.
+    pub fn new(queue: &'a ReadAhead<R>) -> Self {
+        ReadAheadReader { queue, piece: Piece::default(), at: 0 }
     }
 }
 
-impl<R: Read> BufRead for Inlet<'_, R> {
+impl<R: Read> BufRead for ReadAheadReader<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.piece.len {
             let used = std::mem::take(&mut self.piece);
             self.at = 0;
-            self.piece = self.feed.next(used)?;
+            self.piece = self.queue.next(used)?;
         }
         Ok(self.piece.buffer.get(self.at..self.piece.len).unwrap_or_default())
     }
@@ -152,7 +152,7 @@ impl<R: Read> BufRead for Inlet<'_, R> {
     }
 }
 
-impl<R: Read> Read for Inlet<'_, R> {
+impl<R: Read> Read for ReadAheadReader<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let len = self.fill_buf()?.read(into)?;
         self.consume(len);
@@ -168,36 +168,36 @@ mod tests {
     #[test]
     fn all_bytes_come_in_order_whichever_thread_reads_them() {
         for len in [0, 1, PIECE, 5_000_000] {
-            let feed = Feed::new(Numbers::new(len, false));
+            let queue = ReadAhead::new(Numbers::new(len, false));
             let mut read = Vec::new();
             std::thread::scope(|scope| {
-                let fetch = || while feed.fetch() || lock(&feed.state).end.is_none() {};
+                let fetch = || while queue.fetch() || lock(&queue.state).end.is_none() {};
                 scope.spawn(fetch);
-                Inlet::new(&feed).read_to_end(&mut read).expect("read");
+                ReadAheadReader::new(&queue).read_to_end(&mut read).expect("read");
             });
             assert!(read.iter().enumerate().all(|(at, byte)| *byte == number(at)));
-            assert_eq!((read.len(), feed.into_source().at), (len, len));
+            assert_eq!((read.len(), queue.into_source().at), (len, len));
         }
     }
 
     #[test]
     fn no_more_than_a_few_pieces_are_fetched_ahead() {
-        let feed = Feed::new(io::repeat(7));
-        let fetched = std::iter::from_fn(|| feed.fetch().then_some(())).take(100).count();
+        let queue = ReadAhead::new(io::repeat(7));
+        let fetched = std::iter::from_fn(|| queue.fetch().then_some(())).take(100).count();
         assert_eq!(fetched, AHEAD);
-        let mut inlet = Inlet::new(&feed);
-        inlet.read_exact(&mut [0; PIECE]).expect("read");
-        assert!(feed.fetch() && !feed.fetch(), "room for one more");
+        let mut reader = ReadAheadReader::new(&queue);
+        reader.read_exact(&mut [0; PIECE]).expect("read");
+        assert!(queue.fetch() && !queue.fetch(), "room for one more");
     }
 
     #[test]
     fn bytes_before_a_failure_are_read_and_then_the_failure_is_returned() {
-        let feed = Feed::new(Numbers::new(100_000, true));
-        while feed.fetch() && lock(&feed.state).end.is_none() {}
-        let (mut inlet, mut read) = (Inlet::new(&feed), Vec::new());
-        assert_eq!(inlet.read_to_end(&mut read).expect_err("broken").to_string(), "broken");
+        let queue = ReadAhead::new(Numbers::new(100_000, true));
+        while queue.fetch() && lock(&queue.state).end.is_none() {}
+        let (mut reader, mut read) = (ReadAheadReader::new(&queue), Vec::new());
+        assert_eq!(reader.read_to_end(&mut read).expect_err("broken").to_string(), "broken");
         assert_eq!(read.len(), 100_000);
-        assert!(!feed.fetch(), "nothing is read after it");
-        assert_eq!(inlet.read(&mut [0; 1]).expect("returned once"), 0);
+        assert!(!queue.fetch(), "nothing is read after it");
+        assert_eq!(reader.read(&mut [0; 1]).expect("returned once"), 0);
     }
 }
