@@ -51,7 +51,7 @@ pub enum Busy {
 
 /// One container.
 pub struct Entry {
-    /// How it was made.
+    /// How it was created.
     pub definition: Arc<Definition>,
     /// Its state, as last reported.
     pub state: State,

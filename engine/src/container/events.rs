@@ -211,7 +211,7 @@ impl ContainerManager {
             let is_over = matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead);
             entry.busy = match entry.busy {
                 None if is_over => Some(Busy::Ending),
-                // A restart goes through an end.
+                // A restart passes through `Exited`: the container is not ending after all.
                 Some(Busy::Ending) if !is_over => None,
                 other => other,
             };

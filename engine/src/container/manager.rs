@@ -32,7 +32,7 @@ pub const FIRST_SHIM_TOKEN: usize = 1 << 40;
 /// Most requests that wait for one container; further ones are refused.
 const QUEUE_MAX: usize = 256;
 
-/// All containers.
+/// The table of all containers.
 pub struct ContainerManager {
     pub(super) shared: Arc<Shared>,
     pub(super) directories: Directories,

@@ -8,7 +8,7 @@ use sampan_store::Pin;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-/// How a container is to be started.
+/// How to start a container.
 #[derive(Default)]
 pub struct StartOptions {
     /// Streams of a client that is attached from the start, with their descriptors.

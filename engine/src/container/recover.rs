@@ -1,9 +1,9 @@
 //! Finds all containers when the engine starts, and cleans up after shims that were killed.
 //!
 //! [`run`] is called once by the event loop, [`clean_up`] by the manager on threads. A shim that lives reports its
-//! state by itself. If a container's state file says that it runs but its shim does not answer, the shim was killed, or the
-//! host has restarted (another boot id): its processes are killed and its end is announced. Never replaces an exit
-//! code that the shim has recorded.
+//! state by itself. If a container's state file says that it runs but its shim does not answer, the shim was killed,
+//! or the host has restarted (another boot id): its processes are killed and its end is announced. Never replaces an
+//! exit code that the shim has recorded.
 
 use super::definition::Definition;
 use super::directory::{Directories, DirectoryError};

@@ -37,8 +37,8 @@ use std::sync::{Arc, OnceLock};
 /// Exit status of a container that the engine could not start. podman-run(1), "Exit Status".
 pub const CANNOT_START: u8 = 125;
 
-/// Deletes a container whose shim was killed from the OCI runtime, and kills its processes. A container that the runtime
-/// does not know counts as deleted. If the runtime is missing or takes longer than
+/// Deletes a container whose shim was killed from the OCI runtime, and kills its processes. A container that the
+/// runtime does not know counts as deleted. If the runtime is missing or takes longer than
 /// [`sampan_spec::runtime::COMMAND_TIMEOUT`], the engine kills the processes without it.
 ///
 /// # Errors
