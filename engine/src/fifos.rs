@@ -120,7 +120,7 @@ fn make(path: &Path, group: &str) -> Result<(), String> {
     make_parent(path).map_err(|error| report::chain(&error))?;
     if fifo::make(path).map_err(|error| report::chain(&error))? {
         let file = fifo::hold(path).map_err(|error| report::chain(&error))?;
-        fifo::put_right(&file, path, fifo::group(group));
+        fifo::set_owner_and_mode(&file, path, fifo::group(group));
     }
     Ok(())
 }

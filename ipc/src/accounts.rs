@@ -1,30 +1,31 @@
-//! The user and the groups of an installation, and their numbers in /etc/passwd and /etc/group.
+//! The user and the groups of an installation, and their IDs in /etc/passwd and /etc/group.
 //!
-//! Daemons give their sockets to the groups; clients accept a socket of the user. The two files are read directly: the
-//! C library would load its name services into each process, keep them, and ask other hosts. passwd(5), group(5).
+//! Daemons give their sockets to the groups; clients accept a socket that belongs to the user. This module reads the
+//! two files directly: getgrnam(3) would load the name service modules into each process, which take memory and may
+//! query other hosts. passwd(5), group(5).
 
 use std::fs;
 
 /// The user that sampan-monitord runs as under a service manager.
 pub const MONITORD_USER: &str = "sampan";
-/// The group whose members watch events and emit their own.
+/// The group whose members may read events and emit their own.
 pub const WATCH_GROUP: &str = "sampan";
-/// The group whose members write facts into the monitor FIFO.
+/// The group whose members may write facts into the monitor FIFO.
 pub const FACTS_GROUP: &str = "sampan-facts";
-/// The group whose members use the engine, and are root in all but name: they may mount any directory of the host.
+/// The group whose members may use the engine. They can become root, since they may mount any directory of the host.
 pub const ADMIN_GROUP: &str = "sampan-admin";
 
-/// The number of a group; `None` if the host does not have it.
+/// The ID of the group `name`; `None` if the host does not have it.
 pub fn group_id(name: &str) -> Option<u32> {
     number(&fs::read_to_string("/etc/group").ok()?, name)
 }
 
-/// The number of a user; `None` if the host does not have it.
+/// The ID of the user `name`; `None` if the host does not have it.
 pub fn user_id(name: &str) -> Option<u32> {
     number(&fs::read_to_string("/etc/passwd").ok()?, name)
 }
 
-/// The third field of the line of `name`: both files have the number there.
+/// The third field of the line that begins with `name`, which is the ID in both files.
 fn number(file: &str, name: &str) -> Option<u32> {
     let line = file.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split(':').nth(1)?.parse().ok()

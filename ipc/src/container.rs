@@ -1,119 +1,119 @@
-//! What clients ask the engine about containers, and what they hear; part of the protocol of `engine.sock`.
+//! Containers in the protocol of `engine.sock`: arguments of requests, and the data of answers.
 //!
-//! Plain data, pinned by position in postcard: append, never reorder. Names and meanings are docker's, as
-//! docker-create(1), docker-run(1) and docker-ps(1) have them. Nothing here is checked: the engine does that.
+//! Names and meanings are docker's: see docker-create(1), docker-run(1) and docker-ps(1). The types are plain data; the
+//! engine checks the values. postcard numbers fields and variants by position: append, never reorder.
 
 pub use crate::restart_policy::Restart;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Seconds of [`Create::stop_timeout`] that have no end.
+/// Value of [`Create::stop_timeout`] that means no limit.
 pub const FOR_EVER: u32 = u32::MAX;
 
-/// How a container is to be made. What is empty, absent or 0 comes from the image, or is a default.
+/// Options of a new container. An option that is empty, absent or 0 is taken from the image, or has a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
-    /// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; made up if absent.
+    /// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; the engine makes up a name if it is absent.
     pub name: Option<String>,
     /// Reference, digest or unique id prefix of the image.
     pub image: String,
     /// Arguments that replace the image's `Cmd`.
     pub command: Vec<String>,
-    /// Replaces the image's `Entrypoint` (and takes its `Cmd` away); `Some` of nothing clears it.
+    /// Replaces the image's `Entrypoint` and clears its `Cmd`; an empty list clears both.
     pub entrypoint: Option<Vec<String>>,
-    /// `KEY=value`, over the image's.
+    /// `KEY=value`; overrides the image's variable of that name.
     pub env: Vec<String>,
     /// `user[:group]`, names or numbers.
     pub user: Option<String>,
     /// Absolute path of the working directory.
     pub workdir: Option<String>,
-    /// Host name; the first 12 digits of the id if absent.
+    /// Host name; the first 12 digits of the container's ID if absent.
     pub hostname: Option<String>,
-    /// A pseudo-terminal is its stdin, stdout and stderr.
+    /// A pseudo-terminal is the process's stdin, stdout and stderr.
     pub tty: bool,
-    /// Its stdin stays open without a client.
+    /// Stdin stays open while no client is attached.
     pub open_stdin: bool,
-    /// The owner's words.
+    /// Labels; each overrides the image's label with the same key.
     pub labels: Vec<(String, String)>,
     /// Bind mounts and tmpfs, in order.
     pub mounts: Vec<Mount>,
     /// The root file system cannot be written.
     pub read_only: bool,
-    /// Its network.
+    /// The container's network.
     pub network: Network,
-    /// What happens when it ends by itself.
+    /// Whether the container is started again after its process has ended.
     pub restart: Restart,
-    /// It goes when it has ended.
+    /// The container is removed when it has ended.
     pub auto_remove: bool,
-    /// A small init is process 1 and reaps.
+    /// Process 1 is a small init that reaps zombie processes.
     pub init: bool,
-    /// All capabilities and devices, nothing masked, no seccomp.
+    /// All capabilities and devices, no masked paths, no seccomp profile.
     pub privileged: bool,
-    /// Capabilities to add: with or without `CAP_`, any case, or `ALL`.
+    /// Capabilities to add, with or without `CAP_`, in any case; or `ALL`.
     pub cap_add: Vec<String>,
-    /// Capabilities to take away.
+    /// Capabilities to drop, in the same form.
     pub cap_drop: Vec<String>,
     /// `HOST[:CONTAINER[:rwm]]`.
     pub devices: Vec<String>,
-    /// `no-new-privileges[=BOOL]`, `seccomp=FILE|unconfined`, `apparmor=PROFILE`, `label=…`. A seccomp file is
-    /// sent as `seccomp={…}`, the profile itself.
+    /// `no-new-privileges[=BOOL]`, `seccomp=FILE|unconfined`, `apparmor=PROFILE`, `label=…`. The client reads a seccomp
+    /// file and sends its content: `seccomp={…}`.
     pub security: Vec<String>,
-    /// Soft and hard limits by name: `nofile`, 1024, 2048. -1 is no limit.
+    /// Name, soft limit and hard limit, such as `nofile`, 1024, 2048; -1 means no limit.
     pub ulimits: Vec<(String, i64, i64)>,
-    /// Bytes of memory.
+    /// Memory limit in bytes.
     pub memory: Option<u64>,
-    /// Bytes of memory and swap together; -1 is no limit.
+    /// Limit of memory and swap together, in bytes; -1 means no limit.
     pub memory_swap: Option<i64>,
-    /// Billionths of a CPU.
+    /// CPU limit in billionths of a CPU.
     pub nano_cpus: Option<u64>,
-    /// Most processes; -1 is no limit.
+    /// Most processes; -1 means no limit.
     pub pids: Option<i64>,
-    /// Bytes of /dev/shm; 64 MiB if absent.
+    /// Size of /dev/shm in bytes; 64 MiB if absent.
     pub shm_size: Option<u64>,
     /// Name or number of the signal that `stop` sends.
     pub stop_signal: Option<String>,
-    /// Seconds that `stop` waits before it kills; the configured ones if absent. [`FOR_EVER`] is no end.
+    /// Seconds that `stop` waits before it sends SIGKILL; the configured value if absent. [`FOR_EVER`] means no limit.
     pub stop_timeout: Option<u32>,
-    /// `json-file`, `journald` or `none`; the configured one if absent.
+    /// `json-file`, `journald` or `none`; the configured driver if absent.
     pub log_driver: Option<String>,
-    /// `max-size`, `max-file`, … as docker's driver of that name has them.
+    /// `max-size`, `max-file`, …: the options of docker's driver of that name.
     pub log_options: Vec<(String, String)>,
-    /// Name or path of the OCI runtime; the configured one if absent.
+    /// Name or path of the OCI runtime; the configured runtime if absent.
     pub runtime: Option<String>,
-    /// Where the process id of the container goes when it starts.
+    /// The file that gets the ID of the container's process at each start.
     pub pidfile: Option<PathBuf>,
-    /// Who says that the container is ready.
+    /// Which process notifies the service manager that the container is ready.
     pub sdnotify: Notify,
-    /// The socket that `sdnotify` is told through, from the caller's `NOTIFY_SOCKET`.
+    /// The socket for these notifications: the caller's `NOTIFY_SOCKET`. sd_notify(3).
     pub notify_socket: Option<String>,
-    /// `os/arch[/variant]` that the image must be for; not looked at if absent.
+    /// `os/arch[/variant]` that the image must be for; any if absent.
     pub platform: Option<String>,
-    /// What detaches a terminal: `ctrl-p,ctrl-q` if absent.
+    /// Keys that detach a terminal; `ctrl-p,ctrl-q` if absent.
     pub detach_keys: Option<String>,
-    /// Groups of the process beside its own: names or numbers.
+    /// Supplementary groups of the process: names or numbers.
     pub group_add: Vec<String>,
     /// Kernel parameters of the container's namespaces.
     pub sysctls: Vec<(String, String)>,
     /// Annotations of the bundle.
     pub annotations: Vec<(String, String)>,
-    /// The words of the command line that made it, for `sampan generate systemd`.
+    /// The arguments of the command that created the container, for `sampan generate systemd`.
     pub command_line: Vec<String>,
 }
 
-/// Something mounted into a container.
+/// A mount in a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// What kind.
+    /// Bind mount or tmpfs.
     pub kind: MountKind,
     /// Absolute path on the host; empty for tmpfs.
     pub source: String,
     /// Absolute path in the container.
     pub target: String,
-    /// It cannot be written.
+    /// The container cannot write to it.
     pub read_only: bool,
-    /// More mount options, as mount(8) and podman-run(1), "--volume", have them: `rslave`, `exec`, `size=64m`, …
+    /// Further mount options, such as `rslave`, `exec` or `size=64m`. mount(8), and podman-run(1), "--volume".
     pub options: Vec<String>,
-    /// A source that is not there is made, a directory, as docker's `-v` does; else it is an error.
+    /// A missing source is created as a directory, as docker's `-v` does; without this flag it is an error.
     pub make_source: bool,
 }
 
@@ -123,76 +123,78 @@ pub enum MountKind {
     /// A file or directory of the host.
     #[default]
     Bind,
-    /// Memory.
+    /// A file system in memory.
     Tmpfs,
 }
 
 /// A container's network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
-    /// The configured one.
+    /// The configured network.
     #[default]
     Default,
-    /// Loopback alone, and up.
+    /// Only a loopback interface, which is up.
     None,
-    /// The host's.
+    /// The network namespace of the host.
     Host,
 }
 
-/// Who tells the service manager that a container is ready. podman-run(1), "--sdnotify".
+/// Which process notifies the service manager that a container is ready. podman-run(1), "--sdnotify".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notify {
-    /// Nobody.
+    /// None.
     #[default]
     Ignore,
-    /// The container itself: it gets the socket.
+    /// The container's process, which gets the socket.
     Container,
     /// The shim, when the container has started.
     Conmon,
 }
 
-/// One more process in a running container.
+/// A process to run in a running container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// Id, name or unique id prefix of the container.
     pub container: String,
-    /// What is run.
+    /// The program and its arguments.
     pub command: Vec<String>,
-    /// `KEY=value`, over the container's.
+    /// `KEY=value`; overrides the container's variable of that name.
     pub env: Vec<String>,
-    /// As [`Create::user`]; the container's if absent.
+    /// `user[:group]`, names or numbers; the container's user if absent.
     pub user: Option<String>,
-    /// As [`Create::workdir`]; the container's if absent.
+    /// Absolute path of the working directory; the container's if absent.
     pub workdir: Option<String>,
-    /// A pseudo-terminal is its stdin, stdout and stderr.
+    /// A pseudo-terminal is the process's stdin, stdout and stderr.
     pub tty: bool,
-    /// All capabilities.
+    /// The process gets all capabilities.
     pub privileged: bool,
-    /// The client does not wait for it.
+    /// The client does not wait for the process.
     pub detach: bool,
-    /// Descriptors that come along, in this order; none if it is detached.
+    /// Which descriptors come with the request; none with `detach`.
     pub streams: Streams,
     /// Rows and columns of the terminal.
     pub size: (u16, u16),
-    /// As [`Create::detach_keys`]; only told, the client looks for them.
+    /// Keys that detach the terminal. The client itself watches for them.
     pub detach_keys: Option<String>,
 }
 
-/// Which descriptors come with a request that attaches: the control socket first, always, then those that are
-/// true here, in this order. Each is a pipe or a stream socket that the client made, or a pipe that it inherited.
-/// With a terminal only `stdin` is set: one stream socket for both ways.
+/// Which descriptors come with a request that attaches a client.
+///
+/// The control socket always comes first; then a descriptor for each field that is true, in this order. Each is a pipe
+/// or a stream socket that the client made, or a pipe that it inherited. With a terminal only `stdin` is true: one
+/// stream socket carries both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Streams {
-    /// The container reads from it.
+    /// The container's stdin.
     pub stdin: bool,
-    /// The container's stdout goes there.
+    /// The container's stdout.
     pub stdout: bool,
-    /// The container's stderr goes there.
+    /// The container's stderr.
     pub stderr: bool,
 }
 
 impl Streams {
-    /// How many descriptors come along, the control socket included.
+    /// Number of descriptors, including the control socket.
     pub fn count(self) -> usize {
         1 + usize::from(self.stdin) + usize::from(self.stdout) + usize::from(self.stderr)
     }
@@ -210,11 +212,11 @@ pub enum Control {
     Detach,
 }
 
-/// A message of the shim on a client's control socket. If the shim closes the socket without [`AttachMessage::Exited`] or
-/// [`AttachMessage::Failed`], the shim itself has died.
+/// A message of the shim on a client's control socket. If the shim closes the socket without [`AttachMessage::Exited`]
+/// or [`AttachMessage::Failed`], the shim itself has died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AttachMessage {
-    /// The process runs; its id on the host.
+    /// The process runs; this is its ID on the host.
     Started(i32),
     /// The process could not be started: exit status 125, 126 or 127, and the reason.
     Failed(u8, String),
@@ -228,16 +230,16 @@ pub enum AttachMessage {
 /// Longest frame on a control socket, in bytes.
 pub const CONTROL_MAX: usize = 8 << 10;
 
-/// Which containers are listed. Values of one key are OR, keys are AND, labels are AND. docker-ps(1).
+/// Which containers to list. Filters with one key are OR, different keys are AND, several labels are AND. docker-ps(1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
-    /// Also those that do not run.
+    /// Include containers that do not run.
     pub all: bool,
-    /// The newest so many, running or not; 0 is no limit.
+    /// List only this number of the newest containers, running or not; 0 means no limit.
     pub last: u32,
     /// `KEY=VALUE`: id, name, label, exited, status, ancestor, before, since, volume, network.
     pub filters: Vec<String>,
-    /// With the bytes of what was written into the root file system.
+    /// Include the number of bytes written to each root file system.
     pub size: bool,
 }
 
@@ -246,37 +248,37 @@ pub struct Listing {
 pub struct Summary {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// Its name.
+    /// The container's name.
     pub name: String,
-    /// The image as it was asked for.
+    /// The image as the request named it.
     pub image: String,
-    /// The image's id.
+    /// The image's ID.
     pub image_id: String,
-    /// What runs in it, in words.
+    /// The program and its arguments, joined by spaces and cropped.
     pub command: String,
-    /// When it was made, in nanoseconds since the epoch.
+    /// When the container was created, in nanoseconds since the epoch.
     pub created: i64,
-    /// Its phase.
+    /// The container's phase.
     pub phase: Phase,
-    /// Its process; 0 if none runs.
+    /// ID of the container's process; 0 if none runs.
     pub pid: i32,
-    /// Its last exit code.
+    /// The last exit code.
     pub exit_code: i32,
-    /// When it started last, in nanoseconds since the epoch; 0 if never.
+    /// When the container last started, in nanoseconds since the epoch; 0 if never.
     pub started: i64,
-    /// When it ended last; 0 if never.
+    /// When the container last ended, in nanoseconds since the epoch; 0 if never.
     pub finished: i64,
-    /// How often it was started again by its policy.
+    /// Number of starts by the restart policy.
     pub restarts: u32,
-    /// Its labels.
+    /// The container's labels.
     pub labels: Vec<(String, String)>,
-    /// Targets and sources of its mounts.
+    /// Targets and sources of the mounts.
     pub mounts: Vec<String>,
     /// `none` or `host`.
     pub network: String,
-    /// Bytes written into its root file system, if they were asked for.
+    /// Bytes written to the root file system; `None` if the request did not include them.
     pub size: Option<u64>,
-    /// Why it could not be started, or was declared dead; empty otherwise.
+    /// Why the container could not be started, or was declared dead; empty otherwise.
     pub error: String,
 }
 
@@ -314,7 +316,7 @@ impl Phase {
         }
     }
 
-    /// True if it has a process.
+    /// Whether the container has a process.
     pub fn is_alive(self) -> bool {
         matches!(self, Phase::Running | Phase::Paused)
     }

@@ -1,9 +1,9 @@
 //! The protocol of `engine.sock`: requests of clients and answers of the engine.
 //!
-//! Each connection carries one request. The client sends one [`Opening`], with the descriptors of the request by SCM_RIGHTS
-//! on its first byte. The engine sends [`Answer`]s, the last of which is [`Answer::Done`] or [`Answer::Error`]; only then is
-//! the work finished. A stream that ends without either is broken. A client cancels by closing the connection: see
-//! [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
+//! Each connection carries one request. The client sends one [`Opening`], with the descriptors of the request by
+//! SCM_RIGHTS on its first byte. The engine sends [`Answer`]s, the last of which is [`Answer::Done`] or
+//! [`Answer::Error`]; only then is the work finished. A stream that ends without either is broken. A client cancels by
+//! closing the connection: see [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
 
 use crate::container;
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,8 @@ pub enum Request {
     Import(Import),
     /// Serve the store as a read-only registry until the client closes the connection; answered by [`Answer::Serving`].
     Serve(Serve),
-    /// Load images from an archive or a layout, whose descriptor comes with the request; answered like [`Request::Pull`].
+    /// Load images from an archive or a layout, whose descriptor comes with the request; answered like
+    /// [`Request::Pull`].
     Load(Load),
     /// Save images to the descriptor that comes with the request; answered like [`Request::Pull`].
     Save(Save),
@@ -137,8 +138,8 @@ pub enum Request {
         /// Id, name or unique id prefix.
         container: String,
     },
-    /// Run another process in a container; descriptors as [`container::Exec::streams`] says. Answered by [`Answer::Done`],
-    /// whose `reference` is the ID of the execution, when the process runs.
+    /// Run another process in a container; descriptors as [`container::Exec::streams`] says. Answered by
+    /// [`Answer::Done`], whose `reference` is the ID of the execution, when the process runs.
     Exec(Box<container::Exec>),
     /// Attach the client to the streams of a container; answered by [`Answer::Done`] once it is attached.
     Attach {
@@ -171,8 +172,8 @@ pub enum Request {
     /// The `credential-helpers` of containers-registries.conf(5), which the user's own process asks; answered by
     /// [`Answer::CredentialHelpers`].
     CredentialHelpers,
-    /// Start a container as a systemd unit: the client is the unit's main process, and becomes the shim by execve(2). Only
-    /// for root. Answered by [`Answer::Shim`].
+    /// Start a container as a systemd unit: the client is the unit's main process, and becomes the shim by execve(2).
+    /// Only for root. Answered by [`Answer::Shim`].
     StartUnit(Box<StartUnit>),
 }
 
@@ -181,30 +182,30 @@ pub enum Request {
 pub struct Start {
     /// Id, name or unique id prefix of the container.
     pub container: String,
-    /// Descriptors that come along: the client is attached.
+    /// Which descriptors come with the request, if the client attaches itself.
     pub attach: Option<container::Streams>,
     /// Rows and columns of the terminal.
     pub size: (u16, u16),
 }
 
-/// Arguments of [`Request::StartUnit`]: what systemd has told the main process of the unit.
+/// Arguments of [`Request::StartUnit`], from the environment that systemd gave to the main process of the unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartUnit {
     /// Id, name or unique id prefix of the container.
     pub container: String,
-    /// Who says that the unit is ready; if absent, the container if it was made so, else the shim.
+    /// Which process notifies systemd. If absent: the container if it was created with that option, otherwise the shim.
     pub notify: Option<container::Notify>,
     /// NOTIFY_SOCKET. sd_notify(3).
     pub notify_socket: Option<String>,
     /// WATCHDOG_USEC. sd_watchdog_enabled(3).
     pub watchdog_us: Option<u64>,
-    /// LISTEN_FDS: how many descriptors from 3 on process 1 of the container gets. sd_listen_fds(3).
+    /// LISTEN_FDS: the number of descriptors, from 3 on, that process 1 of the container inherits. sd_listen_fds(3).
     pub listen: u32,
     /// LISTEN_FDNAMES.
     pub listen_names: Option<String>,
-    /// The standard output and error of the unit get what the container writes.
+    /// Whether the container's stdout (first) and stderr (second) are copied to those of the unit.
     pub streams: [bool; 2],
-    /// The client's process id. Never sent: the engine asks the kernel.
+    /// The client's process ID. Not on the wire: the engine gets it from the kernel.
     #[serde(skip)]
     pub pid: i32,
 }
@@ -214,16 +215,16 @@ pub struct StartUnit {
 pub struct Stop {
     /// Id, name or unique id prefix of the container.
     pub container: String,
-    /// Seconds to wait before SIGKILL; negative means without limit; if absent, the container's own.
+    /// Seconds to wait before SIGKILL; a negative value means no limit. If absent, the container's stop timeout.
     pub timeout: Option<i64>,
-    /// Name or number; the container's if absent.
+    /// Name or number of the signal; the container's stop signal if absent.
     pub signal: Option<String>,
 }
 
 /// Arguments of [`Request::Pull`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pull {
-    /// What the person typed: `alpine`, `host:5000/name:tag`, `name@sha256:…`.
+    /// The reference as the person typed it: `alpine`, `host:5000/name:tag`, `name@sha256:…`.
     pub reference: String,
     /// `os/arch[/variant]`; the host's if absent.
     pub platform: Option<String>,
@@ -231,7 +232,7 @@ pub struct Pull {
     pub detach: bool,
     /// Allow plain HTTP, and HTTPS without verifying the certificate, for this registry.
     pub insecure: bool,
-    /// All tags of the repository; `reference` then has neither tag nor digest.
+    /// Pull all tags of the repository; `reference` then has neither tag nor digest.
     pub all_tags: bool,
     /// Keep the layers' blobs and do not unpack them.
     pub no_unpack: bool,
@@ -244,7 +245,7 @@ pub struct Pull {
 /// A credential for a registry. Its `Debug` form hides secrets.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
-    /// `host[:port][/path…]`, as the keys of containers-auth.json(5).
+    /// `host[:port][/path…]`, like the keys of containers-auth.json(5).
     pub registry: String,
     /// User name; empty with an identity token.
     pub username: String,
@@ -263,11 +264,11 @@ impl fmt::Debug for Credential {
 /// Arguments of [`Request::Load`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
-    /// What the descriptor is.
+    /// What the descriptor refers to.
     pub source: Container,
-    /// Only the image of this name within; all images if absent.
+    /// Load only the image with this name in the archive; all images if absent.
     pub select: Option<String>,
-    /// Reference that the image gets, instead of the names that it has there.
+    /// Reference for the image, instead of its names in the archive.
     pub reference: Option<String>,
     /// `os/arch[/variant]`; the host's if absent.
     pub platform: Option<String>,
@@ -275,15 +276,16 @@ pub struct Load {
     pub no_unpack: bool,
 }
 
-/// What holds images outside of a store. containers-transports(5).
+/// A form of images outside a store. containers-transports(5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Container {
-    /// A tar as `docker save` writes it. When loading, of either form: what it is shows.
+    /// A tar as `docker save` writes it. A request to load also takes a tar of an OCI image layout: the engine looks at
+    /// the content.
     #[default]
     DockerArchive,
     /// A tar of an OCI image layout.
     OciArchive,
-    /// The directory of an OCI image layout; the descriptor is of the directory.
+    /// The directory of an OCI image layout; the descriptor refers to the directory.
     OciLayout,
 }
 
@@ -292,9 +294,9 @@ pub enum Container {
 pub struct Save {
     /// References, digests or unique id prefixes.
     pub names: Vec<String>,
-    /// What the descriptor becomes.
+    /// The form in which the engine writes to the descriptor.
     pub target: Container,
-    /// Name of the one image within; the reference that was given if absent.
+    /// Name in the archive, if `names` has one image; the image's reference if absent.
     pub rename: Option<String>,
 }
 
@@ -303,33 +305,33 @@ pub struct Save {
 pub struct Push {
     /// Reference, digest or unique id prefix of the image.
     pub source: String,
-    /// Where it goes: `host[:port]/path[:tag]`; the source's reference if absent.
+    /// Destination, `host[:port]/path[:tag]`; the source's reference if absent.
     pub target: Option<String>,
-    /// As [`Pull::detach`].
+    /// See [`Pull::detach`].
     pub detach: bool,
-    /// As [`Pull::insecure`].
+    /// See [`Pull::insecure`].
     pub insecure: bool,
     /// Most bytes per second to the network; 0 means no limit for this push.
     pub bytes_per_second: u64,
-    /// As [`Pull::credentials`].
+    /// See [`Pull::credentials`].
     pub credentials: Vec<Credential>,
 }
 
 /// Arguments of [`Request::Login`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
-    /// What is to be tried, and where.
+    /// The credential to check, and its registry.
     pub credential: Credential,
-    /// As [`Pull::insecure`].
+    /// See [`Pull::insecure`].
     pub insecure: bool,
 }
 
 /// Arguments of [`Request::Prune`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prune {
-    /// Also images that have a name, as long as nothing uses them.
+    /// Also remove images that have a reference, if nothing uses them.
     pub all: bool,
-    /// Only images made before this time, in nanoseconds since the epoch.
+    /// Only images created before this time, in nanoseconds since the epoch.
     pub until: Option<i64>,
     /// Only images with these labels: `KEY` or `KEY=VALUE`.
     pub labels: Vec<String>,
@@ -338,22 +340,22 @@ pub struct Prune {
 /// Arguments of [`Request::Verify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verify {
-    /// Also compare the unpacked layers, file by file, with their blobs.
+    /// Also compare each file of the unpacked layers with the layer's blob.
     pub deep: bool,
 }
 
 /// Arguments of [`Request::Import`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Import {
-    /// Reference that the new image gets.
+    /// Reference for the new image.
     pub reference: String,
-    /// How many descriptors come with the request: 1 to [`DESCRIPTORS_MAX`].
+    /// Number of descriptors that come with the request, from 1 to [`DESCRIPTORS_MAX`].
     pub layers: u32,
     /// `os/arch[/variant]`; the host's if absent.
     pub platform: Option<String>,
     /// Default command of the image.
     pub cmd: Vec<String>,
-    /// `KEY=value` environment.
+    /// Environment of the image: `KEY=value`.
     pub env: Vec<String>,
     /// Labels of the image.
     pub labels: Vec<(String, String)>,
@@ -364,247 +366,248 @@ pub struct Import {
 pub struct Serve {
     /// `ADDRESS:PORT` to listen on; port 0 lets the kernel choose.
     pub listen: String,
-    /// At most so many body bytes per second, all connections together; 0 is no limit.
+    /// Most body bytes per second over all connections; 0 means no limit.
     pub bytes_per_second: u64,
 }
 
-/// What the engine answers.
+/// An answer of the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The work is finished, and well; the last frame of a stream.
+    /// The request has succeeded; the last frame of a stream.
     Done(Done),
-    /// The work failed, or was refused; the last frame of a stream.
+    /// The request has failed or is refused; the last frame of a stream.
     Error(Failure),
-    /// The job that the answer is about, with all its rows; the first frame of a watched job.
+    /// The requested job with all its rows; the first frame about a job that the client watches.
     Job(Job),
-    /// Rows that changed since the last frame, at most every 100 ms.
+    /// Rows that have changed since the last frame; sent at most every 100 ms.
     Rows {
         /// The job's number.
         job: u64,
-        /// Only the changed ones.
+        /// The rows that have changed.
         rows: Vec<Row>,
     },
     /// Answer to [`Request::Jobs`]; `Done` follows.
     Jobs(Vec<Job>),
-    /// Answer to [`Request::Images`]; `Done` follows. Several frames if there are many.
+    /// Answer to [`Request::Images`], in several frames if there are many images; `Done` follows.
     Images(Vec<Image>),
-    /// Answer to [`Request::Inspect`]; `Done` follows.
+    /// Answer to [`Request::Inspect`] and [`Request::InspectContainer`]; `Done` follows.
     Json(String),
     /// Answer to [`Request::Info`]; `Done` follows.
     Info(Box<Info>),
-    /// The registry listens; `Done` follows when it ends.
+    /// The registry listens; `Done` follows when the registry ends.
     Serving {
-        /// `ADDRESS:PORT` that it listens on in truth.
+        /// `ADDRESS:PORT` that the registry listens on, with the port that the kernel chose for port 0.
         address: String,
     },
-    /// Something that a person should read once; the work goes on.
+    /// A note that the client shows to the person; the work goes on.
     Note(String),
     /// Answer to [`Request::Usage`]; `Done` follows.
     Usage(Vec<Usage>),
-    /// The same image by image, behind [`Answer::Usage`]. Several frames if there are many.
+    /// Disk usage of each image, in several frames if there are many images; sent after [`Answer::Usage`].
     ImageUsage(Vec<ImageUsage>),
-    /// The container that was made: its id, and what a person should be told about it; `Done` follows.
+    /// The new container; `Done` follows.
     Container {
         /// 64 hexadecimal digits.
         id: String,
-        /// Its name.
+        /// The container's name.
         name: String,
-        /// What the host cannot do and was left out.
+        /// Options that the engine left out because the host does not support them.
         warnings: Vec<String>,
     },
-    /// Answer to [`Request::Containers`]; `Done` follows. Several frames if there are many.
+    /// Answer to [`Request::Containers`], in several frames if there are many containers; `Done` follows.
     Containers(Vec<container::Summary>),
-    /// It has ended; `Done` follows.
+    /// Answer to [`Request::Wait`]: the container has ended; `Done` follows.
     Exit {
-        /// Its exit code.
+        /// The container's exit code.
         code: i32,
-        /// Why it could not be started, or was declared dead; empty otherwise.
+        /// Why the container could not be started, or was declared dead; empty otherwise.
         error: String,
     },
-    /// The log's files come along, oldest first; `Done` follows.
+    /// Answer to [`Request::Logs`], with the descriptors of the log's files, oldest first; `Done` follows.
     Log {
-        /// `json-file`, or a driver whose log is not in files: then none come along.
+        /// The log driver: `json-file`, or a driver without files.
         driver: String,
-        /// How many descriptors come along.
+        /// Number of descriptors that come with the answer.
         files: u32,
-        /// True if the container may still write.
+        /// Whether the container may still write to the log.
         is_open: bool,
     },
     /// Answer to [`Request::Top`]; `Done` follows.
     Processes(Vec<i32>),
-    /// Answer to [`Request::CredentialHelpers`], in order; none if nothing is set. `Done` follows.
+    /// Answer to [`Request::CredentialHelpers`]: the helpers in the order of the configuration; `Done` follows.
     CredentialHelpers(Vec<String>),
-    /// Answer to [`Request::StartUnit`]. The shim's standard input comes along; `Done` follows.
+    /// Answer to [`Request::StartUnit`], with the descriptor of the shim's standard input; `Done` follows.
     Shim {
-        /// The program that the client becomes.
+        /// The program that the client executes in its place.
         program: String,
-        /// Its words, its name first.
+        /// The program's arguments, argv[0] first.
         words: Vec<String>,
     },
 }
 
-/// One kind of thing in the store, and what it takes.
+/// Disk usage of one kind of data in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// `images` (blobs and unpacked layers), `layers` (the unpacked layers, a part of `images`), `partials`, `containers`.
+    /// `images` (blobs and unpacked layers), `layers` (the unpacked layers, a part of `images`), `partials`,
+    /// `containers`.
     pub kind: String,
-    /// How many there are.
+    /// Number of objects of this kind.
     pub count: u64,
-    /// How many of them something names or uses.
+    /// Number of objects that something names or uses.
     pub active: u64,
-    /// Bytes that all of them take on the disk.
+    /// Bytes on the disk of all objects.
     pub size: u64,
-    /// Bytes that would be free without those that nothing needs.
+    /// Bytes on the disk that a prune would free.
     pub reclaimable: u64,
 }
 
-/// One image, and what it takes on the disk.
+/// Disk usage of one image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageUsage {
-    /// Which.
+    /// The image.
     pub image: Image,
-    /// Bytes of its blobs and unpacked layers, as in `image`.
+    /// Bytes on the disk of the image's blobs and unpacked layers.
     pub size: u64,
-    /// Those of them that no other image needs.
+    /// The part of `size` that no other image shares.
     pub unique: u64,
-    /// True if a job needs it just now.
+    /// Whether a job uses the image at this moment.
     pub in_use: bool,
 }
 
-/// How work ended well.
+/// The result of a request that has succeeded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
-    /// The canonical reference that the work was about: `host/name:tag`, or empty.
+    /// The canonical reference of the image, `host/name:tag`; empty if there is none.
     pub reference: String,
-    /// The manifest's digest: `sha256:…`, or empty.
+    /// The digest of the image's manifest, `sha256:…`; empty if there is none.
     pub digest: String,
     /// True if there was nothing to do (the image was up to date).
     pub unchanged: bool,
-    /// References and digests that went, for [`Request::Remove`] and [`Request::Prune`].
+    /// References and digests that [`Request::Remove`] or [`Request::Prune`] has removed.
     pub removed: Vec<String>,
-    /// References that are there now, where there may be several: [`Pull::all_tags`], [`Request::Load`].
+    /// References of all images, if there may be several: after [`Pull::all_tags`] and [`Request::Load`].
     pub references: Vec<String>,
-    /// Bytes of the disk that became free.
+    /// Bytes of disk space that the request has freed.
     pub freed: u64,
 }
 
-/// How work failed.
+/// Why a request has failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind of failure it is.
     pub code: Code,
-    /// What was attempted, on what, and why it failed; one line without a full stop.
+    /// One line without a full stop: what was attempted, on what, and why it failed.
     pub message: String,
-    /// What the person may do about it; empty if nothing comes to mind.
+    /// What the person can do about the failure; empty if unknown.
     pub hint: String,
 }
 
 /// Kinds of [`Failure`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Code {
-    /// The work was tried and failed.
+    /// The engine tried to do what was requested, and failed.
     #[default]
     Failed,
-    /// The request is malformed, or an argument makes no sense.
+    /// The request is malformed, or an argument is invalid.
     Usage,
-    /// There is no such image, job or reference.
+    /// There is no such image, container, job or reference.
     NotFound,
-    /// A name stands for several things, or a thing is in use.
+    /// A name is ambiguous, or the object is in use.
     Conflict,
     /// The job was cancelled.
     Cancelled,
-    /// The protocol version is not spoken here.
+    /// The engine does not speak the protocol version of the request.
     Version,
-    /// A container's command cannot be run: exit status 126 of `run` and `exec`.
+    /// A container's command cannot be executed: exit status 126 of `run` and `exec`.
     CannotRun,
-    /// A container's command is not there: exit status 127.
+    /// A container's command does not exist: exit status 127 of `run` and `exec`.
     NoCommand,
 }
 
-/// One piece of work.
+/// A job: work of the engine that clients can watch and cancel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its number, rising by one.
+    /// The job's number; each new job has the next higher number.
     pub id: u64,
-    /// What it does: `pull`, `import`, `serve`, `load`, `save`, `push`, `verify`.
+    /// The kind of job: `pull`, `import`, `serve`, `load`, `save`, `push` or `verify`.
     pub kind: String,
-    /// The canonical reference or address that it is about.
+    /// The canonical reference of the image, or the address of the registry.
     pub subject: String,
-    /// Where it stands.
+    /// The job's state.
     pub state: JobState,
-    /// Its rows in manifest order, lowest layer first.
+    /// One row per layer in manifest order, lowest layer first.
     pub rows: Vec<Row>,
-    /// When it began, in nanoseconds since the epoch.
+    /// When the job began, in nanoseconds since the epoch.
     pub started: i64,
-    /// When it ended; 0 while it runs.
+    /// When the job ended, in nanoseconds since the epoch; 0 while it runs.
     pub ended: i64,
-    /// Why it failed; empty otherwise.
+    /// Why the job failed; empty otherwise.
     pub error: String,
-    /// How many clients watch it.
+    /// Number of clients that watch the job.
     pub watchers: u32,
-    /// True if it goes on when nobody watches.
+    /// Whether the job goes on when no client watches it.
     pub detached: bool,
 }
 
-/// Where a [`Job`] stands.
+/// The state of a [`Job`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobState {
-    /// At work.
+    /// The job runs.
     #[default]
     Running,
-    /// Finished well.
+    /// The job has succeeded.
     Done,
-    /// Finished badly; see [`Job::error`].
+    /// The job has failed; see [`Job::error`].
     Failed,
-    /// Ended by a person, or because nobody watched any more.
+    /// A client cancelled the job, or the last client stopped watching a job without [`Job::detached`].
     Cancelled,
 }
 
-/// One line of progress: a layer.
+/// The progress of one layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Position in the manifest, from 0.
     pub index: u32,
     /// First 12 hex digits of the blob's digest.
     pub id: String,
-    /// What is being done.
+    /// What the job is doing with the layer.
     pub phase: Phase,
-    /// Bytes done of `total`, of the blob as it is downloaded.
+    /// Bytes done of `total`.
     pub current: u64,
-    /// Size of the blob in bytes, known from the manifest.
+    /// Size of the blob in bytes, from the manifest.
     pub total: u64,
-    /// Which try this is, from 1; 0 before the first.
+    /// Number of the attempt, from 1; 0 before the first attempt.
     pub attempt: u32,
-    /// What a person should know: why it is retried, why it failed; else empty.
+    /// Why the job tries the layer again, or why the layer failed; empty otherwise.
     pub note: String,
 }
 
-/// What is being done to a [`Row`]'s blob.
+/// What a job is doing with the blob of a [`Row`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Phase {
-    /// Nothing yet; a slot is awaited.
+    /// Nothing yet; the job waits for a free slot.
     #[default]
     Waiting,
-    /// Bytes arrive (and are unpacked as they do).
+    /// The job downloads the blob, and unpacks the bytes as they arrive.
     Downloading,
-    /// All bytes are here; digests are compared.
+    /// The download is complete; the job compares digests.
     Verifying,
-    /// All bytes are here; the rest is unpacked.
+    /// The download is complete; the job unpacks the rest.
     Extracting,
-    /// In the store.
+    /// The layer is in the store.
     Complete,
-    /// Was in the store before.
+    /// The layer was in the store before the job began.
     Exists,
-    /// Given up; see [`Row::note`].
+    /// The job has given up; see [`Row::note`].
     Failed,
-    /// Bytes are sent to a registry.
+    /// The job sends the blob to a registry.
     Uploading,
-    /// Bytes are written to an archive or a layout.
+    /// The job writes the blob to an archive or a layout.
     Saving,
 }
 
 impl Phase {
-    /// The word for it, in progress lines and JSON.
+    /// The name of the phase in progress lines and JSON.
     pub fn word(self) -> &'static str {
         match self {
             Phase::Waiting => "waiting",
@@ -623,51 +626,51 @@ impl Phase {
 /// One image of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// Its references, canonical; none for one that lost its last.
+    /// The image's canonical references; none if the last one was removed or moved to another image.
     pub references: Vec<String>,
-    /// Digest of its manifest.
+    /// Digest of the image's manifest.
     pub digest: String,
-    /// Digest of its config: the image's id.
+    /// Digest of the image's config, which is the image's ID.
     pub id: String,
     /// `os/arch[/variant]`.
     pub platform: String,
-    /// Bytes that its blobs and unpacked layers take on the disk, whether or not other images share them.
+    /// Bytes on the disk of the image's blobs and unpacked layers, including those that other images share.
     pub size: u64,
     /// Number of layers.
     pub layers: u32,
-    /// When it was made, in nanoseconds since the epoch; `None` if it does not say.
+    /// When the image was created, in nanoseconds since the epoch; `None` if its config does not say.
     pub created: Option<i64>,
 }
 
-/// What the engine is.
+/// The state of the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
     /// Program version.
     pub version: String,
-    /// Process id.
+    /// Process ID.
     pub pid: u32,
-    /// Time since start, in milliseconds.
+    /// Time since the engine's start, in milliseconds.
     pub uptime_ms: u64,
-    /// The store's directory.
+    /// Directory of the store.
     pub store: String,
     /// Number of images.
     pub images: u64,
-    /// Number of jobs at work.
+    /// Number of running jobs.
     pub jobs: u64,
-    /// Events that wait to be written to the monitor FIFO.
+    /// Number of events that wait to be written to the monitor FIFO.
     pub events_spooled: u64,
-    /// Events given up since start.
+    /// Number of events that the engine has dropped since its start.
     pub events_lost: u64,
     /// The OCI runtime and its version, or why there is none.
     pub runtime: String,
-    /// Number of containers, and of those that run and are paused.
+    /// Number of all containers, of running containers, and of paused containers.
     pub containers: (u64, u64, u64),
-    /// `v1`, `v2`, `hybrid`, and the driver: `cgroupfs` or `systemd`.
+    /// Version of control groups (`v1`, `v2` or `hybrid`), and the driver (`cgroupfs` or `systemd`).
     pub cgroup: (String, String),
-    /// How root file systems are made: `overlay`, or `copy` and why.
+    /// How the engine makes root file systems: `overlay`, or `copy` and the reason.
     pub rootfs: String,
     /// The default log driver.
     pub log_driver: String,
-    /// Kernel security features at work: `seccomp`, `apparmor=PROFILE`, `selinux=TYPE`, `cgroupns`.
+    /// Kernel security features that containers use: `seccomp`, `apparmor=PROFILE`, `selinux=TYPE`, `cgroupns`.
     pub security: Vec<String>,
 }

@@ -1,7 +1,8 @@
-//! The two FIFOs as files: made, found, and given to those who may write into them.
+//! The monitor FIFO and the emit FIFO as files: creates and opens them, and sets their owner and mode.
 //!
-//! monitord opens them to read, the engine to keep what is in them; both come here, so that a FIFO has the same owner and
-//! mode whoever makes it. Nothing here reads or writes a byte of one.
+//! monitord opens them to read records. The engine opens them to preserve their content while monitord does not run.
+//! Both use this module, so that owner and mode do not depend on which of them created the FIFO. It never reads or
+//! writes records.
 
 use crate::accounts;
 use nix::errno::Errno;
@@ -12,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Mode of a FIFO that belongs to such a group: its members write, and only the owner reads.
+/// Mode of a FIFO that is given to a group: its members may write, and only the owner may read.
 const SHARED: u32 = 0o620;
 /// Mode of any other FIFO.
 const PRIVATE: u32 = 0o600;
@@ -20,28 +21,28 @@ const PRIVATE: u32 = 0o600;
 /// Why a FIFO cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Something else is in its place.
+    /// The path is not a FIFO.
     #[error("cannot use {}: it is {kind}, not a FIFO", path.display())]
     NotFifo {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file at the path.
         kind: &'static str,
     },
-    /// The file system refuses.
+    /// A system call failed.
     #[error("cannot open FIFO {}", path.display())]
     Io {
         /// The path.
         path: PathBuf,
-        /// Why not.
+        /// Why it failed.
         source: io::Error,
     },
 }
 
-/// Makes the FIFO at `path` unless something is there: mode 0600 until [`put_right`]. True if it was made.
+/// Creates the FIFO at `path` with mode 0600, unless the path exists. Returns true if it created the FIFO.
 ///
 /// # Errors
-/// [`OpenError::Io`].
+/// [`OpenError::Io`] if mkfifo(3) fails for another reason.
 pub fn make(path: &Path) -> Result<bool, OpenError> {
     match mkfifo(path, Mode::from_bits_truncate(PRIVATE)) {
         Ok(()) => Ok(true),
@@ -50,22 +51,23 @@ pub fn make(path: &Path) -> Result<bool, OpenError> {
     }
 }
 
-/// Opens the FIFO at `path` for reading and writing; never waits, and follows no symbolic link.
+/// Opens the FIFO at `path` for reading and writing. Never blocks; does not follow a symbolic link.
 ///
 /// # Errors
-/// [`OpenError`]; whatever is in its place stays as it is.
+/// [`OpenError::NotFifo`] if `path` is another kind of file, which stays unchanged; [`OpenError::Io`] if it cannot be
+/// opened.
 pub fn hold(path: &Path) -> Result<File, OpenError> {
     let failed = |source| OpenError::Io { path: path.to_owned(), source };
     let meta = std::fs::symlink_metadata(path).map_err(failed)?;
     if let Some(kind) = other_kind(&meta.file_type()) {
         return Err(OpenError::NotFifo { path: path.to_owned(), kind });
     }
-    // O_RDWR although nobody both reads and writes here: with a write end of its own no reader sees end-of-file when
-    // the last writer leaves, and with a read end the content outlives the last reader. Linux allows it, POSIX leaves
-    // it undefined. fifo(7).
+    // O_RDWR although no process both reads and writes here. With its own write end open, a reader does not see
+    // end-of-file when the last writer exits. With a read end open, the content survives the exit of the last reader.
+    // Linux allows O_RDWR on a FIFO, POSIX leaves it undefined. fifo(7).
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
     let fifo = open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-    // It may have been replaced since it was looked at.
+    // The path may have been replaced since symlink_metadata.
     match fstat(&fifo) {
         Ok(stat) if is_fifo(&stat) => Ok(File::from(fifo)),
         Ok(_) => Err(OpenError::NotFifo { path: path.to_owned(), kind: "something else" }),
@@ -73,27 +75,27 @@ pub fn hold(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// True if `stat` is of a FIFO.
+/// Whether `stat` describes a FIFO.
 pub fn is_fifo(stat: &FileStat) -> bool {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
 }
 
-/// Gives the open FIFO to this process's user; to `group` with mode 0620 as far as that is possible, else mode 0600.
+/// Gives the open FIFO to this process's user, and to `group` with mode 0620; without a group the mode is 0600.
 ///
-/// Only root gives it to a group: the FIFO of an ordinary user is that user's own. What cannot be put right is logged with
-/// what it means.
-pub fn put_right(fifo: &File, path: &Path, group: Option<Gid>) {
+/// Only root gives the FIFO to a group: the FIFO of an ordinary user stays private. Failures are logged.
+pub fn set_owner_and_mode(fifo: &File, path: &Path, group: Option<Gid>) {
     let path = path.display();
     let stat = match fstat(fifo) {
         Ok(stat) => stat,
-        Err(errno) => return log::warn!("cannot look at FIFO {path}: {errno}"),
+        Err(errno) => return log::warn!("cannot stat FIFO {path}: {errno}"),
     };
     let (owner, own) = (Uid::from_raw(stat.st_uid), geteuid());
     if owner != own {
         match fchown(fifo, Some(own), None) {
-            Ok(()) => log::info!("FIFO {path} belonged to user {owner} and belongs to user {own} now"),
+            Ok(()) => log::info!("changed the owner of FIFO {path} from user {owner} to user {own}"),
             Err(errno) => log::warn!(
-                "FIFO {path} belongs to user {owner}, who can read and take events: cannot give it to user {own}: {errno}"
+                "cannot change the owner of FIFO {path} from user {owner} to user {own}: {errno}: \
+                 user {owner} can read and take events"
             ),
         }
     }
@@ -103,7 +105,7 @@ pub fn put_right(fifo: &File, path: &Path, group: Option<Gid>) {
             Ok(()) => true,
             Err(errno) => {
                 log::warn!(
-                    "cannot give FIFO {path} to group {group}, whose members cannot write now: {errno}"
+                    "cannot give FIFO {path} to group {group}: {errno}: its members cannot write events"
                 );
                 false
             }
@@ -116,22 +118,24 @@ pub fn put_right(fifo: &File, path: &Path, group: Option<Gid>) {
     match fchmod(fifo, Mode::from_bits_truncate(wanted)) {
         Err(errno) => {
             log::warn!(
-                "FIFO {path} has mode {mode:o}, which says who may write: cannot make it {wanted:o}: {errno}"
+                "cannot change the mode of FIFO {path} from {mode:o} to {wanted:o}: {errno}: \
+                 the old mode still decides who may write"
             );
         }
         Ok(()) if mode & !wanted != 0 => log::warn!(
-            "FIFO {path} had mode {mode:o} and has {wanted:o} now: who opened it before can still write into it"
+            "changed the mode of FIFO {path} from {mode:o} to {wanted:o}: \
+             processes that opened it earlier can still write into it"
         ),
         Ok(()) => {}
     }
 }
 
-/// The number of the group `name`, if this host has it.
+/// The ID of the group `name`; `None` if the host does not have it.
 pub fn group(name: &str) -> Option<Gid> {
     accounts::group_id(name).map(Gid::from_raw)
 }
 
-/// What a file is, if it is no FIFO.
+/// The kind of file, in words; `None` for a FIFO.
 fn other_kind(file: &std::fs::FileType) -> Option<&'static str> {
     use std::os::unix::fs::FileTypeExt;
     match file {
@@ -150,7 +154,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
-    fn what_is_no_fifo_is_named_and_left_alone() {
+    fn another_kind_of_file_is_named_and_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let (file, link, fifo) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("fifo"));
         std::fs::write(&file, "precious").expect("written");
@@ -166,13 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_group_a_fifo_is_its_owners_alone_whatever_mode_it_had() {
+    fn without_a_group_a_fifo_is_private_to_its_owner() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("fifo");
         make(&path).expect("made");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("ours");
         let fifo = hold(&path).expect("opened");
-        put_right(&fifo, &path, None);
+        set_owner_and_mode(&fifo, &path, None);
         assert_eq!(fifo.metadata().expect("there").mode() & 0o7777, 0o600);
     }
 }

@@ -1,18 +1,17 @@
-//! What Sampan's processes say to each other.
+//! Protocols and data formats between Sampan's processes. Everything that crosses a process boundary is defined here.
 //!
-//! Everything that crosses a process boundary is defined here and nowhere else: the [`event`] and the
-//! [`record`] that carries it into a [`fifo`], the [`frame`] that carries it out of a [`socket`], the
-//! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock` (with what it says of a
-//! [`container`]), the [`shim`] protocol of a container's shim, the [`filter`] grammar, the
-//! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
-//! [`subscription`] is the reader's side of `events.sock`: an iterator of events with its cursor, over a [`connection`];
-//! [`status`] asks monitord for its state. [`trust`] says which directories and peers the processes rely on, [`accounts`]
-//! which user and groups an installation has, [`restart_policy`] whether a container that has ended starts again.
+//! - Events: [`event`] is an event, [`announce`] makes the events of each type, [`record`] is the form of an event in
+//!   a [`fifo`], [`sender`] writes records. [`frame`] is the form of a message on a [`socket`], [`watch`] is the
+//!   protocol of `events.sock`, [`filter`] the grammar of its filters. [`subscription`] reads events over a
+//!   [`connection`] and keeps a cursor; [`status`] requests monitord's state.
+//! - The engine: [`engine`] is the protocol of `engine.sock`, [`container`] its part about containers, [`shim`] the
+//!   protocol between the engine and a container's shim.
+//! - Rules that several processes share: [`paths`] of sockets and files, [`trust`] in directories and peers,
+//!   [`accounts`] of an installation, [`restart_policy`], the forms of [`time`], how a process [`report`]s errors.
 //!
-//! This crate knows `sampan-os` and no other crate of the workspace. Most of it makes and reads bytes and never blocks.
-//! The exceptions are [`subscription`], [`status`] and [`connection`], which wait for a peer; [`named_file`], the files
-//! that people name; and, behind a feature, `credentials`, the auth files and helpers that engine and command line both
-//! read.
+//! This crate depends on `sampan-os` and on no other crate of the workspace. Most modules only make and read bytes, and
+//! never block. The exceptions: [`subscription`], [`status`] and [`connection`] wait for a peer, [`named_file`] reads
+//! and writes files, and `credentials` (a feature) reads auth files and runs credential helpers.
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]

@@ -1,30 +1,33 @@
 //! The protocol between the engine and a container's shim, and the state that a shim keeps on the disk.
 //!
-//! A shim serves `shim.sock` in the container's run directory (SOCK_STREAM; frames as everywhere, see [`crate::frame`];
-//! descriptors by SCM_RIGHTS on the first byte of the frame that names them, as many as its [`Streams`] count). The
-//! engine that starts a shim hands it one end of a socket pair as its stdin and sends [`Setup`] as the first frame;
-//! an engine that comes later connects. Both ways look the same from then on: the engine sends [`ShimRequest`]s, the shim
-//! [`ShimMessage`]s. A new connection first hears [`ShimMessage::State`]. Several may be connected. Append, never reorder.
+//! The engine that starts a shim passes one end of a socket pair as the shim's stdin and sends [`Setup`] as the first
+//! frame. A later engine connects to `shim.sock` in the container's run directory. On both sockets the engine then
+//! sends [`ShimRequest`]s and the shim sends [`ShimMessage`]s, the first of which is [`ShimMessage::State`]. Several
+//! engines may be connected at a time. The sockets are stream sockets that carry frames ([`crate::frame`]). The
+//! descriptors of a request come by SCM_RIGHTS on the first byte of its frame; [`ShimRequest::descriptors`] is their
+//! number.
 //!
-//! A shim that is the main process of a unit of systemd's has one more word on its command line, [`UNIT`], and reads one more
-//! frame, a [`Unit`], behind the [`Setup`].
+//! A shim that is the main process of a systemd unit has the additional argument [`UNIT`] on its command line, and
+//! reads a [`Unit`] after the [`Setup`].
+//!
+//! Enum variants are numbered by position on the wire: append, never reorder.
 
 use crate::container::{Exec, Restart, Streams};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Version of [`Setup`], [`ShimRequest`] and [`ShimMessage`]; a shim of another one is asked nothing but to go on.
+/// Version of [`Setup`], [`ShimRequest`] and [`ShimMessage`].
 pub const VERSION: u16 = 1;
 /// Name of the socket in the container's run directory.
 pub const SOCKET: &str = "shim.sock";
-/// Name of the state's file in the container's directory.
+/// Name of the state file in the container's directory.
 pub const STATE: &str = "state";
-/// The word behind the container's directory on the command line of a shim that reads a [`Unit`].
+/// The argument after the container's directory on the command line of a shim that reads a [`Unit`].
 pub const UNIT: &str = "--unit";
 
-/// `Delegate=` of a unit that is a container, where there are control groups of version 1. With `yes` systemd keeps devices
-/// and blkio to itself, and moves the container out of its groups there as other units come and go: it could then open
-/// any device.
+/// `Delegate=` of a container's systemd unit on a host with version 1 control groups. With `Delegate=yes` systemd does
+/// not delegate the controllers `devices` and `blkio`. It moves the container out of its groups there when other units
+/// start or stop, and the container could then open any device.
 pub const DELEGATE_V1: &str = "cpu cpuacct cpuset io blkio memory devices pids";
 
 /// The configuration of a shim.
@@ -32,121 +35,123 @@ pub const DELEGATE_V1: &str = "cpu cpuacct cpuset io blkio memory devices pids";
 pub struct Setup {
     /// [`VERSION`].
     pub version: u16,
-    /// The container's identity, for its events.
+    /// The container's identity, which its events carry.
     pub identity: Identity,
-    /// The container's directory: [`STATE`] and the log are there.
+    /// The container's directory, which holds [`STATE`] and the log.
     pub dir: PathBuf,
-    /// Its run directory, gone after a reboot: [`SOCKET`], the runtime's log, console sockets.
+    /// The container's run directory, which a reboot removes. It holds [`SOCKET`], the runtime's log and console
+    /// sockets.
     pub run: PathBuf,
     /// The monitor FIFO.
     pub fifo: PathBuf,
     /// The OCI runtime and its global arguments: `/usr/sbin/runc`, `--root`, …
     pub runtime: Vec<String>,
-    /// The bundle: `config.json` is there.
+    /// The directory of the OCI bundle, which holds `config.json`.
     pub bundle: PathBuf,
-    /// The root file system, mounted in a mount namespace of the shim's own.
+    /// The root file system. The shim mounts it in its own mount namespace.
     pub rootfs: Rootfs,
-    /// As [`crate::container::Create::tty`].
+    /// See [`crate::container::Create::tty`].
     pub tty: bool,
-    /// As [`crate::container::Create::open_stdin`].
+    /// See [`crate::container::Create::open_stdin`].
     pub open_stdin: bool,
-    /// Rows and columns that the terminal begins with.
+    /// Initial rows and columns of the terminal.
     pub size: (u16, u16),
     /// Where the container's output goes.
     pub log: Log,
-    /// What happens when the container ends by itself.
+    /// Whether the shim starts the container again after its process has ended.
     pub restart: Restart,
-    /// It goes when it has ended: the shim removes `dir` and `run`, and announces `destroy`.
+    /// When the container has ended, the shim removes `dir` and `run`, and announces `destroy`.
     pub auto_remove: bool,
     /// The signal that `stop` sends.
     pub stop_signal: i32,
-    /// How long `stop` waits, in milliseconds; negative means without limit.
+    /// Milliseconds that `stop` waits before it sends SIGKILL; a negative value means no limit.
     pub stop_timeout_ms: i64,
-    /// The file that gets the process ID.
+    /// The file that the shim writes the container's process ID to.
     pub pidfile: Option<PathBuf>,
-    /// The host's socket that is told `READY=1`, and `MAINPID`, when the container has started.
+    /// The socket on the host to which the shim sends `READY=1` and `MAINPID` when the container has started.
+    /// sd_notify(3).
     pub notify: Option<PathBuf>,
-    /// The state that it begins with: what an earlier shim left.
+    /// The initial state: the state that the container's previous shim left.
     pub state: State,
-    /// Descriptors come with this frame: a client is attached from the start.
+    /// Which descriptors come with this frame, for a client that is attached from the start.
     pub attach: Option<Streams>,
-    /// True if the start is asked for by a person's `restart`: `restart` is announced behind `start`.
+    /// True if a person's `restart` caused this start: the shim announces `restart` after `start`.
     pub is_restart: bool,
 }
 
-/// What a shim has to know beside its [`Setup`] if it is the main process of a unit of systemd's.
+/// The additional configuration of a shim that is the main process of a systemd unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
-    /// The unit's control group, as /proc/PID/cgroup has it: `/system.slice/web.service`. The container's own is below it, and
-    /// called by its id.
+    /// The unit's control group as in /proc/PID/cgroup, such as `/system.slice/web.service`. The container's own group
+    /// is below it; its name is the container's ID.
     pub group: String,
-    /// How many descriptors from 3 on go to process 1 of the container.
+    /// Number of descriptors, from 3 on, that process 1 of the container inherits. sd_listen_fds(3).
     pub listen: u32,
-    /// The shim's own standard output and error get what the container writes.
+    /// Whether the shim copies the container's stdout (first) and stderr (second) to its own.
     pub streams: [bool; 2],
-    /// systemd's socket. sd_notify(3).
+    /// systemd's notification socket. sd_notify(3).
     pub manager: Option<PathBuf>,
-    /// The shim answers the watchdog at least as often as this, in microseconds.
+    /// Longest time between two of the shim's watchdog messages, in microseconds. sd_watchdog_enabled(3).
     pub watchdog_us: Option<u64>,
 }
 
-/// The identity of a container, as its events have it.
+/// The identity of a container, as its events carry it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// Its name.
+    /// The container's name.
     pub name: String,
-    /// The image as it was asked for.
+    /// The image as the request named it.
     pub image: String,
-    /// Its labels.
+    /// The container's labels.
     pub labels: Vec<(String, String)>,
 }
 
 /// How the root file system is set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rootfs {
-    /// It is there.
+    /// It exists already.
     #[default]
     Ready,
-    /// Overlayfs.
+    /// The shim mounts an overlayfs.
     Overlay {
         /// Unpacked layers, lowest first.
         lower: Vec<PathBuf>,
-        /// What the container writes.
+        /// The directory for the container's changes.
         upper: PathBuf,
-        /// Overlayfs' own.
+        /// The directory that overlayfs uses for its own purposes.
         work: PathBuf,
-        /// Where it is mounted.
+        /// The mount point.
         target: PathBuf,
     },
-    /// Overlayfs whose files all have one SELinux label.
+    /// The shim mounts an overlayfs in which all files have one SELinux label.
     Labelled {
-        /// As in [`Rootfs::Overlay`].
+        /// Unpacked layers, lowest first.
         lower: Vec<PathBuf>,
-        /// As in [`Rootfs::Overlay`].
+        /// The directory for the container's changes.
         upper: PathBuf,
-        /// As in [`Rootfs::Overlay`].
+        /// The directory that overlayfs uses for its own purposes.
         work: PathBuf,
-        /// As in [`Rootfs::Overlay`].
+        /// The mount point.
         target: PathBuf,
-        /// The label.
+        /// The SELinux label.
         label: String,
     },
 }
 
-/// An overlayfs that is to be mounted.
+/// An overlayfs to mount.
 #[derive(Clone, Copy, Debug)]
 pub struct Overlay<'a> {
     /// Unpacked layers, lowest first.
     pub lower: &'a [PathBuf],
-    /// What the container writes.
+    /// The directory for the container's changes.
     pub upper: &'a Path,
-    /// Overlayfs' own.
+    /// The directory that overlayfs uses for its own purposes.
     pub work: &'a Path,
-    /// Where it is mounted.
+    /// The mount point.
     pub target: &'a Path,
-    /// The SELinux label of all its files, if they have one.
+    /// The SELinux label of all files, if there is one.
     pub label: Option<&'a str>,
 }
 
@@ -164,7 +169,9 @@ impl Rootfs {
         }
     }
 
-    /// The same with a label for all files, unless it is empty. Without one the bytes are those of older engines.
+    /// Returns the root file system with an SELinux label for all its files; an empty label changes nothing.
+    ///
+    /// Without a label the bytes stay those of [`Rootfs::Overlay`], which older shims understand as well.
     #[must_use]
     pub fn labelled(self, label: &str) -> Self {
         match self {
@@ -176,39 +183,39 @@ impl Rootfs {
     }
 }
 
-/// Where output goes.
+/// Where the shim writes the container's output.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Log {
-    /// Nowhere but to attached clients.
+    /// Only to attached clients.
     #[default]
     None,
-    /// One JSON object a line, as docker's json-file: `{"log":"…\n","stream":"stdout","time":"…Z"}`.
+    /// To a file with one JSON object a line, as docker's json-file: `{"log":"…\n","stream":"stdout","time":"…Z"}`.
     JsonFile {
-        /// The file; older ones are `path.1`, `path.2`, ….
+        /// The current file. Rotated files are `path.1`, `path.2`, …; the newest has the lowest number.
         path: PathBuf,
-        /// A file that is longer is rotated; 0 is no limit.
+        /// Bytes after which a file is rotated; 0 means no limit.
         max_bytes: u64,
-        /// Most files, the current one included.
+        /// Most files, including the current one.
         max_files: u32,
     },
-    /// journald's native protocol, with the fields of docker's driver. systemd.journal-fields(7).
+    /// To journald, by its native protocol and with the fields of docker's driver. systemd.journal-fields(7).
     Journald {
-        /// CONTAINER_TAG.
+        /// Value of the field CONTAINER_TAG.
         tag: String,
     },
 }
 
-/// A request of the engine to a shim. The shim answers each with one [`ShimMessage::Reply`] with its number.
+/// A request of the engine to a shim. The shim answers it with one [`ShimMessage::Reply`] that has the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimRequest {
-    /// The engine's own; comes back in the reply.
+    /// Chosen by the engine; the reply repeats it.
     pub number: u64,
-    /// What is to be done.
+    /// What the shim must do.
     pub action: Action,
 }
 
 impl ShimRequest {
-    /// How many descriptors come with it.
+    /// Number of descriptors that come with the request.
     pub fn descriptors(&self) -> usize {
         match &self.action {
             Action::Attach(streams) => streams.count(),
@@ -218,85 +225,89 @@ impl ShimRequest {
     }
 }
 
-/// Kinds of [`ShimRequest`].
+/// What a [`ShimRequest`] requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Send the container's process a signal. Announces `kill`. Replied to when it is sent; for SIGKILL, when the process
-    /// has ended.
+    /// Send a signal to the container's process, and announce `kill`. The reply comes when the signal is sent; after
+    /// SIGKILL, when the process has ended.
     Kill(i32),
-    /// Stop: this signal (0: the container's), and after so many milliseconds (-1: for ever, -2: the container's)
-    /// SIGKILL. No policy starts it again. Announces `kill` for each signal, and `stop`. Replied to when the
-    /// container has ended and its exit is on the disk.
+    /// Stop the container: send the signal (0 means the container's stop signal), and SIGKILL after the timeout in
+    /// milliseconds (-1 means never, -2 means the container's stop timeout). The restart policy does not start the
+    /// container again. Announces `kill` for each signal, then `stop`. The reply comes when the container has ended and
+    /// its exit is on the disk.
     Stop(i32, i64),
-    /// As `Stop`, then start again. Announces `restart` behind `start`. Replied to when it runs again.
+    /// Stop the container as [`Action::Stop`] does, then start it. Announces `restart` after `start`. The reply comes
+    /// when the container runs again.
     Restart(i32, i64),
-    /// Freeze. Announces `pause`.
+    /// Pause all processes, and announce `pause`.
     Pause,
-    /// Thaw. Announces `unpause`.
+    /// Resume all processes, and announce `unpause`.
     Unpause,
-    /// Attach a client; its descriptors come along. Announces `attach`, and `detach` when it leaves before the end.
+    /// Attach a client, whose descriptors come with the request. Announces `attach`, and `detach` if the client
+    /// detaches before the container ends.
     Attach(Streams),
-    /// Run one more process; the client's descriptors come along, if it is attached. The whole process of the OCI
-    /// runtime-spec ("Process") as JSON comes second. Announces `exec_create: …`, `exec_start: …`, `exec_die`.
-    /// Replied to with the id of the execution when it runs.
+    /// Run another process in the container. The second value is the `process` object of the OCI runtime-spec
+    /// ("Process") as JSON. If the client is attached, its descriptors come with the request. Announces `exec_create:
+    /// …`, `exec_start: …` and `exec_die`. The reply comes when the process runs, and holds the ID of the execution.
     Exec(Exec, String),
-    /// The container's name is another one now.
+    /// Use this new name of the container in events from now on.
     Rename(String),
-    /// The container's restart policy is another one now.
+    /// Use this restart policy from now on.
     Policy(Restart),
-    /// Process ids in the container, as the runtime says: [`ShimMessage::Pids`], then the reply. Announces `top`.
+    /// List the process IDs in the container. The shim sends [`ShimMessage::Pids`], then the reply, and announces
+    /// `top`.
     Pids,
-    /// Kill it if it runs, and remove all of it; announces `kill`, `die`, `destroy`. The shim ends. Replied to when
-    /// all is gone.
+    /// Kill the container if it runs, and remove everything of it. Announces `kill`, `die` and `destroy`. The reply
+    /// comes after the removal; then the shim ends.
     Remove,
 }
 
 /// A message of a shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShimMessage {
-    /// The container's state, on connecting and when it has changed.
+    /// The container's state. Sent first on a new connection, and after each change.
     State(State),
-    /// An [`ShimRequest`] is done, or failed.
+    /// The result of a [`ShimRequest`].
     Reply {
-        /// Of the ask.
+        /// The number of the request.
         number: u64,
-        /// A word that the ask has for an answer (an execution's id), or why it failed: an exit status as
-        /// [`crate::container::AttachMessage::Failed`] has it, and the reason.
+        /// The ID of the execution after [`Action::Exec`], otherwise an empty string. If the request failed: an exit
+        /// status as in [`crate::container::AttachMessage::Failed`], and the reason.
         result: Result<String, (u8, String)>,
     },
-    /// Process ids, for [`Action::Pids`].
+    /// The number of an [`Action::Pids`] request, and the process IDs.
     Pids(u64, Vec<i32>),
-    /// All of the container is gone; the shim ends.
+    /// Everything of the container is removed; the shim ends.
     Removed,
-    /// The container is being started just now; comes behind the state, on connecting.
+    /// The shim is starting the container at this moment. Sent after the state on a new connection.
     Starting,
 }
 
 /// The state of a container, which the shim keeps in the file [`STATE`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Its phase.
+    /// The container's phase.
     pub phase: crate::container::Phase,
-    /// The container's process; 0 if none runs.
+    /// ID of the container's process; 0 if none runs.
     pub pid: i32,
-    /// The shim's own process; 0 if none runs.
+    /// ID of the shim's own process; 0 if none runs.
     pub shim: i32,
-    /// When it started last, in nanoseconds since the epoch; 0 if never.
+    /// When the container last started, in nanoseconds since the epoch; 0 if never.
     pub started: i64,
-    /// When it ended last; 0 if never.
+    /// When the container last ended, in nanoseconds since the epoch; 0 if never.
     pub finished: i64,
-    /// Its last exit code.
+    /// The last exit code.
     pub exit_code: i32,
-    /// The kernel killed something in it for memory, in its last run.
+    /// The kernel's OOM killer killed a process of the container in the last run.
     pub oom_killed: bool,
-    /// Why it could not be started, or was declared dead.
+    /// Why the container could not be started, or was declared dead; empty otherwise.
     pub error: String,
-    /// How often its policy has started it again, since a person started it.
+    /// Number of starts by the restart policy since the last start by a person.
     pub restarts: u32,
-    /// A person stopped it: no policy starts it before a person does.
+    /// A person stopped the container: the restart policy does not start it before a person has started it.
     pub stopped_by_hand: bool,
-    /// `die` was announced for the exit above; for a container that never started: `create` was.
+    /// The shim has announced `die` for the last exit; for a container that never started, `create` is announced.
     pub is_announced: bool,
-    /// /proc/sys/kernel/random/boot_id of the boot that this is of.
+    /// /proc/sys/kernel/random/boot_id of the boot in which this state was written.
     pub boot: String,
 }

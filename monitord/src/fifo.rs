@@ -47,7 +47,7 @@ pub(crate) struct Fifo {
 
 impl Fifo {
     /// Opens the FIFO at `path`, which is made if it does not exist, and corrects its group and mode by
-    /// [`fifo::put_right`].
+    /// [`fifo::set_owner_and_mode`].
     ///
     /// # Errors
     /// Another process reads the FIFO, or it cannot be made or opened.
@@ -55,7 +55,7 @@ impl Fifo {
         fifo::make(path)?;
         let lock = lock(path)?;
         let file = fifo::hold(path)?;
-        fifo::put_right(&file, path, group);
+        fifo::set_owner_and_mode(&file, path, group);
         Self::with_private_pipe(file, path, Some(lock))
     }
 

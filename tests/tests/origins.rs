@@ -458,7 +458,7 @@ fn fifos_that_another_installation_left_are_put_right() {
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, group, 0o620));
     }
     let logs = host.logs();
-    assert!(logs.contains("belonged to user 65534") && logs.contains("had mode 666"), "{logs}");
+    assert!(logs.contains("from user 65534 to") && logs.contains("from 666 to"), "{logs}");
 }
 
 /// Starts a monitord that gets both FIFOs and the listener under these names, as from systemd.
