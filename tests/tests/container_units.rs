@@ -453,10 +453,7 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
             assert_eq!(output.status.code(), Some(125));
             let output = machine.run(&["env", "INVOCATION_ID=x", "sampan", "run", "--unit", "box:1", "true"]);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(
-                output.status.code() == Some(125) && said.contains("is in no systemd service"),
-                "{said}"
-            );
+            assert!(output.status.code() == Some(125) && said.contains("is in no systemd service"), "{said}");
             assert_eq!(machine.stdout_of(&["sampan", "ps", "--all", "--quiet"]), "");
         });
     });
