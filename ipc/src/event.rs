@@ -1,13 +1,13 @@
-//! What happened: one event, complete in itself, and never looked up again.
+//! Events: their fields, rules and bytes. An event is complete: no reader has to look anything up.
 //!
-//! [`Event`] is what producers build and consumers get. [`EventView`] reads the same bytes in place; monitord
-//! checks and filters with it, so that an event is copied once on its way through. Neither does any I/O.
+//! Producers build an [`Event`], and consumers receive it. [`EventView`] reads the bytes of an event in place; monitord
+//! checks and filters events with it, so that it copies an event only once. This module does no I/O.
 //!
-//! Wire layout (postcard, fields in this order; pinned by golden tests):
-//! `tag 0 · writer u64 LE · counter varint · lost u32 LE · time i64 LE · kind str · action str · id str ·
-//! attributes [(str, str)] · labels [(str, str)] · seq u64 LE`. A FIFO record carries all but `seq`; monitord
-//! appends the eight bytes of `seq` and has the frame; of a record from the emit FIFO it makes the tag 8. Integers are little-endian or LEB128 varints, strings
-//! are varint length and UTF-8. postcard wire format specification, version 1.
+//! Wire layout (postcard, fields in this order; pinned by golden tests): `tag 0 · writer u64 LE · counter varint · lost
+//! u32 LE · time i64 LE · kind str · action str · id str · attributes [(str, str)] · labels [(str, str)] · seq u64 LE`.
+//! A FIFO record has all fields but `seq`. monitord makes a frame of a record by appending the eight bytes of `seq`,
+//! and changes the tag of a record from the emit FIFO to 8. Integers are little-endian or LEB128 varints; a string is
+//! its length as a varint, and UTF-8. postcard wire format specification, version 1.
 
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -20,44 +20,45 @@ pub const ACTION_WORD_MAX: usize = 32;
 pub const PAIRS_MAX: usize = 256;
 /// The postcard variant number of an event in [`crate::watch::Item`].
 pub const EVENT_TAG: u8 = 0;
-/// The postcard variant number of an event that came through the emit FIFO, in the same enum.
+/// The postcard variant number of an event from the emit FIFO in [`crate::watch::Item`].
 pub const EMITTED_TAG: u8 = 8;
-/// Bytes of `seq`, which a frame has and a record has not.
+/// Bytes of `seq`, which only a frame has.
 pub(crate) const SEQ_LEN: usize = 8;
 
-/// One thing that happened.
+/// An event: something that happened to an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Identity of the writing process, drawn at random when it opened the FIFO.
+    /// ID of the writer, drawn at random when the writing process opened the FIFO.
     #[serde(with = "postcard::fixint::le")]
     pub writer: u64,
-    /// This writer's own count of events, rising by one from 1.
+    /// Number of the event among this writer's events, from 1.
     pub counter: u64,
-    /// How many events this writer had to drop just before this one, because its spool overflowed.
+    /// Number of events that this writer dropped directly before this one, because its spool was full.
     #[serde(with = "postcard::fixint::le")]
     pub lost: u32,
-    /// When it happened, in nanoseconds since the Unix epoch, by the writer's clock.
+    /// Time of the event in nanoseconds since the Unix epoch, by the writer's clock.
     #[serde(with = "postcard::fixint::le")]
     pub time: i64,
-    /// What sort of thing it happened to: `container`, `image`, `job`, `daemon`, or a producer's own word.
+    /// Type of the object: `container`, `image`, `job`, `daemon`, or a type of the producer's own.
     pub kind: String,
-    /// What happened, in Docker's words where Docker has one: `start`, `die`, `exec_start: sh -c true`.
+    /// What happened, by Docker's name if there is one: `start`, `die`, `exec_start: sh -c true`.
     pub action: String,
-    /// What it happened to: a container's or an image's id, a reference, a job's number.
+    /// ID of the object: the ID of a container or an image, a reference, or the number of a job.
     pub id: String,
-    /// Facts told by the producer, in its order; keys are unique.
+    /// Attributes in the producer's order; keys are unique.
     pub attributes: Pairs,
-    /// Words of the owner of the image or container; keys are unique. A label never stands in for a fact.
+    /// Labels of the image or container; keys are unique. Separate from the attributes, so that a label cannot be taken
+    /// for one of them.
     pub labels: Pairs,
-    /// monitord's number for the event, rising by one for ever; 0 until it has one.
+    /// Sequence number, which monitord assigns: each event gets the next higher number. 0 before that.
     #[serde(with = "postcard::fixint::le")]
     pub seq: u64,
-    /// Who could have told it. Not part of the bytes: the variant of [`crate::watch::Item`] carries it.
+    /// Which FIFO the event came from. Not part of the event's bytes: the variant of [`crate::watch::Item`] carries it.
     #[serde(skip)]
     pub origin: Origin,
 }
 
-/// Which FIFO an event came through, and so who can have written it.
+/// The FIFO that an event came from, which decides who can have written it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
     /// The monitor FIFO: the engine, a shim, or another member of the group `sampan-facts`.
@@ -71,12 +72,12 @@ pub enum Origin {
 pub const FACT_KINDS: [&str; 8] =
     ["container", "image", "job", "task", "peer", "network", "volume", "daemon"];
 
-/// Ordered `key=value` words; a key stands once.
+/// Ordered pairs of key and value; keys are unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pairs(Vec<(String, String)>);
 
 impl Pairs {
-    /// Sets `key` to `value`, in place if it is there and at the end otherwise.
+    /// Sets `key` to `value`: replaces the value of an existing key, or appends the pair.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<String>) {
         let (key, value) = (key.into(), value.into());
         match self.0.iter_mut().find(|(k, _)| *k == key) {
@@ -85,22 +86,22 @@ impl Pairs {
         }
     }
 
-    /// The value of `key`, if it is there.
+    /// The value of `key`; `None` if there is no such key.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
-    /// Keys and values in order.
+    /// Iterates over the pairs in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
-    /// How many pairs there are.
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True when there is no pair.
+    /// Whether there is no pair.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -121,28 +122,29 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Pairs {
     }
 }
 
-/// A field of an event that breaks a rule, and the rule.
+/// A field of an event that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
     /// The type is not a word `[a-z0-9][a-z0-9_.-]{0,31}`.
     #[error("type {0:?} is not allowed: a type is [a-z0-9][a-z0-9_.-]*, at most {KIND_MAX} bytes")]
     Kind(String),
-    /// The action does not begin with such a word, or what follows it is not `: ` and text.
+    /// The action does not begin with a word `[a-z0-9][a-z0-9_.-]{0,31}`, or the text after it does not begin with `:
+    /// `.
     #[error(
         "action {0:?} is not allowed: an action is [a-z0-9][a-z0-9_.-]*, at most {ACTION_WORD_MAX} bytes, \
          then nothing or ': ' and text"
     )]
     Action(String),
-    /// A key is empty or holds `=` or a control character.
-    #[error("{map} key {key:?} is not allowed: a key is not empty and holds no '=' and no control character")]
+    /// A key is empty, or contains `=` or a control character.
+    #[error("{map} key {key:?} is not allowed: a key is not empty and has no '=' and no control character")]
     Key {
         /// `attribute` or `label`.
         map: &'static str,
         /// The key as given.
         key: String,
     },
-    /// A key stands twice.
-    #[error("{map} key {key:?} stands twice")]
+    /// A key occurs twice.
+    #[error("{map} key {key:?} occurs twice")]
     Twice {
         /// `attribute` or `label`.
         map: &'static str,
@@ -154,13 +156,13 @@ pub enum FieldError {
     TooMany {
         /// `attribute` or `label`.
         map: &'static str,
-        /// How many there are.
+        /// Number of pairs.
         count: usize,
     },
 }
 
 impl Event {
-    /// A new event that happened now.
+    /// Makes an event with the current time.
     pub fn new(kind: impl Into<String>, action: impl Into<String>, id: impl Into<String>) -> Self {
         Event {
             time: crate::time::now(),
@@ -171,24 +173,24 @@ impl Event {
         }
     }
 
-    /// The same event with one more fact.
+    /// Returns the event with an additional attribute.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl ToString) -> Self {
         self.attributes.set(key, value.to_string());
         self
     }
 
-    /// The same event with one more label.
+    /// Returns the event with an additional label.
     #[must_use]
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.set(key, value);
         self
     }
 
-    /// The body of its FIFO record, whether or not the fields are allowed and fit.
+    /// The body of the event's FIFO record. Checks neither the fields nor the size.
     #[expect(clippy::expect_used, reason = "postcard refuses only shapes that no event has")]
     pub(crate) fn record_body(&self) -> Vec<u8> {
-        /// [`crate::watch::Item`] as far as it is an event, borrowed.
+        /// The first variant of [`crate::watch::Item`], borrowed.
         #[derive(Serialize)]
         enum Item<'a> {
             Event(&'a Event),
@@ -202,18 +204,18 @@ impl Event {
     /// Checks every field against the rules that readers rely on.
     ///
     /// # Errors
-    /// The first [`FieldError`], in field order.
+    /// The [`FieldError`] of the first field that breaks a rule.
     pub fn check(&self) -> Result<(), FieldError> {
         check_words(&self.kind, &self.action)?;
         check_pairs("attribute", self.attributes.iter())?;
         check_pairs("label", self.labels.iter())
     }
 
-    /// The line for people: `TIME TYPE ACTION ID (key=value, …)`, local time with nine digits and offset.
+    /// Formats the event for people: `TIME TYPE ACTION ID (key=value, …)`, in local time with nine digits and offset.
     ///
-    /// Attributes come first, then labels, each in their order; before them stands `origin=emit` if the event is no fact
-    /// of the engine. Control characters and line breaks of any
-    /// field are escaped as Rust does (`\n`, `\u{1b}`), so an event never breaks a line or a terminal.
+    /// The parentheses hold `origin=emit` if the event came from the emit FIFO, then the attributes, then the labels.
+    /// Control characters and line breaks are escaped as in Rust (`\n`, `\u{1b}`), so that an event cannot break a line
+    /// or a terminal.
     #[cfg(feature = "calendar")]
     pub fn line(&self) -> String {
         let mut out = crate::time::local(self.time);
@@ -242,13 +244,13 @@ impl Event {
     }
 }
 
-/// True for a character that nobody may print as it is: control characters, and those that reorder a line.
+/// Whether a character must be escaped before it is printed: control characters, and characters that reorder a line.
 pub fn is_hidden(c: char) -> bool {
-    // Bidirectional overrides and line separators would let one field rewrite how a line looks.
+    // Bidirectional overrides and line separators would let a field change how the rest of the line looks.
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Appends `text` with the characters of [`is_hidden`] escaped.
+/// Appends `text`, and escapes its characters that [`is_hidden`].
 pub fn escape(out: &mut String, text: &str) {
     for c in text.chars() {
         if is_hidden(c) {
@@ -259,7 +261,7 @@ pub fn escape(out: &mut String, text: &str) {
     }
 }
 
-/// True for a word `[a-z0-9][a-z0-9_.-]*` of at most `max` bytes.
+/// Whether `bytes` are a word `[a-z0-9][a-z0-9_.-]*` of at most `max` bytes.
 pub(crate) fn is_word(bytes: &[u8], max: usize) -> bool {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     match bytes.split_first() {
@@ -303,9 +305,10 @@ fn check_pairs<'a>(
     Ok(())
 }
 
-/// True for what may be a key of an attribute or a label.
+/// Whether `key` is allowed as the key of an attribute or a label.
 pub(crate) fn is_key(key: &str) -> bool {
-    // Bytes suffice: `=`, C0 controls and DEL are single bytes in UTF-8; C1 controls start with 0xC2.
+    // Comparing bytes is enough for `=`, C0 controls and DEL, which are single bytes in UTF-8. C1 controls have two
+    // bytes.
     !key.is_empty()
         && !key.bytes().any(|b| b == b'=' || b < 0x20 || b == 0x7f)
         && (key.is_ascii() || !key.contains(is_c1))
@@ -334,36 +337,35 @@ pub struct EventView<'a> {
     pub id: &'a str,
     /// See [`Event::attributes`].
     pub attributes: PairsView<'a>,
-    /// See [`Event::origin`]; [`Origin::Facts`] of a FIFO record, whose bytes do not tell.
+    /// See [`Event::origin`]. Always [`Origin::Facts`] for a FIFO record, whose bytes do not contain the origin.
     pub origin: Origin,
 }
 
-/// Pairs read in place, as they are asked for: most filters look at none of them.
+/// Pairs that are decoded only when they are needed, since most filters compare none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairsView<'a> {
     count: usize,
-    /// The pairs, and whatever stands behind them.
+    /// The pairs, and all bytes of the event after them.
     bytes: &'a [u8],
 }
 
 impl<'a> EventView<'a> {
-    /// Reads and checks the body of a FIFO record: all of an event but `seq`.
+    /// Reads and checks the body of a FIFO record, which has all fields of an event but `seq`.
     ///
-    /// Total: any bytes give an event or `None`. Accepts exactly what [`Event::check`] accepts.
+    /// Returns `None` for bytes that are no event, and for an event that [`Event::check`] refuses. Never panics.
     pub fn of_record(body: &'a [u8]) -> Option<Self> {
         let view = Walk(body).event().filter(|view| view.origin == Origin::Facts)?;
-        let labels = view.attributes.behind()?;
-        let is_whole = labels.behind_bytes()?.is_empty();
+        let labels = view.attributes.next_pairs()?;
+        let is_whole = labels.rest()?.is_empty();
         (is_whole && view.fits_the_rules(labels)).then_some(view)
     }
 
     /// See [`Event::labels`].
     pub fn labels(&self) -> PairsView<'a> {
-        self.attributes.behind().unwrap_or(PairsView { count: 0, bytes: &[] })
+        self.attributes.next_pairs().unwrap_or(PairsView { count: 0, bytes: &[] })
     }
 
-    /// Reads the body of an event frame that this program wrote and checked before, without checking the
-    /// rules again. Still total.
+    /// Reads the body of an event frame that this program has written, without checking the rules again. Never panics.
     pub fn of_frame(body: &'a [u8]) -> Option<Self> {
         Walk(body.get(..body.len().checked_sub(SEQ_LEN)?)?).event()
     }
@@ -378,35 +380,35 @@ impl<'a> EventView<'a> {
 }
 
 impl<'a> PairsView<'a> {
-    /// Keys and values in order.
+    /// Iterates over the pairs in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let mut at = Walk(self.bytes);
         (0..self.count).map_while(move |_| Some((at.str()?, at.str()?)))
     }
 
-    /// The value of `key`, if it is there.
+    /// The value of `key`; `None` if there is no such key.
     pub fn get(&self, key: &str) -> Option<&'a str> {
         self.iter().find(|(k, _)| *k == key).map(|(_, v)| v)
     }
 
-    /// How many pairs there are.
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// True when there is no pair.
+    /// Whether there is no pair.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The pairs that stand behind these.
-    fn behind(&self) -> Option<PairsView<'a>> {
-        Walk(self.behind_bytes()?).pairs()
+    /// The list of pairs that follows this one in the event.
+    fn next_pairs(&self) -> Option<PairsView<'a>> {
+        Walk(self.rest()?).pairs()
     }
 
-    /// What stands behind these pairs. A pair takes two bytes at least, so a count that the bytes cannot hold
-    /// ends this loop early.
-    fn behind_bytes(&self) -> Option<&'a [u8]> {
+    /// The bytes after these pairs. A pair has at least two bytes, so the loop ends early if `count` is larger than the
+    /// bytes allow.
+    fn rest(&self) -> Option<&'a [u8]> {
         let mut at = Walk(self.bytes);
         for _ in 0..self.count {
             at.skip()?;
@@ -456,7 +458,7 @@ impl<'a> Walk<'a> {
 
     #[inline]
     fn varint(&mut self) -> Option<u64> {
-        // Nearly all are lengths of words.
+        // Nearly all varints are the lengths of short strings, and have one byte.
         if let Some((&byte, rest)) = self.0.split_first()
             && byte < 0x80
         {
@@ -469,7 +471,7 @@ impl<'a> Walk<'a> {
     fn long_varint(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for (nth, &byte) in self.0.iter().enumerate().take(10) {
-            // The tenth byte holds the one bit that is left of 64.
+            // Nine bytes hold 63 bits, so the tenth byte has only one bit of the 64.
             if nth == 9 && byte > 1 {
                 return None;
             }
@@ -562,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_first_that_an_event_was_emitted_whatever_its_attributes_say() {
+    fn a_line_begins_with_the_origin_of_an_emitted_event() {
         let event =
             Event { origin: Origin::Emit, ..Event::new("backup", "done", "x").with("origin", "facts") };
         assert!(event.line().ends_with(" backup done x (origin=emit, origin=facts)"), "{}", event.line());

@@ -1,54 +1,54 @@
-//! Which events a subscriber wants: `key=value` filters, OR within a key and AND across keys.
+//! Filters of events: `key=value`, OR within a key and AND across keys.
 //!
-//! monitord parses the set when a subscription begins and asks [`FilterSet::matches`] for every event; the CLI
-//! parses it to tell a person early what is wrong. Knows no socket, and never looks anything up: an event holds
-//! all that a filter can ask for.
+//! monitord parses the filters when a subscription begins and calls [`FilterSet::matches`] for each event. The command
+//! line parses them to report errors before it connects. This module does no I/O: an event holds everything that a
+//! filter compares.
 //!
 //! | filter | matches |
 //! |---|---|
 //! | `type=WORD` | events of this type |
-//! | `event=ACTION` | this action, whole, or its first word: `exec_start` matches `exec_start: sh` |
+//! | `event=ACTION` | events with this action or this first word of it: `exec_start` matches `exec_start: sh` |
 //! | `container=ID` or `NAME` | events of type `container` whose id begins with this or whose name is this |
-//! | `daemon=ID` or `NAME` | the same for events of type `daemon` |
-//! | `image=REFERENCE` | events whose attribute `image` is this reference, and image events whose id or attribute `name` is; see below |
+//! | `daemon=ID` or `NAME` | events of type `daemon` whose id begins with this or whose name is this |
+//! | `image=REFERENCE` | events whose attribute `image` is this reference, and image events whose id or name is this |
 //! | `label=KEY`, `label=KEY=VALUE` | events with this label |
-//! | `name=NAME` | events whose attribute `name` is this, or whose id is (twelve or more hex digits of it will do) |
+//! | `name=NAME` | events whose attribute `name` is this, or whose id is this or begins with these 12 or more hex digits |
 //! | `id=PREFIX` | events whose id begins with this |
-//! | `origin=facts`, `origin=emit` | events of the engine's side, or those that others emitted |
+//! | `origin=facts`, `origin=emit` | events from the monitor FIFO, or events from the emit FIFO |
 //! | `attr.KEY=VALUE` | events whose attribute KEY is VALUE |
 //!
-//! Where Docker matches `container` by a name's beginning and on events of any type, this one takes names whole
-//! and containers alone: `container=web` is not `web-2`. An image may be named with or without its tag or
-//! digest, with or without `docker.io/library/`, or by twelve or more hex digits of its id. Several labels are
-//! OR, like several values of any key.
+//! Docker matches `container` with the beginning of a name, and on events of any type. Here `container` matches whole
+//! names, and only events of type `container`: `container=web` does not match `web-2`. An image reference matches with
+//! or without its tag or digest, with or without `docker.io/library/`, and by 12 or more hex digits of the image's ID.
+//! Several labels are OR, like several values of any key.
 
 use crate::event::{ACTION_WORD_MAX, EventView, KIND_MAX, Origin, is_key, is_word};
 use crate::watch::FILTERS_MAX;
 
-/// Every key, as an error lists them.
+/// All keys, as an error message lists them.
 pub const KEYS: &str = "type, event, container, image, label, name, id, daemon, origin, attr.KEY";
 /// Value of `origin` for events that came through the monitor FIFO.
 const FACTS: &str = "facts";
 /// Value of `origin` for events that came through the emit FIFO.
 const EMIT: &str = "emit";
-/// Fewest hex digits that stand for a whole id where names are allowed as well.
+/// Fewest hex digits that are read as the beginning of an ID in a place where a name is allowed, too.
 const SHORT_ID_MIN: usize = 12;
 
-/// Filters, ready to be asked. Two sets that say the same are equal, however they were ordered.
+/// A set of parsed filters. Sets of the same filters are equal in whatever order they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterSet {
-    /// All must match; cheap ones first, each key once.
+    /// One group per key, all of which must match; the groups that are cheap to compare come first.
     groups: Vec<Group>,
 }
 
-/// The values of one key; one must match.
+/// The values of one key, at least one of which must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {
     key: Key,
     values: Vec<String>,
 }
 
-/// What a filter looks at, ordered by what it costs to look.
+/// The part of an event that a filter compares. The variants are in the order of the cost of comparing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Origin,
@@ -63,7 +63,7 @@ enum Key {
     Label,
 }
 
-/// A filter that makes no sense, and why.
+/// Why a filter is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// There is no `=` in it.
@@ -78,17 +78,17 @@ pub enum FilterError {
         /// The key as given.
         key: String,
     },
-    /// No event has such an origin.
-    #[error("filter {0:?} names no origin; origins are facts, emit")]
+    /// The value of `origin` is neither `facts` nor `emit`.
+    #[error("filter {0:?} has an unknown origin; origins are facts, emit")]
     Origin(String),
-    /// No event that monitord takes can match.
-    #[error("filter {filter:?} matches no event: {rule}{}", instead(.meant))]
+    /// The filter cannot match any event that monitord accepts.
+    #[error("filter {filter:?} matches no event: {rule}{}", suggestion(.meant))]
     Never {
         /// The filter as given.
         filter: String,
-        /// The rule that all events keep.
+        /// The rule for all events that the filter contradicts.
         rule: &'static str,
-        /// The filters that were meant, as far as one can tell.
+        /// The filters that the person probably meant; empty if unknown.
         meant: Vec<String>,
     },
     /// More than [`FILTERS_MAX`].
@@ -97,10 +97,10 @@ pub enum FilterError {
 }
 
 impl FilterSet {
-    /// Reads filters as they are typed; none at all lets every event pass.
+    /// Parses filters as a person types them. An empty set matches every event.
     ///
     /// # Errors
-    /// The first [`FilterError`], in the order given.
+    /// The [`FilterError`] of the first invalid filter.
     pub fn parse(filters: &[String]) -> Result<Self, FilterError> {
         if filters.len() > FILTERS_MAX {
             return Err(FilterError::TooMany(filters.len()));
@@ -121,12 +121,12 @@ impl FilterSet {
         Ok(FilterSet { groups })
     }
 
-    /// True if `event` passes every key. Allocates nothing.
+    /// Whether `event` matches every key. Does not allocate.
     pub fn matches(&self, event: &EventView<'_>) -> bool {
         self.groups.iter().all(|group| group.matches(event))
     }
 
-    /// True if there is no filter, so that every event passes.
+    /// Whether there is no filter, so that every event matches.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
@@ -147,7 +147,7 @@ fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
         "daemon" => Key::Daemon,
         "origin" => Key::Origin,
         _ => match name.strip_prefix("attr.").filter(|key| !key.is_empty()) {
-            // An attribute may well be empty, and one can ask for that.
+            // The value of an attribute may be empty, so a filter may have an empty value.
             Some(key) => {
                 let attribute = Key::Attribute(key.to_owned());
                 return match broken_rule(&attribute, value) {
@@ -173,7 +173,7 @@ fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
     Ok((key, value.to_owned()))
 }
 
-/// The rule of [`crate::Event::check`] by which no event can match.
+/// The rule of [`crate::Event::check`] because of which the filter cannot match any event; `None` if it can.
 fn broken_rule(key: &Key, value: &str) -> Option<&'static str> {
     let first_word = value.split_once(": ").map_or(value, |(word, _)| word);
     let label_key = value.split_once('=').map_or(value, |(key, _)| key);
@@ -188,9 +188,9 @@ fn broken_rule(key: &Key, value: &str) -> Option<&'static str> {
     }
 }
 
-const KEY_RULE: &str = "a key is not empty and holds no control character";
+const KEY_RULE: &str = "a key is not empty and has no control character";
 
-/// What a person may have meant by words that are none: small letters, and one filter for each of several.
+/// Guesses the filters that a person meant by an invalid value: in lower case, and one filter for each value of a list.
 fn meant_by(name: &str, value: &str) -> Vec<String> {
     let one = |word: &str| {
         let (first, rest) = match word.trim().split_once(':') {
@@ -206,13 +206,13 @@ fn meant_by(name: &str, value: &str) -> Vec<String> {
     }
 }
 
-fn instead(filters: &[String]) -> String {
+fn suggestion(filters: &[String]) -> String {
     match filters {
         [] => String::new(),
         [one] => format!("; write {one}"),
         [first @ .., last] => {
             let first = first.join(", ");
-            format!("; write {first} and {last} as filters of their own: values of one key are OR")
+            format!("; write {first} and {last} as separate filters: values of one key are OR")
         }
     }
 }
@@ -277,7 +277,7 @@ fn is_label((key, word): (&str, &str), value: &str) -> bool {
     }
 }
 
-/// True if `value` is the beginning of `id`, and long enough that it can hardly be a name.
+/// Whether `value` is the beginning of `id`, and has enough hex digits that it is hardly a name.
 fn is_short_id(id: &str, value: &str) -> bool {
     let digits = value.strip_prefix("sha256:").unwrap_or(value);
     digits.len() >= SHORT_ID_MIN
@@ -285,14 +285,14 @@ fn is_short_id(id: &str, value: &str) -> bool {
         && id.strip_prefix("sha256:").unwrap_or(id).starts_with(digits)
 }
 
-/// True if `reference` is `value`, whole or without its digest or without digest and tag.
+/// Whether `reference` equals `value`: in full, without its digest, or without digest and tag.
 fn is_reference(reference: &str, value: &str) -> bool {
     let reference = familiar(reference);
-    let named = reference.split_once('@').map_or(reference, |(named, _)| named);
-    reference == value || named == value || without_tag(named) == value
+    let without_digest = reference.split_once('@').map_or(reference, |(name, _)| name);
+    reference == value || without_digest == value || without_tag(without_digest) == value
 }
 
-/// A reference without what nobody types: the default registry and its folder.
+/// The reference in docker's familiar form: without the default registry and `library/`.
 fn familiar(reference: &str) -> &str {
     match reference.strip_prefix("docker.io/") {
         Some(rest) => rest.strip_prefix("library/").unwrap_or(rest),
@@ -300,11 +300,11 @@ fn familiar(reference: &str) -> &str {
     }
 }
 
-fn without_tag(named: &str) -> &str {
-    match named.rsplit_once(':') {
+fn without_tag(reference: &str) -> &str {
+    match reference.rsplit_once(':') {
         // A colon before the last slash belongs to a port.
         Some((name, tag)) if !tag.contains('/') => name,
-        _ => named,
+        _ => reference,
     }
 }
 
@@ -439,7 +439,7 @@ mod tests {
         for (filter, meant) in [
             ("type=Container", "; write type=container"),
             ("type= container", "; write type=container"),
-            ("type=a,b", "; write type=a and type=b as filters"),
+            ("type=a,b", "; write type=a and type=b as separate filters"),
             ("type=a, B|c", "; write type=a, type=b and type=c as filters"),
             ("type=container start", "a type is one word [a-z0-9][a-z0-9_.-]*"),
             ("type=\u{e9}", "a type is one word"),

@@ -1,7 +1,8 @@
-//! Time as events have it, nanoseconds since the Unix epoch, and as people write and read it.
+//! Times: in events as nanoseconds since the Unix epoch, and in the forms that people read and write.
 //!
-//! [`local`] prints what [`parse`] reads back to the same nanosecond. Used by the event line and by whoever takes
-//! `--since`, `--until` or `--time`. Reads the clock only in [`now`], the time zone only for local forms.
+//! [`local`] formats a time, and [`parse`] reads it back to the same nanosecond. Used for the lines of events, and for
+//! options such as `--since`, `--until` and `--time`. Only [`now`] reads the clock, and only the local forms read the
+//! time zone.
 
 #[cfg(feature = "calendar")]
 mod calendar;
@@ -12,7 +13,7 @@ pub use self::calendar::{FORMS, TimeError, in_order, local, parse};
 pub use self::duration::duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Now, in nanoseconds since the Unix epoch, by CLOCK_REALTIME.
+/// The current time in nanoseconds since the Unix epoch. CLOCK_REALTIME, clock_gettime(2).
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)

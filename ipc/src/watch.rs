@@ -1,15 +1,15 @@
-//! The protocol of `events.sock`: who asks, what it may ask, what it hears.
+//! The protocol of `events.sock`: requests of clients and answers of monitord.
 //!
-//! A connection does one thing. The client sends one [`Opening`], the first exchange, which names the protocol
-//! version; the server answers with [`Item`]s. A stream ends with [`Item::End`] or [`Item::Error`]; one that
-//! stops without either is broken. Enum variants are numbered by position on the wire: append, never reorder.
+//! Each connection carries one request. The client sends one [`Opening`], which has the protocol version; monitord
+//! answers with [`Item`]s. A stream ends with [`Item::End`] or [`Item::Error`]; a stream that ends without either is
+//! broken. Enum variants are numbered by position on the wire: append, never reorder.
 
 use crate::event::Event;
 use crate::frame::{self, FrameError};
 use serde::{Deserialize, Serialize};
 
-/// The protocol version spoken. Version 1 is served as well: it has no [`Subscribe::lineage`], and hears no
-/// [`Item::Position`], [`Item::Journal`] or [`Item::Emitted`].
+/// The current protocol version. monitord also serves version 1, which has no [`Subscribe::lineage`],
+/// [`Item::Position`], [`Item::Journal`] and [`Item::Emitted`].
 pub const VERSION: u16 = 2;
 /// The oldest version that monitord serves.
 pub const VERSION_MIN: u16 = 1;
@@ -23,33 +23,34 @@ pub const FILTERS_MAX: usize = 256;
 pub struct Opening {
     /// The version that `request` is of.
     pub version: u16,
-    /// What is asked for.
+    /// The request.
     pub request: Request,
 }
 
-/// What may be asked on `events.sock`.
+/// A request to monitord.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Events, as told; answered by [`Item::Welcome`], events, [`Item::End`].
+    /// Subscribe to events; answered by [`Item::Welcome`], events, and [`Item::End`].
     Subscribe(Subscribe),
-    /// monitord's own state; answered by [`Item::Status`], [`Item::End`].
+    /// Report monitord's state; answered by [`Item::Status`] and [`Item::End`].
     Status,
 }
 
-/// Which events, from where, until when.
+/// Which events to send.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// `key=value` filters, see [`crate::filter`]; OR within a key, AND across keys.
     pub filters: Vec<String>,
-    /// Only events whose time is this or later, in nanoseconds since the epoch; starts with history.
+    /// Only events with this time or a later one, in nanoseconds since the epoch. The stream begins with past events.
     pub since: Option<i64>,
-    /// Only events whose time is this or earlier; the stream ends when the clock has passed it.
+    /// Only events with this time or an earlier one, in nanoseconds since the epoch. The stream ends after this time.
     pub until: Option<i64>,
-    /// Only events behind this sequence number, history first: `Some(0)` is all there is.
+    /// Only events after this sequence number. The stream begins with past events; `Some(0)` means all events.
     pub after: Option<u64>,
-    /// Go on with what happens from now; without it the stream ends when history is through.
+    /// Go on with new events; otherwise the stream ends after the past events.
     pub follow: bool,
-    /// The lineage that `after` is a number of; `None` if the reader does not know. Since version 2.
+    /// The ID of the lineage to which the number `after` belongs; `None` if the reader does not know it. Since version
+    /// 2.
     pub lineage: Option<u64>,
 }
 
@@ -80,91 +81,93 @@ impl From<Request1> for Request {
     }
 }
 
-/// What is heard on `events.sock`.
+/// An answer of monitord.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Item {
-    /// Something happened. Variant 0: see [`crate::event`].
+    /// An event from the monitor FIFO. Variant 0: see [`crate::event`].
     Event(Event),
-    /// The events `first` to `last`, both included, are gone: the journal was too small, or damaged.
+    /// The events from `first` to `last`, including both, are lost: the journal was too small, or is damaged.
     Lost {
-        /// Sequence number of the first one.
+        /// Sequence number of the first lost event.
         first: u64,
-        /// Sequence number of the last one.
+        /// Sequence number of the last lost event.
         last: u64,
     },
     /// The stream is complete.
     End(End),
-    /// The request cannot be served.
+    /// monitord refuses the request.
     Error(Refusal),
-    /// The subscription stands. Events follow.
+    /// monitord has accepted the subscription. Events follow.
     Welcome {
-        /// The version spoken from here.
+        /// The protocol version of this connection.
         version: u16,
-        /// Sequence number of the newest event at this moment; 0 if there was none yet.
+        /// Sequence number of the newest event at this moment; 0 if there is none yet.
         head: u64,
     },
     /// Answer to [`Request::Status`].
     Status(Box<Status>),
-    /// monitord has looked at every event up to `seq` for this subscriber: a reader that filters goes on behind it.
+    /// monitord has compared every event up to `seq` with the filters of this subscriber, who may resume after `seq`.
     /// Sent since version 2, at most once a second, and before [`Item::End`].
     Position {
-        /// Sequence number of the last event that was looked at.
+        /// Sequence number of the last event that monitord has compared.
         seq: u64,
     },
-    /// Which journal the numbers of this stream are of. Sent since version 2, right behind [`Item::Welcome`].
+    /// The journal to which the sequence numbers of this stream belong. Sent since version 2, directly after
+    /// [`Item::Welcome`].
     Journal(Lineage),
-    /// Something happened, as told through the emit FIFO: not a fact of the engine. Variant 8: see [`crate::event`].
-    /// Sent since version 2; version 1 hears it as [`Item::Event`].
+    /// An event from the emit FIFO, which the engine does not vouch for. Variant 8: see [`crate::event`]. Sent since
+    /// version 2; version 1 gets [`Item::Event`] instead.
     Emitted(Event),
 }
 
-/// Where a stream begins, and in which journal.
+/// The journal of a stream, and the stream's beginning in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// Identity of the numbers, drawn at random. It changes when a boot may have taken back what readers saw.
+    /// ID of the journal's sequence of numbers, drawn at random. A new one is drawn when a crash of the host may have
+    /// removed events that readers have seen, because their numbers are then used again.
     pub id: u64,
-    /// The stream has the events behind this number.
+    /// The stream has the events after this sequence number.
     pub after: u64,
-    /// True if the reader named a journal that is not known here: the stream begins at the oldest event then.
+    /// Whether the reader named another lineage than this one; the stream then begins with the oldest event.
     pub replaced: bool,
 }
 
 /// Why a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// History is through, and nothing more was asked for.
+    /// All past events are sent, and the request did not include [`Subscribe::follow`].
     History,
-    /// The clock has passed `until`.
+    /// The time [`Subscribe::until`] has passed.
     Until,
-    /// monitord is stopping. Come back later with the last sequence number.
+    /// monitord is stopping. The client can connect later and resume after the last sequence number.
     Shutdown,
     /// The answer is complete.
     Done,
 }
 
-/// Why a request is refused.
+/// Why monitord or the engine refuses a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What kind of refusal it is.
+    /// The kind of refusal.
     pub reason: Reason,
-    /// What was wrong with what, for people.
+    /// The reason for people.
     pub message: String,
-    /// The protocol versions that are spoken here.
+    /// The protocol versions that the server speaks.
     pub versions: Vec<u16>,
 }
 
 /// Kinds of [`Refusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
-    /// The version is not spoken here.
+    /// The server does not speak the protocol version of the request.
     Version,
     /// The request is malformed or unknown.
     Request,
-    /// A filter, or `since` and `until`, make no sense.
+    /// A filter is invalid, or `since` is later than `until`.
     Argument,
     /// A limit on subscribers is reached.
     Limit,
-    /// `after` is a number that no event has yet: the journal is not the one that it came from.
+    /// No event has the sequence number `after` yet, so the number belongs to another journal.
     Ahead,
 }
 
@@ -173,79 +176,79 @@ pub enum Reason {
 pub struct Status {
     /// Program version.
     pub version: String,
-    /// Process id.
+    /// Process ID.
     pub pid: u32,
-    /// Time since start, in milliseconds.
+    /// Time since monitord's start, in milliseconds.
     pub uptime_ms: u64,
     /// Sequence number of the newest event; 0 if there is none.
     pub seq: u64,
-    /// Events taken since start.
+    /// Number of events accepted since the start.
     pub events: u64,
     /// Events per second over the last minute, in thousandths.
     pub events_per_1000s: u64,
-    /// Bytes of the FIFO that were no record, since start.
+    /// Bytes from the FIFOs that belonged to no valid record, since the start.
     pub skipped_bytes: u64,
-    /// Records refused because this process had them already, since start.
+    /// Number of records discarded as duplicates since the start.
     pub repeated: u64,
-    /// Events that writers say they dropped, since start.
+    /// Number of events that writers report as dropped, since the start.
     pub writers_lost: u64,
-    /// Events that subscribers were told are gone, since start.
+    /// Number of events reported to subscribers as lost, since the start.
     pub subscribers_lost: u64,
-    /// Subscribers turned away by a limit, since start.
+    /// Number of subscribers refused because of a limit, since the start.
     pub refused: u64,
-    /// The ring.
+    /// The events that monitord holds in memory.
     pub ring: Extent,
-    /// The journal; `None` when it is off.
+    /// The journal; `None` if it is switched off.
     pub journal: Option<Journal>,
-    /// Everyone connected.
+    /// The connected subscribers.
     pub subscribers: Vec<Subscriber>,
-    /// Subscribers that did not fit into this answer.
+    /// Number of subscribers that did not fit into this answer.
     pub subscribers_left_out: u64,
 }
 
-/// What a store of events holds.
+/// The range of events in memory or in the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
-    /// Sequence number of the oldest event in it; 0 if empty.
+    /// Sequence number of the oldest event; 0 if there is none.
     pub first: u64,
-    /// Sequence number of the newest event in it; 0 if empty.
+    /// Sequence number of the newest event; 0 if there is none.
     pub last: u64,
-    /// Bytes taken.
+    /// Bytes in use.
     pub bytes: u64,
-    /// Bytes that it may take.
+    /// Most bytes that may be in use.
     pub bytes_max: u64,
 }
 
 /// The journal's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
-    /// What it holds.
+    /// The events in the journal.
     pub extent: Extent,
     /// Number of segment files.
     pub segments: u32,
-    /// Why it takes nothing at present; `None` when it works.
+    /// Why the journal accepts no events at present; `None` if it works.
     pub failed: Option<String>,
 }
 
 /// One subscriber's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscriber {
-    /// User id of the process that connected. SO_PEERCRED, unix(7).
+    /// User ID of the process that connected. SO_PEERCRED, unix(7).
     pub uid: u32,
-    /// Its process id.
+    /// ID of the process that connected.
     pub pid: i32,
-    /// How many events it has still to be given.
+    /// Number of events that monitord has not yet sent to the subscriber.
     pub lag: u64,
-    /// Its filters, as it sent them.
+    /// The filters as the subscriber sent them.
     pub filters: Vec<String>,
-    /// Time since it connected, in milliseconds.
+    /// Age of the connection in milliseconds.
     pub age_ms: u64,
 }
 
-/// Reads the first frame of a connection on which only `spoken` is spoken.
+/// Parses the first frame of a connection to a server that speaks only the protocol version `spoken`.
 ///
 /// # Errors
-/// A [`Refusal`] that says which versions are spoken, ready to be sent.
+/// The [`Refusal`] to send to the client, if the version is another one or the request is malformed.
 pub fn open<R: serde::de::DeserializeOwned>(body: &[u8], spoken: u16) -> Result<R, Refusal> {
     let refuse = |reason, message| Refusal { reason, message, versions: vec![spoken] };
     match postcard::take_from_bytes::<u16>(body) {
@@ -260,10 +263,10 @@ pub fn open<R: serde::de::DeserializeOwned>(body: &[u8], spoken: u16) -> Result<
     }
 }
 
-/// Reads the first frame of a connection to `events.sock`: the version, and the request in today's form.
+/// Parses the first frame of a connection to `events.sock`. Returns the version, and the request in its current form.
 ///
 /// # Errors
-/// A [`Refusal`] that says which versions are spoken, ready to be sent.
+/// The [`Refusal`] to send to the client, if the version is unknown or the request is malformed.
 pub fn open_watch(body: &[u8]) -> Result<(u16, Request), Refusal> {
     let opened = match postcard::take_from_bytes::<u16>(body) {
         Ok((VERSION_MIN, _)) => {
@@ -274,7 +277,7 @@ pub fn open_watch(body: &[u8]) -> Result<(u16, Request), Refusal> {
     opened.map_err(|refusal| Refusal { versions: vec![VERSION, VERSION_MIN], ..refusal })
 }
 
-/// The first frame of a connection that asks for `request`.
+/// Encodes `request` as the first frame of a connection.
 ///
 /// # Errors
 /// [`FrameError::Length`] if the request is larger than a frame.
@@ -282,7 +285,7 @@ pub fn opening(request: Request) -> Result<Vec<u8>, FrameError> {
     frame::encode(&Opening { version: VERSION, request })
 }
 
-/// [`opening`] for a monitord that speaks version 1 alone. The lineage stays unsaid.
+/// Like [`opening`], for a monitord that speaks only version 1. The frame lacks [`Subscribe::lineage`].
 ///
 /// # Errors
 /// [`FrameError::Length`] if the request is larger than a frame.
@@ -314,7 +317,7 @@ mod tests {
         }
         let refusal = open_watch(&[3, 0]).expect_err("version 3");
         assert_eq!((refusal.reason, refusal.versions), (Reason::Version, vec![2, 1]));
-        // The bytes of version 1 as programs of today send them.
+        // The bytes of version 1 as released programs send them.
         assert_eq!(opening_1(Request::Status).expect("small")[frame::HEADER_LEN..], [1, 1]);
     }
 }

@@ -293,7 +293,7 @@ fn an_unmatchable_filter_is_refused_and_days_are_a_duration() {
     for (filter, meant) in [
         ("type=Container", "write type=container"),
         ("event=Start", "write event=start"),
-        ("type=a,b", "write type=a and type=b as filters of their own"),
+        ("type=a,b", "write type=a and type=b as separate filters"),
     ] {
         let output = events(&["--filter", filter]);
         assert_eq!(output.status.code(), Some(125));

@@ -1,27 +1,27 @@
-//! Dates and times of day, as people write and read them: RFC 3339, local time, unix seconds.
+//! Dates and times in the forms that people read and write: RFC 3339, local time, unix seconds.
 //!
-//! Behind the feature `calendar`: monitord and shims print and read no dates, and link no time zones.
+//! Part of the feature `calendar`. monitord and shims handle no dates, and are built without it and its time zone code.
 
 use super::duration::{duration, split_digits};
 use chrono::{Local, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone};
 
-/// Every form that [`parse`] takes, as an error lists them.
+/// All forms that [`parse`] reads, as an error message lists them.
 pub const FORMS: &str = "RFC 3339 (2024-05-06T15:04:05.123456789+08:00, Z), local time (2024-05-06, \
      2024-05-06T15, T15:04, T15:04:05.123), unix seconds (1714979045.123456789), \
      a duration back from now (10m, 1h30m, 1.5h, 7d, 2w) or now";
 
 const SECOND: i128 = 1_000_000_000;
 
-/// Text that is no time, or times in the wrong order.
+/// Why a time or a span of time is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
     /// The text has none of the [`FORMS`].
     #[error("time {0:?} is not understood; write {FORMS}")]
     Form(String),
-    /// The time is not between the years 1677 and 2262, which 64 bits of nanoseconds can hold.
+    /// The time does not fit into 64 bits of nanoseconds, which reach from the year 1677 to 2262.
     #[error("time {0:?} is out of range: from the year 1677 to 2262")]
     Range(String),
-    /// The end lies before the beginning.
+    /// The span ends before it begins.
     #[error("since ({}) is later than until ({})", local(*.since), local(*.until))]
     Order {
         /// Nanoseconds since the epoch.
@@ -31,25 +31,30 @@ pub enum TimeError {
     },
 }
 
-/// RFC 3339 in local time, always with nine digits and a numeric offset: `2022-05-10T17:20:34.661862100+08:00`.
+/// Formats a time as RFC 3339 in local time, always with nine digits and a numeric offset:
+/// `2022-05-10T17:20:34.661862100+08:00`.
 pub fn local(nanos: i64) -> String {
     let utc = chrono::DateTime::from_timestamp_nanos(nanos);
     let offset = Local.offset_from_utc_datetime(&utc.naive_utc()).fix();
-    // Before clocks were standardised, zones had odd seconds, which RFC 3339 cannot say.
+    // Before time zones were standardised, offsets had seconds, which RFC 3339 cannot express.
     let offset = if offset.local_minus_utc() % 60 == 0 { offset } else { chrono::Utc.fix() };
     utc.with_timezone(&offset).format("%Y-%m-%dT%H:%M:%S%.9f%:z").to_string()
 }
 
-/// Reads a time as a person or a program writes it; gives nanoseconds since the epoch.
+/// Parses a time; returns nanoseconds since the epoch.
 ///
-/// Takes RFC 3339 with any offset and up to nine digits (a space or `t` for `T`, `z` for `Z`); the same without
-/// offset, or shortened to minutes, hours or the date, in local time; unix seconds with up to nine digits;
-/// a [`duration`], counted back from `now` (a negative one lies ahead); and the word `now`. A number
-/// alone is always unix seconds, so `0` is the epoch. A local time that occurs twice, as clocks go back, is the
-/// earlier one; one that clocks leave out is read as if they had not moved yet.
+/// - RFC 3339 with any offset and up to nine digits of a second; a space or `t` instead of `T`, and `z` instead of `Z`
+/// - a form without an offset, also without seconds, minutes or the time: local time
+/// - unix seconds with up to nine digits of a second; a number alone is always unix seconds, so `0` is the epoch
+/// - a [`duration`] before `now`, or after it if negative
+/// - the word `now`
+///
+/// When clocks go back, a local time occurs twice: it is read as the earlier of the two. When clocks go forward, a
+/// local time may not occur: it is read as if the clocks had not gone forward.
 ///
 /// # Errors
-/// [`TimeError::Form`] lists the forms, [`TimeError::Range`] the range.
+/// [`TimeError::Form`] if the text has none of the [`FORMS`], [`TimeError::Range`] if the time does not fit into 64
+/// bits.
 pub fn parse(text: &str, now: i64) -> Result<i64, TimeError> {
     let trimmed = text.trim();
     let nanos = if trimmed.eq_ignore_ascii_case("now") {
@@ -68,7 +73,7 @@ pub fn parse(text: &str, now: i64) -> Result<i64, TimeError> {
 /// Checks that a span of time does not end before it begins.
 ///
 /// # Errors
-/// [`TimeError::Order`].
+/// [`TimeError::Order`] if `since` is later than `until`.
 pub fn in_order(since: Option<i64>, until: Option<i64>) -> Result<(), TimeError> {
     match (since, until) {
         (Some(since), Some(until)) if since > until => Err(TimeError::Order { since, until }),
@@ -76,7 +81,7 @@ pub fn in_order(since: Option<i64>, until: Option<i64>) -> Result<(), TimeError>
     }
 }
 
-/// `[-]SECONDS[.FRACTION]`, in integers throughout: a float would lose the nanoseconds.
+/// Parses `[-]SECONDS[.FRACTION]`. Computes with integers, because a float would lose nanoseconds.
 fn unix(text: &str) -> Option<i128> {
     let (negative, number) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -90,7 +95,8 @@ fn unix(text: &str) -> Option<i128> {
     Some(if negative { -nanos } else { nanos })
 }
 
-/// One or more digits. A number too large for `u64` is far out of range anyway.
+/// Parses one or more digits. A number that does not fit into `u64` becomes `u64::MAX`, which is out of range as a
+/// time.
 fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -98,13 +104,13 @@ fn digits(text: &str) -> Option<u64> {
     Some(text.parse().unwrap_or(u64::MAX))
 }
 
-/// One to nine digits behind a point, as nanoseconds.
+/// Parses one to nine digits after a point; returns nanoseconds.
 fn nanos_of(fraction: &str) -> Option<u32> {
     let width = u32::try_from(fraction.len()).ok().filter(|width| *width <= 9)?;
     Some(digits(fraction)? as u32 * 10u32.pow(9 - width))
 }
 
-/// A date, with as much of a time and an offset as is there.
+/// Parses a date, optionally with a time or its first parts, and an offset.
 fn calendar(text: &str) -> Option<i128> {
     let mut at = Chars(text);
     let date =
@@ -113,11 +119,11 @@ fn calendar(text: &str) -> Option<i128> {
     if at.take(|c| matches!(c, 'T' | 't' | ' ')) {
         let hour = at.number(2).filter(|hour| *hour < 24)?;
         second_of_day = hour * 3600;
-        // An offset may follow any part of the time.
+        // The time may end after each part, so an offset may follow each.
         if at.take(|c| c == ':') {
             second_of_day += at.number(2).filter(|minute| *minute < 60)? * 60;
             if at.take(|c| c == ':') {
-                // 60 is a leap second; unix time has no name for it and gives it that of the next.
+                // 60 is a leap second. Unix time has no number of its own for it, so it gets that of the next second.
                 second_of_day += at.number(2).filter(|second| *second <= 60)?;
                 if at.take(|c| c == '.') {
                     nanos = nanos_of(at.digits())?;
@@ -134,23 +140,23 @@ fn calendar(text: &str) -> Option<i128> {
         .then(|| (i128::from(naive.and_utc().timestamp()) - i128::from(offset)) * SECOND + i128::from(nanos))
 }
 
-/// Seconds that local clocks showing `naive` are ahead of UTC.
+/// Seconds by which local time is ahead of UTC when local clocks show `naive`.
 fn local_offset(naive: NaiveDateTime) -> Option<i32> {
     let ahead = |naive: &NaiveDateTime| match Local.offset_from_local_datetime(naive) {
         MappedLocalTime::Single(offset) => Some(offset.fix().local_minus_utc()),
-        // The farther ahead, the earlier; chrono names them in another order.
+        // The larger offset belongs to the earlier time. chrono does not return the two in this order.
         MappedLocalTime::Ambiguous(a, b) => Some(a.fix().local_minus_utc().max(b.fix().local_minus_utc())),
         MappedLocalTime::None => None,
     };
-    // No clock jumps by more than a day: in a gap, what held a day before.
+    // Clocks go forward by less than a day, so a time that does not occur gets the offset of a day earlier.
     ahead(&naive).or_else(|| ahead(&naive.checked_sub_signed(TimeDelta::days(1))?))
 }
 
-/// A cursor over text; each step is checked.
+/// A cursor over text. Each method returns `None` or false if the text does not match.
 struct Chars<'a>(&'a str);
 
 impl<'a> Chars<'a> {
-    /// Exactly `width` digits.
+    /// Reads exactly `width` digits.
     fn number(&mut self, width: usize) -> Option<u32> {
         let (number, rest) = self.0.split_at_checked(width)?;
         let number = digits(number)?;
@@ -164,7 +170,7 @@ impl<'a> Chars<'a> {
         digits
     }
 
-    /// Passes over `expected`.
+    /// Skips the character `expected`.
     fn after(&mut self, expected: char) -> Option<&mut Self> {
         self.take(|c| c == expected).then_some(self)
     }
@@ -179,7 +185,7 @@ impl<'a> Chars<'a> {
         }
     }
 
-    /// `Z`, `±hh:mm` or nothing.
+    /// Reads `Z`, `±hh:mm` or nothing; returns the offset in seconds.
     fn offset(&mut self) -> Option<Option<i32>> {
         if self.0.is_empty() {
             return Some(None);

@@ -1,7 +1,9 @@
-//! Lengths of time, as people write and read them.
+//! Durations in the form that people write.
 
-/// A duration in nanoseconds, wherever a person writes one: as Go's `time.ParseDuration` reads it, roundings included,
-/// and with `d` and `w` for days of 24 hours and weeks of seven of them. `None` if it is no duration.
+/// Parses a duration; returns nanoseconds, or `None` if `text` is not a duration.
+///
+/// Reads the forms of Go's `time.ParseDuration`, and rounds like it. In addition, `d` is a day of 24 hours, and `w` is
+/// a week of 7 days.
 pub fn duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -10,7 +12,7 @@ pub fn duration(text: &str) -> Option<i64> {
     if rest.is_empty() {
         return None;
     }
-    // Magnitudes to 2^63 inclusive: the most negative duration has one more than the most positive.
+    // The largest magnitude is 2^63: that of i64::MIN, which is one more than i64::MAX.
     let mut total = 0u64;
     while !rest.is_empty() {
         let (part, after) = duration_part(rest)?;
@@ -20,7 +22,7 @@ pub fn duration(text: &str) -> Option<i64> {
     if negative { 0i64.checked_sub_unsigned(total) } else { i64::try_from(total).ok() }
 }
 
-/// One number with its unit, and what follows them.
+/// Parses a number and its unit; returns nanoseconds and the rest of the text.
 fn duration_part(text: &str) -> Option<(u64, &str)> {
     let (whole, rest) = split_digits(text);
     let (fraction, rest) = rest.strip_prefix('.').map_or(("", rest), split_digits);
@@ -45,12 +47,12 @@ fn duration_part(text: &str) -> Option<(u64, &str)> {
     Some((nanos, rest))
 }
 
-/// The digits that `text` begins with, and what follows them.
+/// Splits `text` after its leading digits.
 pub(super) fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// `0.FRACTION` of `unit`; digits beyond what 63 bits hold are cut.
+/// Returns `0.FRACTION` of `unit`. Ignores digits that do not fit into 63 bits.
 fn fraction_of(fraction: &str, unit: u64) -> u64 {
     let (mut value, mut scale) = (0u64, 1f64);
     for digit in fraction.bytes().map(|byte| u64::from(byte - b'0')) {
