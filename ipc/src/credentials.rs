@@ -1,9 +1,9 @@
-//! Who somebody is to a registry: the files of containers-auth.json(5) and of docker, and credential helpers.
+//! Credentials for registries: the files of containers-auth.json(5) and of docker, and credential helpers.
 //!
-//! Used by the engine for what this host is to registries, and by the command line for what its user is: both
-//! read the same files in the same order. [`mod@file`] is one file, [`helper`] one program, [`search`] the order,
-//! [`matching`] the rule which entry a repository gets. Never talks to a registry; no secret is ever part of an
-//! error, a log line or a `Debug` form.
+//! Used by the engine for the host's credentials, and by the command line for those of its user: both read the same
+//! files in the same order. [`mod@file`] is a credential file, [`helper`] a credential helper, [`search`] the order of
+//! files and helpers, [`matching`] the rule that selects an entry for a repository. Never connects to a registry.
+//! Errors, log lines and `Debug` forms never contain a secret.
 
 pub mod file;
 pub mod helper;

@@ -64,7 +64,8 @@ pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
     header(len, crc32c::crc32c_append(crc, &seq.to_le_bytes()))
 }
 
-/// The header and the tag of the frame of an event from the emit FIFO. The rest of the record's body follows, then `seq`.
+/// The header and the tag of the frame of an event from the emit FIFO. The rest of the record's body follows, then
+/// `seq`.
 ///
 /// The checksum covers the tag, so this sums the body again.
 pub fn emitted_header(rest: &[u8], seq: u64) -> [u8; HEADER_LEN + 1] {

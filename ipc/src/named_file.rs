@@ -1,8 +1,9 @@
-//! A file at a path that a person names: an id, a process id, credentials, an archive, a configuration.
+//! Files at paths that a person chooses: ID files, PID files, credentials, archives, configuration files.
 //!
-//! Used by command line, engine, shim and monitord for such paths alone. Links are followed, also to a file that is not
-//! there yet, and stay links. What is no regular file is refused before it is touched. A reader sees the old file or
-//! the new one, whole. Never used for the files of a store or a journal, whose directories nobody else may write in.
+//! Used by the command line, the engine, shims and monitord. Follows symbolic links, also to a file that does not exist
+//! yet, and never replaces a link. Refuses to write to a path that is not a regular file. Replaces a file atomically: a
+//! reader sees the complete old file or the complete new one. Not used for the store or the journal, since other users
+//! cannot write to their directories.
 
 use crate::sender::random;
 use nix::errno::Errno;
@@ -16,14 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Most links on the way to a file, as for the kernel. path_resolution(7).
+/// Most symbolic links to follow, as in the kernel. path_resolution(7).
 const LINKS_MAX: usize = 40;
-/// How long a FIFO is waited for until somebody has its other end open.
-const FIFO_PATIENCE: Duration = Duration::from_secs(5);
-/// Tries for a name that nobody else has.
+/// Longest time to wait until another process opens the other end of a FIFO.
+const FIFO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most attempts to find an unused name.
 const NAMES_MAX: usize = 8;
 
-/// What stands at `path`, in words; `None` for a regular file.
+/// The kind of file, in words; `None` for a regular file.
 pub fn other_kind(kind: &FileType) -> Option<&'static str> {
     Some(match kind {
         _ if kind.is_file() => return None,
@@ -35,18 +36,18 @@ pub fn other_kind(kind: &FileType) -> Option<&'static str> {
     })
 }
 
-/// Where a path leads.
+/// The end of a chain of symbolic links.
 enum End {
-    /// To this name, which is no link.
+    /// A path that is not a symbolic link. It need not exist.
     Name(PathBuf),
-    /// To what is open as this number in a process: /dev/stdout, /dev/fd/3.
+    /// A descriptor of a process, as /dev/stdout or /dev/fd/3 name it. proc(5).
     Descriptor(PathBuf),
 }
 
-/// The file that `path` leads to, without a link at its end. It need not be there, but its directory must.
+/// Follows the symbolic links at `path` to a path that is not a link. The file need not exist, but its directory must.
 ///
 /// # Errors
-/// A directory on the way is not there, links lead in a circle, or `path` names a descriptor.
+/// A directory does not exist, the links form a loop, or `path` names a descriptor.
 pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     match follow(path)? {
         End::Name(path) => Ok(path),
@@ -54,7 +55,7 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The number of the descriptor of this process that `path` names, as /dev/stdout does.
+/// The descriptor of this process that `path` names, as /dev/stdout does; `None` if `path` names something else.
 pub fn descriptor(path: &Path) -> Option<i32> {
     let Ok(End::Descriptor(path)) = follow(path) else { return None };
     let is_own = path.parent() == fs::canonicalize("/proc/self/fd").ok().as_deref();
@@ -73,7 +74,7 @@ fn follow(path: &Path) -> io::Result<End> {
             _ => Path::new("."),
         };
         let dir = fs::canonicalize(dir)?;
-        // The links there lead to what is open, by no path.
+        // The links in /proc/PID/fd refer to open files directly; the path that they show may be another file's.
         let here = dir.join(name);
         if dir.starts_with("/proc") && dir.ends_with("fd") {
             return Ok(End::Descriptor(here));
@@ -88,10 +89,10 @@ fn follow(path: &Path) -> io::Result<End> {
     Err(Errno::ELOOP.into())
 }
 
-/// What stands at the resolved path `target`; `None` if nothing does.
+/// The metadata of the resolved path `target`; `None` if it does not exist.
 ///
 /// # Errors
-/// It is no regular file.
+/// `target` is not a regular file, or lstat(2) fails.
 pub fn look(target: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -103,22 +104,23 @@ pub fn look(target: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// A path beside `target` that nothing has, most likely, and that nobody can guess.
+/// A path in the directory of `target` with a random name, which other users cannot guess.
 pub fn beside(target: &Path) -> PathBuf {
-    // Not made of the file's own name, which may be as long as a name can be.
+    // The file's own name is not part of it, since that name may already have the maximum length.
     target.with_file_name(format!(".sampan-{:016x}", random()))
 }
 
-/// Gives `file` the owner and the mode of the file that it is to replace, as far as this user may.
+/// Gives `file` the owner and the mode of the file that it will replace, as far as this user may.
 ///
 /// # Errors
-/// What fchmod(2) says.
+/// fstat(2) or fchmod(2) fails.
 pub fn keep_owner_and_mode(file: &File, replaced: &Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     let mut mode = replaced.mode() & 0o7777;
     if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
         let (uid, gid) = (Uid::from_raw(replaced.uid()), Gid::from_raw(replaced.gid()));
-        // The group alone, where only root could give the file away; what is for neither is for others no more.
+        // Only root may change the owner. If this user may not set the group either, the permissions for the group
+        // would go to another group, so they are removed.
         if fchown(file, Some(uid), Some(gid)).is_err() && fchown(file, None, Some(gid)).is_err() {
             mode &= 0o707;
         }
@@ -126,7 +128,7 @@ pub fn keep_owner_and_mode(file: &File, replaced: &Metadata) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// A file that is written beside the one that it is to become; removed when dropped before.
+/// A temporary file in the directory of its target. Dropping it removes it, unless it was renamed.
 #[derive(Debug)]
 struct Draft {
     target: PathBuf,
@@ -135,7 +137,8 @@ struct Draft {
 }
 
 impl Draft {
-    /// One for the resolved path `target`. A new file gets `mode`, less the umask.
+    /// Creates a temporary file for the resolved path `target`. If `target` does not exist, the file gets `mode` less
+    /// the umask.
     fn beside(target: PathBuf, mode: u32) -> io::Result<Self> {
         let replaced = look(&target)?;
         let mut tried = 0;
@@ -160,19 +163,20 @@ impl Draft {
         self.file.sync_all()
     }
 
-    /// Takes the place of what is there.
+    /// Replaces the target.
     fn rename(self) -> io::Result<()> {
-        // Once more: a device may have come meanwhile.
+        // Check again: the target may have been replaced by a device since.
         look(&self.target)?;
         fs::rename(&self.path, &self.target)?;
         sync_directory(&self.target);
         Ok(())
     }
 
-    /// Takes a name that nothing has.
+    /// Gives the file the target's name, if that name does not exist.
     fn link(self) -> io::Result<()> {
         match fs::hard_link(&self.path, &self.target) {
-            // FAT and some network file systems have one name for a file. Only here may two processes both succeed.
+            // FAT and some network file systems have no hard links. Only on these may two processes that create the
+            // same file both succeed.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
                 if look(&self.target)?.is_some() {
                     return Err(io::ErrorKind::AlreadyExists.into());
@@ -188,34 +192,34 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Not there any more if it was renamed.
+        // Fails if the file was renamed.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Makes the name of `file` durable, where the file system can.
+/// Makes the name of `file` durable by fsync(2) of its directory. Ignores errors: not every file system supports it.
 pub fn sync_directory(file: &Path) {
     if let Some(dir) = file.parent() {
         let _ = File::open(dir).and_then(|dir| dir.sync_all());
     }
 }
 
-/// Replaces the file that `path` leads to by one of `bytes`, which keeps owner and mode; a new one gets `mode`, less the
-/// umask.
+/// Replaces the content of the file at `path`, after following links, and keeps its owner and mode. A new file gets
+/// `mode` less the umask.
 ///
 /// # Errors
-/// It is no regular file, or the file system refuses; what was there is as it was.
+/// `path` is not a regular file, or a system call fails; the old file is unchanged.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut draft = Draft::beside(resolve(path)?, mode)?;
     draft.write(bytes)?;
     draft.rename()
 }
 
-/// The same of what is for nobody else: a new file is for its owner alone, and one that is there keeps its owner and mode
-/// less what others may.
+/// Like [`replace`], for a file with secrets: a new file gets mode 0600, and an existing file loses the permissions for
+/// others.
 ///
 /// # Errors
-/// As [`replace`].
+/// `path` is not a regular file, or a system call fails; the old file is unchanged.
 pub fn replace_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut draft = Draft::beside(resolve(path)?, 0o600)?;
     let mode = draft.file.metadata()?.mode() & 0o770;
@@ -224,10 +228,10 @@ pub fn replace_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     draft.rename()
 }
 
-/// Makes the file that `path` leads to, which must not be there.
+/// Creates the file at `path`, after following links. It must not exist.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if something is there; what the file system says.
+/// [`io::ErrorKind::AlreadyExists`] if it exists; or a system call fails. No file is left then.
 pub fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let target = resolve(path)?;
     if fs::symlink_metadata(&target).is_ok() {
@@ -238,18 +242,20 @@ pub fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     draft.link()
 }
 
-/// Opens the file at `path` for reading, whatever gives bytes: a file, a pipe, a device.
+/// Opens a regular file, a FIFO or a device for reading.
 ///
 /// # Errors
-/// It is a directory or a socket, or a FIFO that nobody opens for writing for some seconds.
+/// `path` is a directory or a socket, or a FIFO that no process opens for writing within five seconds; or open(2)
+/// fails.
 pub fn open(path: &Path) -> io::Result<File> {
     open_either(path, OpenOptions::new().read(true), "writes into it")
 }
 
-/// Opens what stands at `path` and is no regular file for writing: a pipe or a device.
+/// Opens a FIFO or a device for writing.
 ///
 /// # Errors
-/// It is a directory or a socket, or a FIFO that nobody opens for reading for some seconds.
+/// `path` is a directory or a socket, or a FIFO that no process opens for reading within five seconds; or open(2)
+/// fails.
 pub fn open_for_writing(path: &Path) -> io::Result<File> {
     open_either(path, OpenOptions::new().write(true), "reads it")
 }
@@ -266,21 +272,22 @@ fn open_either(path: &Path, options: &mut OpenOptions, other_end: &str) -> io::R
     if !kind.is_fifo() {
         return options.open(path);
     }
-    // Only open(2) without O_NONBLOCK waits for the other end, and nothing but a signal ends that wait: so it is done by
-    // a thread, which is left behind. Whoever cannot go on without the file is about to end.
+    // open(2) of a FIFO waits for the other end if O_NONBLOCK is not set, and has no timeout. So a thread calls it;
+    // after a timeout the thread goes on waiting. That does no harm, since a caller that cannot open its file is about
+    // to exit.
     let (sender, receiver) = mpsc::channel();
     let (path, options) = (path.to_owned(), options.clone());
     let wait = move || sender.send(options.open(path));
     std::thread::Builder::new().name("fifo".into()).stack_size(64 << 10).spawn(wait)?;
-    receiver.recv_timeout(FIFO_PATIENCE).unwrap_or_else(|_| {
+    receiver.recv_timeout(FIFO_TIMEOUT).unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("it is a FIFO, and nobody {other_end}")))
     })
 }
 
-/// All that [`open`] gives, at most `max` bytes.
+/// Reads a file of at most `max` bytes, which it opens by [`open`].
 ///
 /// # Errors
-/// As [`open`]; [`io::ErrorKind::FileTooLarge`] if there is more.
+/// [`io::ErrorKind::FileTooLarge`] if the file has more bytes; or it cannot be opened or read.
 pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -290,10 +297,10 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As [`read`], of text.
+/// Like [`read`], for text.
 ///
 /// # Errors
-/// As [`read`]; [`io::ErrorKind::InvalidData`] if it is no UTF-8.
+/// [`io::ErrorKind::InvalidData`] if the file is not UTF-8, and the errors of [`read`].
 pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
     String::from_utf8(read(path, max)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
@@ -320,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_and_stay_links_also_to_what_is_not_there_yet() {
+    fn links_are_followed_and_stay_links() {
         let (_dir, dir) = directory();
         fs::create_dir(dir.join("sub")).expect("made");
         symlink("sub/target", dir.join("relative")).expect("made");
@@ -341,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_and_as_it_was() {
+    fn another_kind_of_file_is_refused_and_unchanged() {
         let (_dir, dir) = directory();
         fs::create_dir(dir.join("directory")).expect("made");
         nix::unistd::mkfifo(&dir.join("fifo"), Mode::S_IRWXU).expect("made");
@@ -374,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn owner_and_mode_stay_and_a_new_file_gets_the_mode_that_is_asked_for() {
+    fn owner_and_mode_stay_and_a_new_file_gets_the_requested_mode() {
         let (_dir, dir) = directory();
         let path = dir.join("file");
         replace(&path, b"1", 0o600).expect("written");
@@ -392,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_must_be_new_is_made_whole_and_replaces_nothing() {
+    fn create_makes_a_complete_file_and_replaces_nothing() {
         let (_dir, dir) = directory();
         symlink("target", dir.join("link")).expect("made");
         create(&dir.join("link"), b"id", 0o644).expect("made");
@@ -406,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_is_bounded_and_waits_for_no_fifo_without_end() {
+    fn reading_is_bounded_in_bytes_and_in_time() {
         let (_dir, dir) = directory();
         let (file, fifo) = (dir.join("file"), dir.join("fifo"));
         fs::write(&file, "12345").expect("written");
@@ -420,7 +427,7 @@ mod tests {
         assert!(read(&dir, 1).is_err());
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).expect("made");
         assert!(read(&fifo, 9).expect_err("nobody writes").to_string().contains("nobody writes into it"));
-        // Another one: at the first a thread still waits.
+        // A second FIFO, since a thread still waits at the first.
         let fifo = dir.join("fifo2");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).expect("made");
         std::thread::scope(|scope| {

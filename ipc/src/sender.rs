@@ -1,10 +1,10 @@
 //! The producer's side of a FIFO: emits events in order, never blocks, and counts every event that it drops.
 //!
 //! Used by the engine, the shims and every program that emits. A process has one [`FifoSender`]; clones share it.
-//! [`FifoSender::send`] makes one non-blocking write. While the FIFO is full, missing or without a reader, records wait in a
-//! bounded spool, and a thread writes them when the FIFO takes them; the thread lives only while records wait. Only a full
-//! spool drops events, oldest first, and the next record that is written says how many. Never opens the FIFO for reading,
-//! and never creates it.
+//! [`FifoSender::send`] makes one non-blocking write. While the FIFO is full, missing or without a reader, records wait
+//! in a bounded spool, and a thread writes them when the FIFO takes them; the thread lives only while records wait.
+//! Only a full spool drops events, oldest first, and the next record that is written says how many. Never opens the
+//! FIFO for reading, and never creates it.
 //!
 //! ```no_run
 //! use sampan_ipc::{Event, paths::Paths, sender::FifoSender};

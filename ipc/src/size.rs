@@ -1,15 +1,15 @@
 //! Sizes in bytes as people write and read them: one parser, one printer.
 //!
-//! Called wherever an option, a setting or a message holds a size. All units are powers of 1024, as docker's options have
-//! them. Knows no option and no bound: those are the caller's.
+//! Called wherever an option, a setting or a message holds a size. All units are powers of 1024, as docker's options
+//! have them. Knows no option and no bound: those are the caller's.
 
 /// Most digits after the decimal point.
 const DECIMALS_MAX: usize = 9;
 
 /// Parses `500`, `64k`, `1.5M`, `10MiB`, `2 GB`: a number and a unit in any case, rounded down to whole bytes.
 ///
-/// Units are `b`, `k`, `m`, `g`, `t` and `p`, the last five also with `b` or `ib` after them. `None` if `text` is no size,
-/// or one of 2^64 bytes or more.
+/// Units are `b`, `k`, `m`, `g`, `t` and `p`, the last five also with `b` or `ib` after them. `None` if `text` is no
+/// size, or one of 2^64 bytes or more.
 pub fn parse(text: &str) -> Option<u64> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(number.len()..)?.to_ascii_lowercase().as_str() {

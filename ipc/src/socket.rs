@@ -1,8 +1,8 @@
 //! A Unix stream socket that carries frames and, with them, descriptors. unix(7), SCM_RIGHTS.
 //!
-//! Owned by whoever owns the connection: monitord's subscribers, the engine's clients and shims, a shim's engines. Never
-//! blocks and never changes the socket's flags, which other processes may share; to wait for readiness is the owner's, by
-//! poll(2) or mio. Knows no message, and holds at most what its owner gives it to send.
+//! Owned by whoever owns the connection: monitord's subscribers, the engine's clients and shims, a shim's engines.
+//! Never blocks and never changes the socket's flags, which other processes may share; to wait for readiness is the
+//! owner's, by poll(2) or mio. Knows no message, and holds at most what its owner gives it to send.
 
 use crate::frame::{Decoder, FrameError};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -33,7 +33,8 @@ pub struct FrameSocket<S> {
 }
 
 impl<S: AsFd> FrameSocket<S> {
-    /// Takes frames of at most `frame_max` bytes off `stream`, and holds at most `descriptors_max` descriptors that came.
+    /// Takes frames of at most `frame_max` bytes off `stream`, and holds at most `descriptors_max` descriptors that
+    /// came.
     pub fn new(stream: S, frame_max: usize, descriptors_max: usize) -> Self {
         FrameSocket {
             stream,

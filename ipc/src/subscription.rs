@@ -1,8 +1,8 @@
 //! An iterator over events that survives restarts of monitord and of the program that reads the events.
 //!
-//! [`Watch`] describes a subscription, [`Subscription`] is one. Used by the client library, and by the engine. Keeps the
-//! reader's position, so that a new connection continues exactly where the last one broke; docs/events.md draws what
-//! moves the position. Starts no thread.
+//! [`Watch`] describes a subscription, [`Subscription`] is one. Used by the client library, and by the engine. Keeps
+//! the reader's position, so that a new connection continues exactly where the last one broke; docs/events.md draws
+//! what moves the position. Starts no thread.
 
 mod cursor_file;
 mod position;
@@ -205,9 +205,9 @@ impl Watch {
 
     /// Subscribes.
     ///
-    /// Returns once monitord has accepted the subscription, so that no later event is missed. Fails if monitord does not
-    /// run, with one exception: a subscription that follows, reconnects and has a cursor file belongs to a program that
-    /// runs for long and may start before monitord. Such a subscription waits inside the iterator.
+    /// Returns once monitord has accepted the subscription, so that no later event is missed. Fails if monitord does
+    /// not run, with one exception: a subscription that follows, reconnects and has a cursor file belongs to a program
+    /// that runs for long and may start before monitord. Such a subscription waits inside the iterator.
     ///
     /// # Errors
     /// [`WatchError::Connect`]: monitord does not listen. [`WatchError::Refused`]: a filter is invalid, or a limit is
@@ -239,8 +239,8 @@ impl Watch {
 
 /// An iterator over events; made by [`Watch::start`].
 ///
-/// It ends when all events have come (`until` has passed, or the last past event was returned), when its [`Stopper`] was
-/// used, and after an error.
+/// It ends when all events have come (`until` has passed, or the last past event was returned), when its [`Stopper`]
+/// was used, and after an error.
 #[derive(Debug)]
 pub struct Subscription {
     watch: Watch,

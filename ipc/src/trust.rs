@@ -1,8 +1,9 @@
 //! Decides which directories, FIFOs and peers a process of Sampan trusts.
 //!
-//! Daemons and clients share one rule, which docs/security.md draws. Daemons call [`make`], [`make_own`] and [`make_root`]
-//! before they use a directory; clients call [`connect`] before they send; writers of a FIFO call [`fifo`]. Decides only by
-//! owner, mode and kind of file. Never decides whether this process may open a file: the kernel does.
+//! Daemons and clients share one rule, which docs/security.md draws. Daemons call [`make`], [`make_own`] and
+//! [`make_root`] before they use a directory; clients call [`connect`] before they send; writers of a FIFO call
+//! [`fifo`]. Decides only by owner, mode and kind of file. Never decides whether this process may open a file: the
+//! kernel does.
 
 use crate::accounts;
 use nix::errno::Errno;
@@ -231,8 +232,8 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
             if !is_own(meta.uid()) {
                 return refuse(&next, format!("is a symbolic link of user {}", meta.uid()));
             }
-            // A link of procfs leads to a file and not to the name that it shows, which may be below another root. Only its
-            // owner's processes can change it. proc(5), /proc/PID/root.
+            // A link of procfs leads to a file and not to the name that it shows, which may be below another root. Only
+            // its owner's processes can change it. proc(5), /proc/PID/root.
             if statfs(&at).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
                 at = next;
                 match fs::metadata(&at).map_err(look)? {
@@ -290,8 +291,8 @@ pub fn make(path: &Path, mode: u32) -> Result<(), TrustError> {
     directory(path)
 }
 
-/// Like [`make`], for a directory with only Sampan's files. If this user owns it, removes read permissions beyond `mode`;
-/// removes write permissions of others, too, if the directory is empty.
+/// Like [`make`], for a directory with only Sampan's files. If this user owns it, removes read permissions beyond
+/// `mode`; removes write permissions of others, too, if the directory is empty.
 ///
 /// # Errors
 /// [`TrustError`]. A mode that cannot be changed, as on a read-only file system, is logged and no error.
@@ -305,8 +306,8 @@ pub fn make_own(path: &Path, mode: u32) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// Gives this user's directory, to which others may write, this mode if it is empty. Otherwise changes nothing and returns
-/// false. A new tmpfs is such a directory, and so is one of mkdir(1) with a umask that lets the group write.
+/// Gives this user's directory, to which others may write, this mode if it is empty. Otherwise changes nothing and
+/// returns false. A new tmpfs is such a directory, and so is one of mkdir(1) with a umask that lets the group write.
 fn close_empty(path: &Path, mode: u32) -> bool {
     let Ok((dir, stat)) = open_plain(path, OFlag::O_RDONLY) else { return false };
     let set = |mode: u32| fchmod(&dir, Mode::from_bits_truncate(mode)).is_ok();

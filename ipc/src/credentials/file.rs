@@ -1,7 +1,7 @@
-//! One file of credentials: containers-auth.json(5), which is a part of docker's config.json.
+//! A credential file: containers-auth.json(5), whose format is a part of docker's config.json.
 //!
-//! Edited as JSON, so that what is not ours stays; replaced in one step. A new one is readable for its owner alone; one
-//! that is there keeps its owner and its mode, but that others may read it.
+//! It is edited as JSON, so that other settings in it stay, and replaced atomically. Only the owner may read a new
+//! file. An existing file keeps its owner and its mode, but loses the permissions for others.
 
 use crate::credentials::matching;
 use crate::engine::Credential;
@@ -18,30 +18,30 @@ use std::path::{Path, PathBuf};
 /// Longest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Why a file of credentials cannot be used. Never has a secret in it.
+/// Why a credential file cannot be used. Never contains a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The file system refuses.
+    /// A system call failed.
     #[error("cannot {doing} credentials in {}", path.display())]
     Io {
         /// What was attempted.
         doing: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why it failed.
         source: io::Error,
     },
-    /// It is something else than its manual page says.
+    /// The file is not in the format of containers-auth.json(5).
     #[error("cannot read credentials in {}: {wrong}", path.display())]
     Broken {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong.
         wrong: String,
     },
 }
 
-/// A file as it was read.
+/// The content of a credential file.
 #[derive(Clone)]
 pub struct AuthFile {
     path: PathBuf,
@@ -49,17 +49,17 @@ pub struct AuthFile {
 }
 
 impl AuthFile {
-    /// Reads `path`; `None` if it is not there.
+    /// Reads the file at `path`; returns `None` if it does not exist.
     ///
     /// # Errors
-    /// [`FileError`].
+    /// [`FileError`] if the file cannot be read, is not a regular file, is too long, or is not a JSON object.
     pub fn read(path: &Path) -> Result<Option<Self>, FileError> {
         let io = |source| FileError::Io { doing: "read", path: path.to_owned(), source };
         let broken = |wrong: String| FileError::Broken { path: path.to_owned(), wrong };
         if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
             return Err(broken("it is no regular file".to_owned()));
         }
-        // Not blocking: a FIFO that took its place meanwhile would make us wait for ever.
+        // O_NONBLOCK, because open(2) would wait without limit if a FIFO has taken the file's place since.
         let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
         let file = match file {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -78,7 +78,7 @@ impl AuthFile {
         if text.trim().is_empty() {
             return Ok(Some(AuthFile { path: path.to_owned(), document: Map::new() }));
         }
-        // The parser's own words may quote the file; the place is enough.
+        // Not the parser's message, which may quote the file. The position is enough.
         let place =
             |e: serde_json::Error| broken(format!("no JSON at line {} column {}", e.line(), e.column()));
         match serde_json::from_str(&text).map_err(place)? {
@@ -87,12 +87,12 @@ impl AuthFile {
         }
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// All entries that hold a credential; those that cannot be read are named in `problems`.
+    /// All entries that have a credential. Adds a message to `problems` for each malformed entry.
     pub fn entries(&self, problems: &mut Vec<String>) -> Vec<Credential> {
         let auths = self.document.get("auths").and_then(Value::as_object);
         let mut entries = Vec::new();
@@ -108,7 +108,7 @@ impl AuthFile {
         entries
     }
 
-    /// The helper that is set for `host`: the server as it knows it, and its name.
+    /// The helper that is configured for `host`: the key of the server in the file, and the helper's name.
     pub fn helper(&self, host: &str) -> Option<(String, String)> {
         let helpers = self.document.get("credHelpers")?.as_object()?;
         let host = matching::normalize(host);
@@ -116,19 +116,19 @@ impl AuthFile {
         Some((server.clone(), name.as_str()?.to_owned()))
     }
 
-    /// All servers that have a helper of their own, with its name.
+    /// All servers for which a helper is configured, each with the helper's name.
     pub fn helpers(&self) -> Vec<(String, String)> {
         let helpers = self.document.get("credHelpers").and_then(Value::as_object);
         let pair = |(server, name): (&String, &Value)| Some((server.clone(), name.as_str()?.to_owned()));
         helpers.into_iter().flatten().filter_map(pair).collect()
     }
 
-    /// The helper for all servers that have none of their own.
+    /// Name of the helper for all servers without a helper of their own.
     pub fn store(&self) -> Option<String> {
         self.document.get("credsStore")?.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
     }
 
-    /// True if it has an entry for exactly `key`.
+    /// Whether there is an entry for exactly `key`.
     pub fn has(&self, key: &str) -> bool {
         let auths = self.document.get("auths").and_then(Value::as_object);
         auths.is_some_and(|auths| auths.keys().any(|k| matching::normalize(k) == matching::normalize(key)))
@@ -151,7 +151,7 @@ impl AuthFile {
         Ok(())
     }
 
-    /// Removes the entry for `key`, or all; true if there was one.
+    /// Removes the entry for `key`, or all entries if it is `None`. Returns whether there was one.
     fn unset(&mut self, key: Option<&str>) -> bool {
         let Some(auths) = self.document.get_mut("auths").and_then(Value::as_object_mut) else {
             return false;
@@ -170,18 +170,18 @@ impl AuthFile {
     }
 }
 
-/// Puts `credential` into the file at `path`, made if it is not there.
+/// Saves `credential` in the file at `path`, and creates the file if it does not exist.
 ///
 /// # Errors
-/// [`FileError`]; the file is then as it was.
+/// [`FileError`] if the file cannot be read, locked or replaced; it is unchanged then.
 pub fn save(path: &Path, credential: &Credential) -> Result<(), FileError> {
     edit(path, |file| file.set(credential))
 }
 
-/// Takes the entry for `key` out of the file at `path`, or all of them; true if there was one.
+/// Removes the entry for `key` from the file at `path`, or all entries if it is `None`. Returns whether there was one.
 ///
 /// # Errors
-/// [`FileError`]; the file is then as it was.
+/// [`FileError`] if the file cannot be read, locked or replaced; it is unchanged then.
 pub fn remove(path: &Path, key: Option<&str>) -> Result<bool, FileError> {
     let Some(mut file) = AuthFile::read(path)? else {
         return Ok(false);
@@ -197,12 +197,12 @@ pub fn remove(path: &Path, key: Option<&str>) -> Result<bool, FileError> {
     Ok(removed)
 }
 
-/// Reads, changes and replaces the file, one at a time.
+/// Reads, changes and replaces the file under a lock, so that no concurrent change is lost.
 fn edit(path: &Path, change: impl FnOnce(&mut AuthFile) -> Result<(), FileError>) -> Result<(), FileError> {
     let io = |source| FileError::Io { doing: "write", path: path.to_owned(), source };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    // The directory is the lock: the file itself is replaced. By whatever links it was found, it is one directory.
+    // The lock is on the directory, since the file itself is replaced. All links to the file resolve to one directory.
     let target = named_file::resolve(path).map_err(io)?;
     let lock = File::open(target.parent().unwrap_or(dir)).map_err(io)?;
     let _lock =
@@ -213,7 +213,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut AuthFile) -> Result<(), FileError>
     file.write()
 }
 
-/// The credential of one entry; `None` if it holds none, as beside a helper.
+/// Parses an entry. Returns `None` if it has no credential, as for a server whose credential a helper stores.
 fn decode(key: &str, value: &Value) -> Result<Option<Credential>, &'static str> {
     let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut credential = Credential {
@@ -228,7 +228,7 @@ fn decode(key: &str, value: &Value) -> Result<Option<Credential>, &'static str> 
         let pair = String::from_utf8(bytes).map_err(|_| "is no text")?;
         let (username, password) = pair.split_once(':').ok_or("has no ':'")?;
         credential.username = username.to_owned();
-        // Old versions of docker padded it.
+        // Old versions of docker pad the password with NUL bytes.
         credential.password = password.trim_matches('\0').to_owned();
     }
     if !credential.identity_token.is_empty() {
@@ -284,7 +284,7 @@ mod tests {
         save(&link, &credential("r", "u", "p")).expect("saved");
         assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
         assert!(AuthFile::read(&target).expect("read").expect("there").has("r"));
-        // Also one that leads to what is not there yet.
+        // A link to a file that does not exist yet stays a link, too.
         fs::remove_file(&target).expect("removed");
         save(&link, &credential("r", "u", "p")).expect("saved");
         assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
@@ -304,7 +304,7 @@ mod tests {
             assert!(remove(path, None).is_err(), "{}", path.display());
         }
         assert!(fs::metadata("/dev/null").expect("there").permissions().mode() & 0o777 == 0o666);
-        // What others have beside it is theirs, whatever its name.
+        // Another file in the directory stays unchanged, whatever its name.
         fs::write(&mine, "kept").expect("written");
         save(&dir.path().join("auth.json"), &credential("r", "u", "p")).expect("saved");
         assert_eq!(fs::read(&mine).expect("there"), b"kept");

@@ -1,7 +1,7 @@
 //! A credential helper: the program `docker-credential-NAME` of the docker-credential-helpers protocol.
 //!
-//! Its name is checked, its time and its output are bounded. What it says on failure is never passed on: a
-//! broken helper may print a secret there.
+//! The name is checked; run time and output are limited. The output of a helper that fails is never shown, because it
+//! may contain a secret.
 
 use crate::engine::Credential;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,49 +13,49 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest time that a helper gets; a person may have to unlock a key ring.
+/// Longest run time of a helper. It is long because a person may have to unlock a key ring.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
-/// Most bytes of its answer.
+/// Most bytes of a helper's output.
 const ANSWER_MAX: usize = 64 << 10;
-/// Most bytes that it is told: a pipe takes so many without a reader. pipe(7).
-const QUESTION_MAX: usize = 32 << 10;
-/// Longest name.
+/// Most bytes of input. A pipe takes this number of bytes without a reader, so that writing never blocks. pipe(7).
+const INPUT_MAX: usize = 32 << 10;
+/// Longest name of a helper, in bytes.
 const NAME_MAX: usize = 64;
-/// What helpers answer for a server that they know nothing of.
+/// The beginning of a helper's output if it has no credential for a server.
 const NOT_FOUND: &[u8] = b"credentials not found";
-/// User name that stands for an identity token.
+/// User name with which a helper marks the secret as an identity token.
 const TOKEN_USER: &str = "<token>";
-/// How often it is looked whether anybody still wants the answer.
-const LOOK_UP: Duration = Duration::from_millis(100);
-/// How often it is looked whether a helper has ended that has closed its output.
-const LOOK: Duration = Duration::from_millis(5);
+/// Interval in which `is_over` is checked.
+const CANCEL_POLL: Duration = Duration::from_millis(100);
+/// Interval in which a helper that has closed its output is checked for its end.
+const EXIT_POLL: Duration = Duration::from_millis(5);
 
-/// Why a helper gave no answer.
+/// Why a helper could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
-    /// Its name is none that a program of this protocol can have.
-    #[error("{0:?} is no name of a credential helper")]
+    /// The name is not allowed.
+    #[error("{0:?} is not a valid name of a credential helper")]
     Name(String),
-    /// It cannot be run.
+    /// The helper cannot be run, or exceeded a limit.
     #[error("cannot run {program}")]
     Run {
         /// Which program.
         program: String,
-        /// Why not.
+        /// Why it failed.
         source: io::Error,
     },
-    /// It ended badly.
+    /// The helper ended with an error.
     #[error("{program} {action} failed with {status}")]
     Failed {
         /// Which program.
         program: String,
         /// What it was asked to do.
         action: &'static str,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
     },
-    /// It answers with something else than the protocol says.
-    #[error("{program} {action} gives no answer that can be read")]
+    /// The output is not what the protocol says.
+    #[error("cannot parse the output of {program} {action}")]
     Answer {
         /// Which program.
         program: String,
@@ -64,12 +64,12 @@ pub enum HelperError {
     },
 }
 
-/// One helper.
+/// A credential helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Helper {
     program: String,
     timeout: Duration,
-    /// Where it is looked for instead of `$PATH`.
+    /// The search path for the program, instead of `$PATH`. Set by tests.
     path: Option<OsString>,
 }
 
@@ -83,10 +83,10 @@ struct Entry {
 }
 
 impl Helper {
-    /// The helper that files call `name`.
+    /// Makes the helper with this name in a configuration file. Its program is `docker-credential-NAME`.
     ///
     /// # Errors
-    /// [`HelperError::Name`]: it has letters other than `A-Za-z0-9._-`, or begins with none of the first.
+    /// [`HelperError::Name`] if the name does not match `[A-Za-z0-9][A-Za-z0-9._-]*`, or is longer than 64 bytes.
     pub fn new(name: &str) -> Result<Self, HelperError> {
         let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -96,18 +96,18 @@ impl Helper {
         Ok(Helper { program: format!("docker-credential-{name}"), timeout: TIMEOUT, path: None })
     }
 
-    /// What it knows for `server`; `None` if nothing.
+    /// Gets the credential for `server`; `None` if the helper has none.
     ///
     /// # Errors
-    /// [`HelperError`].
+    /// [`HelperError`] if the helper cannot be run, fails, or prints something else than the protocol says.
     pub fn get(&self, server: &str) -> Result<Option<Credential>, HelperError> {
         self.get_unless(server, &|| false)
     }
 
-    /// The same, for as long as somebody wants to know: once `is_over`, it is killed.
+    /// Like [`Helper::get`], but kills the helper once `is_over` returns true.
     ///
     /// # Errors
-    /// [`HelperError`].
+    /// The errors of [`Helper::get`]; [`HelperError::Run`] if the helper was killed.
     pub fn get_unless(
         &self,
         server: &str,
@@ -133,10 +133,10 @@ impl Helper {
         })
     }
 
-    /// Has it keep `credential` for `server`.
+    /// Stores `credential` for `server` in the helper.
     ///
     /// # Errors
-    /// [`HelperError`].
+    /// [`HelperError`] if the helper cannot be run or fails.
     #[expect(clippy::expect_used, reason = "serde_json refuses only maps whose keys are no strings")]
     pub fn store(&self, server: &str, credential: &Credential) -> Result<(), HelperError> {
         let (username, secret) = match credential.identity_token.as_str() {
@@ -144,22 +144,22 @@ impl Helper {
             token => (TOKEN_USER.to_owned(), token.to_owned()),
         };
         let entry = Entry { server: server.to_owned(), username, secret };
-        let question = serde_json::to_vec(&entry).expect("strings have no shape that JSON cannot hold");
-        self.done("store", &question)
+        let input = serde_json::to_vec(&entry).expect("strings have no shape that JSON cannot hold");
+        self.run_successfully("store", &input)
     }
 
-    /// Has it forget what it knows for `server`.
+    /// Removes the credential for `server` from the helper.
     ///
     /// # Errors
-    /// [`HelperError`].
+    /// [`HelperError`] if the helper cannot be run or fails.
     pub fn erase(&self, server: &str) -> Result<(), HelperError> {
-        self.done("erase", server.as_bytes())
+        self.run_successfully("erase", server.as_bytes())
     }
 
-    /// The servers that it knows something for, sorted.
+    /// Lists the servers for which the helper has a credential, in alphabetical order.
     ///
     /// # Errors
-    /// [`HelperError`].
+    /// [`HelperError`] if the helper cannot be run, fails, or prints something else than the protocol says.
     pub fn list(&self) -> Result<Vec<String>, HelperError> {
         let action = "list";
         let (status, answer) = self.run(action, &[], &|| false)?;
@@ -171,8 +171,8 @@ impl Helper {
         Ok(known.into_keys().collect())
     }
 
-    fn done(&self, action: &'static str, question: &[u8]) -> Result<(), HelperError> {
-        let (status, _) = self.run(action, question, &|| false)?;
+    fn run_successfully(&self, action: &'static str, input: &[u8]) -> Result<(), HelperError> {
+        let (status, _) = self.run(action, input, &|| false)?;
         if status.success() { Ok(()) } else { Err(self.failed(action, status)) }
     }
 
@@ -183,38 +183,38 @@ impl Helper {
     fn run(
         &self,
         action: &str,
-        question: &[u8],
+        input: &[u8],
         is_over: &dyn Fn() -> bool,
     ) -> Result<(ExitStatus, Vec<u8>), HelperError> {
         let failed = |source| HelperError::Run { program: self.program.clone(), source };
-        if question.len() > QUESTION_MAX {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it would be told too much")));
+        if input.len() > INPUT_MAX {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "its input is too long")));
         }
         let mut command = Command::new(&self.program);
         command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         command.envs(self.path.iter().map(|path| ("PATH", path)));
         let mut child = command.spawn().map_err(failed)?;
-        let talked = converse(&mut child, question, Instant::now() + self.timeout, is_over);
-        if talked.is_err() {
+        let exchanged = exchange(&mut child, input, Instant::now() + self.timeout, is_over);
+        if exchanged.is_err() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        talked.map_err(failed)
+        exchanged.map_err(failed)
     }
 }
 
-/// Writes the question, reads the answer, waits for the end.
-fn converse(
+/// Writes the input, reads the output, and waits for the end of the helper.
+fn exchange(
     child: &mut Child,
-    question: &[u8],
+    input: &[u8],
     deadline: Instant,
     is_over: &dyn Fn() -> bool,
 ) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let left = || if is_over() { Err(io::ErrorKind::ConnectionAborted.into()) } else { left(deadline) };
+    let left = || if is_over() { Err(io::ErrorKind::ConnectionAborted.into()) } else { time_left(deadline) };
     let mut stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    match stdin.write_all(question) {
-        // One that does not read may still know the answer.
+    match stdin.write_all(input) {
+        // A helper may answer without reading its input.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         other => other?,
     }
@@ -223,7 +223,7 @@ fn converse(
     let mut part = [0; 4096];
     loop {
         let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
-        let wait = PollTimeout::try_from(left()?.min(LOOK_UP)).unwrap_or(PollTimeout::MAX);
+        let wait = PollTimeout::try_from(left()?.min(CANCEL_POLL)).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, wait) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
             other => other?,
@@ -241,11 +241,11 @@ fn converse(
             return Ok((status, answer));
         }
         left()?;
-        std::thread::sleep(LOOK);
+        std::thread::sleep(EXIT_POLL);
     }
 }
 
-fn left(deadline: Instant) -> io::Result<Duration> {
+fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }

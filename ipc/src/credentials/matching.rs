@@ -1,13 +1,14 @@
-//! Which entry a repository gets: the longest key that is its host, or its host and the beginning of its path.
+//! Selects the entry for a repository: the one with the longest key that is its host, or its host and the beginning of
+//! its path. containers-auth.json(5).
 
 use crate::engine::Credential;
 
-/// Docker's own name for Docker Hub, in its files and to its helpers.
+/// Docker's name for Docker Hub, in its files and for its helpers.
 pub const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// A key as it is compared: without scheme, and Docker Hub by one name.
+/// Returns the key in the form in which keys are compared: without a scheme, and with one name for Docker Hub.
 ///
-/// Keys with a scheme are docker's old form; what follows their host is no part of a repository.
+/// Keys with a scheme are docker's old form. In these, the text after the host does not belong to a repository.
 pub fn normalize(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     let key = match bare {
@@ -25,7 +26,7 @@ pub fn normalize(key: &str) -> String {
     path.map_or_else(|| host.to_owned(), |path| format!("{host}/{path}"))
 }
 
-/// How many bytes of `host/path` the key covers; `None` if it is of another repository.
+/// Number of bytes of `host/path` that the key matches; `None` if the key does not match.
 pub fn rank(key: &str, host: &str, path: &str) -> Option<usize> {
     let key = normalize(key);
     let name = format!("{}/{path}", normalize(host));
@@ -40,10 +41,10 @@ pub fn host_of(key: &str) -> String {
     key
 }
 
-/// The entry with the longest key that fits `host/path`.
+/// The entry with the longest key that matches `host/path`.
 pub fn best<'a>(entries: &'a [Credential], host: &str, path: &str) -> Option<&'a Credential> {
     let ranked = entries.iter().filter_map(|entry| Some((rank(&entry.registry, host, path)?, entry)));
-    // Of equal keys the first: it comes from the file that is read first.
+    // The first of equal keys wins, since it comes from the file that is read first.
     ranked.rev().max_by_key(|(rank, _)| *rank).map(|(_, entry)| entry)
 }
 

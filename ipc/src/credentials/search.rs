@@ -1,5 +1,5 @@
-//! Where credentials are looked for: the files of containers-auth.json(5) in order, and their helpers; beside or
-//! instead of them the `credential-helpers` of containers-registries.conf(5).
+//! The search for credentials: the files of containers-auth.json(5) in their order, the helpers that these files name,
+//! and the `credential-helpers` of containers-registries.conf(5).
 
 use crate::credentials::file::AuthFile;
 use crate::credentials::helper::Helper;
@@ -9,41 +9,41 @@ use crate::report::chain;
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The name in `credential-helpers` that stands for the files.
+/// The name in `credential-helpers` that stands for the files of containers-auth.json(5).
 pub const FILES: &str = "containers-auth.json";
 
-/// The places that are asked, the first with an answer wins.
+/// The files and helpers to search, in order. The first one with a matching credential wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
     places: Vec<Place>,
 }
 
-/// One place.
+/// A file or a helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     File(PathBuf),
-    /// Its name in `credential-helpers`.
+    /// The helper's name in `credential-helpers`.
     Helper(String),
 }
 
-/// What a [`Search`] came to.
+/// The result of a [`Search`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The credential, if there is one.
     pub credential: Option<Credential>,
-    /// What stood in the way: files and helpers that cannot be used; without secrets.
+    /// Messages about files and helpers that could not be used; without secrets.
     pub problems: Vec<String>,
 }
 
 impl Search {
-    /// `first`, if it is given; then, in the order of `helpers`, their answers, and for [`FILES`] what this process's
-    /// environment and user give. Without any helper these files are all.
+    /// Searches the file `first`, if there is one, then `helpers` in order. [`FILES`] among the helpers stands for the
+    /// files of this process's environment and user. If `helpers` is empty, these files follow `first`.
     pub fn from_env(first: Option<&Path>, helpers: &[String]) -> Self {
         let var = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         Search::resolve(first, helpers, nix::unistd::geteuid().as_raw(), var)
     }
 
-    /// One file and no other.
+    /// Searches only `file`.
     pub fn only(file: impl Into<PathBuf>) -> Self {
         Search { places: vec![Place::File(file.into())] }
     }
@@ -68,14 +68,15 @@ impl Search {
         Search { places }
     }
 
-    /// The file that a login is saved in: `$REGISTRY_AUTH_FILE`, else podman's own, which is gone after a reboot.
+    /// The file in which a login is saved: `$REGISTRY_AUTH_FILE`, otherwise podman's default file, which a reboot
+    /// removes.
     pub fn default_file() -> PathBuf {
         let var = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let uid = nix::unistd::geteuid().as_raw();
         var("REGISTRY_AUTH_FILE").unwrap_or_else(|| run_file(uid, &var))
     }
 
-    /// The files, in order; they need not be there.
+    /// The files to search, in order. They need not exist.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.places.iter().filter_map(|place| match place {
             Place::File(path) => Some(path.as_path()),
@@ -83,12 +84,13 @@ impl Search {
         })
     }
 
-    /// All files that are there and can be read.
+    /// Reads all files that exist. Adds a message to `problems` for each that cannot be read.
     pub fn read(&self, problems: &mut Vec<String>) -> Vec<AuthFile> {
         self.files().filter_map(|path| read(path, problems)).collect()
     }
 
-    /// What the repository `host/path` gets; no helper is waited for once `is_over`.
+    /// Finds the credential for the repository `host/path`. Once `is_over` returns true, kills a running helper and
+    /// starts no other.
     pub fn find(&self, host: &str, path: &str, is_over: &dyn Fn() -> bool) -> Found {
         let mut problems = Vec::new();
         let mut credential = None;
@@ -105,14 +107,16 @@ impl Search {
         Found { credential, problems }
     }
 
-    /// What a client hands to the engine for a job on `host/path`: all entries for that host, and its helper's
-    /// answer; without a host (a short name may be completed to any), all entries.
+    /// The credentials that a client sends to the engine for a job on the repository `name`, its host and path: all
+    /// entries for the host, and the answer of its helper. Without `name` all entries, since a short name may be
+    /// completed to any host. The second value has messages about files and helpers that could not be used.
     pub fn entries(&self, name: Option<(&str, &str)>) -> (Vec<Credential>, Vec<String>) {
         let mut problems = Vec::new();
         let mut entries: Vec<Credential> = Vec::new();
         let (host, path) = name.unwrap_or(("docker.io", "library"));
         for place in &self.places {
-            // Without a name all files are read; who this is to the assumed host is decided by the first.
+            // Without a name the loop reads all files, but the first one with a credential for the assumed host
+            // decides.
             let is_decided = matching::best(&entries, host, path).is_some();
             let (known, found) = match place {
                 Place::File(file) => {
@@ -138,7 +142,7 @@ impl Search {
             {
                 entries.insert(0, found);
             }
-            // What a later place holds would win with a longer key.
+            // Stop here: an entry of a later file could otherwise win by a longer key.
             if name.is_some() && matching::best(&entries, host, path).is_some() {
                 break;
             }
@@ -173,18 +177,19 @@ fn read(path: &Path, problems: &mut Vec<String>) -> Option<AuthFile> {
     })
 }
 
-/// What the helper `name` knows for `host`; it knows registries, not parts of them.
+/// Requests the credential for `host` from the helper `name`. Helpers store credentials of registries, not of
+/// repositories.
 fn of_helper(
     name: &str,
     host: &str,
     problems: &mut Vec<String>,
     is_over: &dyn Fn() -> bool,
 ) -> Option<Credential> {
-    // Not docker's key of its Hub: podman(1) and skopeo(1) keep it under its name there, and so do we.
-    ask(name, &matching::normalize(host), problems, is_over)
+    // For Docker Hub this is not docker's key but the host name, as podman(1) and skopeo(1) use it here.
+    request(name, &matching::normalize(host), problems, is_over)
 }
 
-fn ask(
+fn request(
     name: &str,
     server: &str,
     problems: &mut Vec<String>,
@@ -195,7 +200,7 @@ fn ask(
     }
     let answer = Helper::new(name).and_then(|helper| helper.get_unless(server, is_over));
     answer.unwrap_or_else(|error| {
-        // One that was given up has done nothing wrong.
+        // A helper that was killed because of `is_over` is no problem to report.
         if !is_over() {
             problems.push(chain(&error));
         }
@@ -203,7 +208,7 @@ fn ask(
     })
 }
 
-/// The helper of the very host first, then the file's own entries, then the helper for all the rest.
+/// Searches the helper for this host, then the entries of the file, then the helper for all other hosts.
 fn in_file(
     file: &AuthFile,
     host: &str,
@@ -212,7 +217,7 @@ fn in_file(
     is_over: &dyn Fn() -> bool,
 ) -> Option<Credential> {
     if let Some((server, name)) = file.helper(host)
-        && let Some(found) = ask(&name, &server, problems, is_over)
+        && let Some(found) = request(&name, &server, problems, is_over)
     {
         return Some(Credential { registry: matching::normalize(host), ..found });
     }
@@ -220,12 +225,12 @@ fn in_file(
     if let Some(found) = matching::best(&file.entries(&mut unreadable), host, path) {
         return Some(found.clone());
     }
-    let found = file.store().and_then(|name| ask(&name, &server_of(host), problems, is_over));
+    let found = file.store().and_then(|name| request(&name, &server_of(host), problems, is_over));
     problems.extend(unreadable);
     found.map(|found| Credential { registry: matching::normalize(host), ..found })
 }
 
-/// What a helper knows a host by.
+/// The key under which a helper stores the credential for a host.
 pub fn server_of(host: &str) -> String {
     match matching::normalize(host).as_str() {
         "docker.io" => DOCKER_HUB_KEY.to_owned(),
