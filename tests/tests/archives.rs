@@ -433,7 +433,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             },
             "a digest is no name",
         ),
-        ("a name that is none", docker_tagged("A b"), "cannot be named"),
+        ("a name that is none", docker_tagged("A b"), "is not an image reference"),
         (
             "ten thousand images",
             listing(Value::Array(vec![json!({"Config": "c", "Layers": []}); 10_000])),

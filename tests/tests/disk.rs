@@ -540,7 +540,10 @@ fn what_cannot_be_removed_keeps_no_engine_from_starting() {
     }
     let installation = Installation::on(host, ScriptedRegistry::start(), "");
     let log = installation.log();
-    assert!(log.contains("cannot remove") && log.contains("store/tmp/layer-0: "), "{log}");
+    assert!(
+        log.contains("cannot remove") && log.contains("store/tmp/layer-0, which goes on using disk space"),
+        "{log}"
+    );
     let small = installation.pull("small", &[Layer::large("small", 100_000, Packing::Gzip)]);
     assert_eq!(names(&installation), [small]);
 }

@@ -163,7 +163,7 @@ fn what_is_no_regular_file_is_never_taken_for_a_cursor_file() {
         (&device, "it is a device"),
         (&fifo, "it is a FIFO"),
         (&directory, "it is a directory"),
-        (&large, "something else than a position"),
+        (&large, "does not hold a position"),
     ] {
         let output = run(&host, path, &["--no-follow"]);
         assert_eq!(output.status.code(), Some(1));

@@ -239,7 +239,7 @@ mod tests {
         };
         assert!(ask(2 * CPU, 2).is_ok() && ask(0, 2).is_ok() && ask(100 * CPU, 0).is_ok());
         let error = ask(2 * CPU + CPU / 100, 2).expect_err("more than there are").to_string();
-        assert!(error.contains("--cpus \"2.01\"") && error.contains("has 2,"), "{error}");
+        assert!(error.contains("--cpus \"2.01\"") && error.contains("has 2;"), "{error}");
     }
 
     #[test]

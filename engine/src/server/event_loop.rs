@@ -592,9 +592,12 @@ impl Server {
             let shared = Arc::clone(&self.shared);
             let builder = std::thread::Builder::new().name("task".into()).stack_size(STACK);
             let users = self.containers.users(&request);
-            match builder.spawn(move || tasks::answer(&shared, client, &request, &users)) {
-                Ok(_) => self.tasks += 1,
-                Err(error) => return log::error!("cannot start a thread, a client gets no answer: {error}"),
+            // Counted also if it cannot start: its answer then is the error, and ends it like any other.
+            self.tasks += 1;
+            if let Err(error) = builder.spawn(move || tasks::answer(&shared, client, &request, &users)) {
+                let message = format!("cannot start a thread for the request: {error}");
+                let failure = error::new(Code::Failed, message, "try again when the host has less to do");
+                self.shared.outbox.send(Message::Answers { client, answers: vec![Answer::Error(failure)] });
             }
         }
     }
