@@ -1,7 +1,8 @@
-//! What the engine says to the monitor FIFO: one event an operation, failures too.
+//! Makes the events of the engine and its shims, and writes them into the monitor FIFO: one event per operation, also
+//! if the operation fails.
 //!
-//! Called by the jobs and the event loop. Never blocks and never fails its caller: an event that does not fit
-//! loses labels, largest first, and says how many (`labelsDropped`).
+//! Called by the engine's jobs and event loop, and by shims. Never blocks, and reports no error to its caller. If an
+//! event is too large for a record, labels are left out, largest first; the attribute `labelsDropped` has their number.
 
 use crate::Event;
 use crate::record::RecordError;
@@ -11,41 +12,41 @@ use crate::text::head;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Longest reason told in an event, in bytes; events have 4096 in all.
+/// Longest reason in an event, in bytes. An event has at most 4096 bytes.
 const REASON_MAX: usize = 1500;
-/// Longest name told; a good reference is shorter, a client may ask for anything.
+/// Longest name in an event, in bytes. A valid reference is shorter, but a client may request any name.
 const NAME_MAX: usize = 500;
 
-/// Writes events. Cheap to clone.
+/// Makes and writes events. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Announcer {
     sender: FifoSender,
 }
 
 impl Announcer {
-    /// Writes with `sender`.
+    /// Makes an announcer that writes events by `sender`.
     pub fn new(sender: FifoSender) -> Self {
         Announcer { sender }
     }
 
-    /// What it writes with.
+    /// The sender by which it writes.
     pub fn sender(&self) -> &FifoSender {
         &self.sender
     }
 
-    /// Events that wait, and events given up since start.
+    /// Number of events that wait to be written, and number of events dropped since the start.
     pub fn backlog(&self) -> (u64, u64) {
         (self.sender.spooled() as u64, self.sender.dropped())
     }
 
-    /// Waits for at most `timeout` until all is written.
+    /// Waits until all events are written, for at most `timeout`.
     pub fn flush(&self, timeout: Duration) {
         if !self.sender.flush(timeout) {
             log::warn!("{} events could not be written to the monitor FIFO", self.sender.spooled());
         }
     }
 
-    /// Something happened to the image called `name`.
+    /// Announces an event of the image `name`.
     pub fn image(
         &self,
         action: &str,
@@ -62,7 +63,7 @@ impl Announcer {
             event = event.with(*key, head(value, REASON_MAX));
         }
         for (key, value) in labels.into_iter().flatten() {
-            // A key that no event may have is the image's owner's business, not a reason to say nothing.
+            // The image's author chose the labels. A label whose key is not allowed must not prevent the event.
             if !key.is_empty()
                 && !key.contains(|c: char| c == '=' || c.is_control())
                 && event.labels.len() < 200
@@ -73,12 +74,12 @@ impl Announcer {
         self.send(event);
     }
 
-    /// Containers that did not run were removed. As docker does, it is an event of no container.
+    /// Announces that a prune has removed containers. Like docker's, the event has no container's ID.
     pub fn pruned_containers(&self, freed: u64) {
         self.send(Event::new("container", "prune", "").with("reclaimed", freed));
     }
 
-    /// Something happened to job `id`.
+    /// Announces an event of job `id`.
     pub fn job(&self, action: &str, id: u64, kind: &str, subject: &str, facts: &[(&str, &str)]) {
         let mut event = Event::new("job", action, id.to_string())
             .with("kind", kind)
@@ -89,13 +90,13 @@ impl Announcer {
         self.send(event);
     }
 
-    /// The engine itself starts or stops.
+    /// Announces that the engine starts or stops.
     pub fn daemon(&self, action: &str) {
         let event = Event::new("daemon", action, "sampan-engine");
         self.send(event.with("pid", std::process::id()).with("version", env!("CARGO_PKG_VERSION")));
     }
 
-    /// Something happened to a container: its name, image, labels, and its process if it has one, come along.
+    /// Announces an event of a container, with its name, image and labels, and with its process if `pid` is not 0.
     pub fn container(&self, action: &str, who: &Identity, pid: i32, facts: &[(&str, &str)]) {
         let action: String =
             head(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

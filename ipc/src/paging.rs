@@ -1,26 +1,26 @@
-//! What an answer holds: names and images cut, or spread over several frames, so that each can be sent.
+//! Fits lists of names and images into frames: cuts a list, or distributes it over several frames.
 //!
-//! A registry has as many tags as it likes, and all of them may be one image's. Called where answers are made; knows
-//! no socket.
+//! The number of tags of a repository has no limit, and all tags may belong to one image. Called when the engine makes
+//! an answer; does no I/O.
 
 use crate::engine::Image;
 use crate::frame::FRAME_MAX;
 
-/// Bytes of names or images in one frame; the rest is for what stands beside them.
+/// Most bytes of names or images in one frame. The rest of the frame is for the other fields.
 const BYTES_MAX: usize = FRAME_MAX / 2;
-/// What a name takes beside its bytes, at most.
+/// Most bytes that a name needs besides its text.
 const NAME_COST: usize = 4;
-/// What an image takes beside its references, at most: two digests, a platform and numbers.
+/// Most bytes that an image needs besides its references: two digests, a platform and numbers.
 const IMAGE_COST: usize = 768;
 
-/// The first of `names`, as many as one frame holds.
+/// The first of `names`, as many as fit into one frame.
 pub fn names(mut names: Vec<String>) -> Vec<String> {
     cut(&mut names, BYTES_MAX);
     names
 }
 
-/// All of `items` in parts of which each fits a frame; one part at least. Of an image with names without end, the
-/// first of them.
+/// Splits `items` into parts that each fit into one frame; returns at least one part. If the references of one image do
+/// not fit into a frame, keeps the first of them.
 pub fn parts<T>(items: Vec<T>, image: impl Fn(&mut T) -> &mut Image) -> Vec<Vec<T>> {
     let mut parts = Vec::new();
     let (mut part, mut room) = (Vec::new(), BYTES_MAX);
@@ -37,7 +37,7 @@ pub fn parts<T>(items: Vec<T>, image: impl Fn(&mut T) -> &mut Image) -> Vec<Vec<
     parts
 }
 
-/// Cuts `names` to `most` bytes; how many they take.
+/// Removes names from the end until the rest takes at most `most` bytes; returns the bytes that it takes.
 fn cut(names: &mut Vec<String>, most: usize) -> usize {
     let mut bytes = 0;
     let mut fit = 0;

@@ -1,13 +1,13 @@
-//! Where the processes meet: the three roots and the files beneath them.
+//! Paths of an installation: its three root directories, and the sockets, FIFOs and directories below them.
 //!
-//! Resolved from the environment by every process and by the CLI in the same way. Makes no file.
+//! All daemons and clients resolve them from the environment by these functions. Creates no file.
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The three roots of one installation.
+/// The three root directories of an installation.
 ///
 /// | root | variable | as root | as an ordinary user |
 /// |---|---|---|---|
@@ -15,19 +15,19 @@ use std::path::{Path, PathBuf};
 /// | state | `SAMPAN_STATE_DIR` | `/var/lib/sampan` | `$XDG_STATE_HOME/sampan`, else `~/.local/state/sampan` |
 /// | data | `SAMPAN_DATA_DIR` | `/var/lib/sampan` | `$XDG_DATA_HOME/sampan`, else `~/.local/share/sampan` |
 ///
-/// Two installations with different roots live side by side on one host. XDG Base Directory Specification.
+/// Installations with different roots can run on one host at a time. XDG Base Directory Specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// Sockets, the FIFO and locks: gone after a reboot.
+    /// Directory of sockets, FIFOs and locks, which a reboot removes.
     pub run: PathBuf,
-    /// The event journal, and what daemons must remember.
+    /// Directory of the event journal, and of the daemons' state.
     pub state: PathBuf,
-    /// Images and layers.
+    /// Directory of images, layers and containers.
     pub data: PathBuf,
 }
 
 impl Paths {
-    /// The roots that this process's environment and user give.
+    /// Resolves the roots from this process's environment and user.
     pub fn from_env() -> Self {
         Self::resolve(nix::unistd::geteuid().as_raw(), |name| {
             env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
@@ -57,17 +57,17 @@ impl Paths {
         }
     }
 
-    /// The emit FIFO: everybody else's events go in here, marked so.
+    /// The emit FIFO, into which other programs write their events. monitord marks these events.
     pub fn emit_fifo(&self) -> PathBuf {
         self.run.join("emit.fifo")
     }
 
-    /// The monitor FIFO: facts of the engine and its shims go in here.
+    /// The monitor FIFO, into which the engine and its shims write events.
     pub fn fifo(&self) -> PathBuf {
         self.run.join("monitor.fifo")
     }
 
-    /// monitord's socket: events come out here.
+    /// monitord's socket, from which clients receive events.
     pub fn events_socket(&self) -> PathBuf {
         self.run.join("events.sock")
     }
@@ -82,20 +82,22 @@ impl Paths {
         self.state.join("journal")
     }
 
-    /// The image store: an OCI image layout, and unpacked layers beside it.
+    /// Directory of the image store: an OCI image layout and the unpacked layers.
     pub fn store(&self) -> PathBuf {
         self.data.join("store")
     }
 
-    /// The containers, a directory each.
+    /// Directory of the containers, with a directory for each.
     pub fn containers(&self) -> PathBuf {
         self.data.join("containers")
     }
 }
 
-/// What a person may do whose process cannot write in `places`, each with the name of what moves it; `None` if it can.
+/// A hint for a person whose process cannot write to all of `places`; `None` if it can write to all. Each place comes
+/// with the name of the variable or option that sets it.
 ///
-/// A place that is not there yet is made in the nearest directory above it that is.
+/// For a place that does not exist yet, checks the nearest directory above it that exists, in which it would be
+/// created.
 pub fn unwritable_hint(places: &[(&str, &Path)]) -> Option<String> {
     let (mut names, mut reasons) = (Vec::new(), Vec::new());
     for (name, place) in places {
@@ -116,7 +118,8 @@ pub fn unwritable_hint(places: &[(&str, &Path)]) -> Option<String> {
         }
     }
     let names = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-    (!reasons.is_empty()).then(|| format!("{}; set {names} to what can be written", reasons.join(", ")))
+    (!reasons.is_empty())
+        .then(|| format!("{}; set {names} to a path that you can write to", reasons.join(", ")))
 }
 
 #[cfg(test)]
@@ -129,7 +132,7 @@ mod tests {
         assert_eq!(unwritable_hint(&[("A", dir.path()), ("B", &dir.path().join("new/below"))]), None);
         // Nobody can write there, whoever runs the tests.
         let hint = unwritable_hint(&[("A", Path::new("/proc/sys/new")), ("A", Path::new("/proc/sys/other"))]);
-        assert!(hint.is_none_or(|hint| hint.matches("set A to what can be written").count() == 1));
+        assert!(hint.is_none_or(|hint| hint.matches("set A to a path that you can write to").count() == 1));
     }
 
     fn resolve(uid: u32, vars: &[(&str, &str)]) -> Paths {

@@ -1,12 +1,12 @@
-//! How a process tells people what happened to it: an error in one line, a log line.
+//! The form of errors and log lines.
 //!
-//! The same in every process, so that a log of several reads as one. Writes nothing itself.
+//! Used by all processes, so that their log lines have one form. Writes nothing itself.
 
 use log::Level;
 use std::error::Error;
 use std::os::unix::fs::MetadataExt;
 
-/// An error and its causes in one line, joined by `: `. A cause that the line ends with already is not repeated.
+/// Joins an error and its causes to one line, separated by `: `. Skips a cause with which the line already ends.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -21,18 +21,18 @@ pub fn chain(error: &dyn Error) -> String {
     line
 }
 
-/// Where a log goes.
+/// The destination of a log, which decides the form of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogTo {
-    /// The journal: a line begins with its priority. sd-daemon(3), "Logging".
+    /// The systemd journal: each line begins with its priority. sd-daemon(3), "Logging".
     Journal,
-    /// A person, or a supervisor that stamps lines itself: a line begins with the program's name and the level.
+    /// A terminal, or a supervisor that adds the time: each line begins with the program's name and the level.
     Person(&'static str),
 }
 
 impl LogTo {
-    /// The journal if stderr is it, that is if its device and inode are those of `$JOURNAL_STREAM`.
-    /// systemd.exec(5), "$JOURNAL_STREAM".
+    /// The journal if the device and inode of stderr are those in `$JOURNAL_STREAM`, otherwise a terminal or
+    /// supervisor. systemd.exec(5), "$JOURNAL_STREAM".
     pub fn stderr(program: &'static str) -> Self {
         let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
         let is_journal = std::fs::metadata("/dev/stderr")
@@ -40,7 +40,7 @@ impl LogTo {
         if is_journal { LogTo::Journal } else { LogTo::Person(program) }
     }
 
-    /// A line of the log, without its end. Whatever a peer put into a name, it stays one line.
+    /// Formats a log line, without the line break. Escapes control characters in `text`, so that it stays one line.
     pub fn line(self, level: Level, text: &str) -> String {
         let mut line = match self {
             LogTo::Journal => format!("<{}>", priority(level)),

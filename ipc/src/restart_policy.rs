@@ -1,23 +1,24 @@
 //! Restart policies: whether a container starts again when it has ended, and when the engine starts.
 //!
-//! Pure. The shim asks when its container has ended, the engine when a shim was killed and when the engine itself
-//! starts: both must decide alike, so the decision is here. docs/run.md, "Restart policies".
+//! The shim decides when its container has ended; the engine decides when a shim was killed, and when the engine
+//! starts. Both must come to one decision, so both call these functions, which do no I/O. docs/run.md, "Restart
+//! policies".
 
 use serde::{Deserialize, Serialize};
 
-/// What happens when a container ends by itself. docker-run(1), "--restart".
+/// A restart policy. docker-run(1), "--restart".
 ///
 /// Part of the protocols of `engine.sock` and of a shim's socket: append variants, never reorder them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Restart {
-    /// Nothing.
+    /// The container does not start again.
     #[default]
     No,
     /// The container starts again if its exit code is not 0, at most this many times; 0 means without limit.
     OnFailure(u32),
-    /// The container starts again, and when the engine starts.
+    /// The container starts again when it has ended, and starts when the engine starts.
     Always,
-    /// As `Always`; but if a person stopped the container, it does not start when the engine starts.
+    /// Like `Always`, except that a container that a person stopped does not start when the engine starts.
     UnlessStopped,
 }
 

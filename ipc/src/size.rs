@@ -1,15 +1,15 @@
-//! Sizes in bytes as people write and read them: one parser, one printer.
+//! Sizes in bytes: the parser and the formatter for the form that people write and read.
 //!
-//! Called wherever an option, a setting or a message holds a size. All units are powers of 1024, as docker's options
-//! have them. Knows no option and no bound: those are the caller's.
+//! Used for options, settings and messages. All units are powers of 1024, as in docker's options. The caller checks
+//! limits.
 
 /// Most digits after the decimal point.
 const DECIMALS_MAX: usize = 9;
 
 /// Parses `500`, `64k`, `1.5M`, `10MiB`, `2 GB`: a number and a unit in any case, rounded down to whole bytes.
 ///
-/// Units are `b`, `k`, `m`, `g`, `t` and `p`, the last five also with `b` or `ib` after them. `None` if `text` is no
-/// size, or one of 2^64 bytes or more.
+/// Units are `b`, `k`, `m`, `g`, `t` and `p`, the last five also with `b` or `ib` after them. Returns `None` if `text`
+/// is not a size, or if the size is 2^64 bytes or more.
 pub fn parse(text: &str) -> Option<u64> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(number.len()..)?.to_ascii_lowercase().as_str() {
@@ -26,9 +26,8 @@ pub fn parse(text: &str) -> Option<u64> {
     u64::try_from(bytes).ok()
 }
 
-/// The digits before and after the decimal point of `text`, and the power of ten that the latter are divided by.
-///
-/// `1.` and `.5` are numbers, `.` is none.
+/// Parses a decimal number; returns the digits before the point, the digits after it, and the power of ten by which the
+/// latter are divided. `1.` and `.5` are numbers, `.` is not.
 pub fn decimal(text: &str) -> Option<(u64, u64, u64)> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let fraction = if fraction.is_empty() && !whole.is_empty() { "0" } else { fraction };
@@ -41,16 +40,16 @@ pub fn decimal(text: &str) -> Option<(u64, u64, u64)> {
     Some((whole.parse().ok()?, fraction.parse().ok()?, scale))
 }
 
-/// Prints `512 B`, `1.50 KiB`, `20.00 MiB`.
+/// Formats a size, such as `512 B`, `1.50 KiB` or `20.00 MiB`.
 pub fn format(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} B");
     }
-    // Two digits are printed; beyond 2^53 the float is still right to fifteen.
+    // A float is exact to 15 digits even beyond 2^53, which is enough for two digits after the point.
     let mut value = bytes as f64 / 1024.0;
     let mut name = "KiB";
     for next in ["MiB", "GiB", "TiB", "PiB"] {
-        // Not 1024.00 of the smaller unit.
+        // Use the next unit instead of printing 1024.00 of this one.
         if value < 1023.995 {
             break;
         }

@@ -1,8 +1,8 @@
 //! A Unix stream socket that carries frames and, with them, descriptors. unix(7), SCM_RIGHTS.
 //!
-//! Owned by whoever owns the connection: monitord's subscribers, the engine's clients and shims, a shim's engines.
-//! Never blocks and never changes the socket's flags, which other processes may share; to wait for readiness is the
-//! owner's, by poll(2) or mio. Knows no message, and holds at most what its owner gives it to send.
+//! Used by monitord for subscribers, by the engine for clients and shims, and by a shim for engines. [`FrameSocket`]
+//! never blocks, and never changes the socket's flags, which other processes may share. Its owner waits for readiness
+//! by poll(2) or mio, and limits how many bytes it queues.
 
 use crate::frame::{Decoder, FrameError};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -13,7 +13,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// Bytes that are not all sent, and the descriptors that go with the first of them.
+/// Queued bytes, and the descriptors to send with the first of them.
 #[derive(Debug, Default)]
 struct Outgoing {
     bytes: Vec<u8>,
@@ -21,7 +21,7 @@ struct Outgoing {
     descriptors: Vec<OwnedFd>,
 }
 
-/// A connected socket, the bytes of it that are no whole frame yet, and those that the peer has not taken.
+/// A connected socket with its receive buffer and its send queue.
 #[derive(Debug)]
 pub struct FrameSocket<S> {
     stream: S,
@@ -33,8 +33,8 @@ pub struct FrameSocket<S> {
 }
 
 impl<S: AsFd> FrameSocket<S> {
-    /// Takes frames of at most `frame_max` bytes off `stream`, and holds at most `descriptors_max` descriptors that
-    /// came.
+    /// Makes a frame socket of `stream`. It accepts frames of at most `frame_max` bytes, and holds at most
+    /// `descriptors_max` received descriptors.
     pub fn new(stream: S, frame_max: usize, descriptors_max: usize) -> Self {
         FrameSocket {
             stream,
@@ -46,20 +46,21 @@ impl<S: AsFd> FrameSocket<S> {
         }
     }
 
-    /// The socket, to wait for.
+    /// The stream, to wait for readiness.
     pub fn stream(&self) -> &S {
         &self.stream
     }
 
-    /// The socket, to be registered with a poll.
+    /// The stream, to register it with a poll.
     pub fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 
-    /// Reads once, through `buffer`; how many bytes came. Zero: the peer has closed.
+    /// Reads from the socket once, by way of `buffer`. Returns the number of bytes; 0 means that the peer has closed.
     ///
     /// # Errors
-    /// `WouldBlock`: there is nothing to read. Others: the peer is gone, or more descriptors came than are held.
+    /// `WouldBlock` if there is nothing to read; another error if the connection is broken, or if the peer has sent too
+    /// many descriptors.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let max = self.descriptors_max.saturating_sub(self.descriptors.len());
@@ -77,54 +78,54 @@ impl<S: AsFd> FrameSocket<S> {
         }
     }
 
-    /// The body of the next frame that came whole.
+    /// Returns the body of the next complete frame; `None` if there is none yet.
     ///
     /// # Errors
-    /// As [`crate::frame::split`]; nothing that comes later has a meaning.
+    /// Those of [`crate::frame::split`]. The rest of the stream cannot be read then.
     pub fn next_body(&mut self) -> Result<Option<&[u8]>, FrameError> {
         self.decoder.next_body()
     }
 
-    /// The next message that came whole.
+    /// Returns the message in the next complete frame; `None` if there is none yet.
     ///
     /// # Errors
-    /// As [`crate::frame::split`] and [`crate::frame::parse`].
+    /// Those of [`crate::frame::split`] and [`crate::frame::parse`].
     pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         self.decoder.next_message()
     }
 
-    /// Whether [`FrameSocket::next_body`] has something to give.
+    /// Whether a complete frame was received, which [`FrameSocket::next_body`] would return.
     pub fn has_frame(&self) -> bool {
         self.decoder.has_frame()
     }
 
-    /// The first byte of the next body, if its frame came whole.
+    /// The first byte of the body of the next complete frame; `None` if there is no such frame.
     pub fn next_tag(&self) -> Option<u8> {
         self.decoder.next_tag()
     }
 
-    /// Gives back the memory that frames were in, if no byte of one is held.
+    /// Frees the receive buffer if it is empty.
     pub fn release_memory(&mut self) {
         if self.decoder.is_empty() {
             self.decoder = Decoder::new(self.frame_max);
         }
     }
 
-    /// The first `count` of the descriptors that came; `None` if fewer did.
+    /// Takes the first `count` received descriptors; `None` if there are fewer.
     pub fn take_descriptors(&mut self, count: usize) -> Option<Vec<OwnedFd>> {
         (self.descriptors.len() >= count).then(|| self.descriptors.drain(..count).collect())
     }
 
-    /// All descriptors that came.
+    /// Takes all received descriptors.
     pub fn take_all_descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.descriptors)
     }
 
-    /// Queues bytes of whole frames; `descriptors` go with the first of them. [`FrameSocket::flush`] sends.
+    /// Queues complete frames, and `descriptors` to send with their first byte. [`FrameSocket::flush`] sends them.
     pub fn push(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
         match self.out.back_mut() {
             Some(last) if descriptors.is_empty() => {
-                // A peer that is never quite through must not make this grow.
+                // Otherwise the buffer would grow without limit if the peer never takes all bytes.
                 if last.sent > last.bytes.len() / 2 {
                     last.bytes.drain(..last.sent);
                     last.sent = 0;
@@ -135,20 +136,20 @@ impl<S: AsFd> FrameSocket<S> {
         }
     }
 
-    /// How many bytes wait for the peer.
+    /// Number of queued bytes.
     pub fn unsent(&self) -> usize {
         self.out.iter().map(|outgoing| outgoing.bytes.len() - outgoing.sent).sum()
     }
 
-    /// Forgets what waits for the peer.
+    /// Drops the queued bytes and descriptors.
     pub fn discard_unsent(&mut self) {
         self.out = VecDeque::new();
     }
 
-    /// Sends what the peer takes now; true once nothing waits.
+    /// Sends queued bytes until the socket would block. Returns whether the queue is empty.
     ///
     /// # Errors
-    /// The peer is gone.
+    /// The connection is broken.
     pub fn flush(&mut self) -> io::Result<bool> {
         while let Some(outgoing) = self.out.front_mut() {
             let rest = outgoing.bytes.get(outgoing.sent..).unwrap_or_default();
@@ -166,16 +167,16 @@ impl<S: AsFd> FrameSocket<S> {
                 Err(error) => return Err(error),
             }
         }
-        // An idle connection holds no buffer.
+        // Free the queue's memory, so that an idle connection has none.
         self.out = VecDeque::new();
         Ok(true)
     }
 }
 
-/// Sends all of `bytes`, with `descriptors` on the first of them; waits as the socket does.
+/// Sends all of `bytes`, and `descriptors` with the first byte. Blocks if the socket is blocking.
 ///
 /// # Errors
-/// As sendmsg(2): `BrokenPipe` if the peer has closed. Never raises SIGPIPE.
+/// Those of sendmsg(2): `BrokenPipe` if the peer has closed. Never raises SIGPIPE.
 pub fn send_all(mut stream: &UnixStream, bytes: &[u8], descriptors: &[impl AsFd]) -> io::Result<()> {
     let sent = loop {
         match send(stream, bytes, descriptors, MsgFlags::empty()) {
@@ -186,7 +187,8 @@ pub fn send_all(mut stream: &UnixStream, bytes: &[u8], descriptors: &[impl AsFd]
     stream.write_all(bytes.get(sent..).unwrap_or_default())
 }
 
-/// Sends `bytes`, or the first of them; the descriptors go with the first byte, so they are sent if anything is.
+/// Sends as many of `bytes` as the socket takes. The descriptors go with the first byte, so they are sent unless this
+/// fails.
 fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[impl AsFd], flags: MsgFlags) -> io::Result<usize> {
     let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&raw)];

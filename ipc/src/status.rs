@@ -1,4 +1,4 @@
-//! Asks monitord for its own state, once.
+//! Requests monitord's state.
 
 use crate::connection::{Connection, Received, Stop};
 use crate::frame;
@@ -8,13 +8,14 @@ use crate::watch::{self, Item, Request, Status};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long monitord may take. It answers from memory.
+/// Longest time to wait for monitord, which answers from memory.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
-/// Asks the monitord that listens at `socket` for its state.
+/// Requests the state of the monitord that listens at `socket`.
 ///
 /// # Errors
-/// [`WatchError::Connect`]: monitord does not listen. [`WatchError::Broken`]: no whole answer came within ten seconds.
+/// [`WatchError::Connect`] if monitord does not listen; [`WatchError::Broken`] if it sends no complete answer within
+/// ten seconds.
 pub fn status(socket: &Path) -> Result<Status, WatchError> {
     let broken = |source| WatchError::Broken { socket: socket.to_owned(), source };
     let request = watch::opening(Request::Status)?;

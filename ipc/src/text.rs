@@ -1,17 +1,17 @@
-//! Text of strangers, cut to what a message or an event may repeat.
+//! Cuts input to the length that a message or an event may quote.
 //!
-//! Called wherever an error, an event or a log line quotes input. Always cuts between characters.
+//! Used wherever an error, an event or a log line quotes input. Always cuts between two characters.
 
 /// Longest [`excerpt`], in characters.
 const EXCERPT_MAX: usize = 120;
 
-/// The first bytes of `text`, at most `max`.
+/// The beginning of `text`, of at most `max` bytes.
 pub fn head(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.get(..end).unwrap_or_default()
 }
 
-/// `text`, or its first bytes, at most `max`, and `…`.
+/// Returns `text`; if it has more than `max` bytes, its beginning of at most `max` bytes and `…`.
 pub fn crop(mut text: String, max: usize) -> String {
     if text.len() > max {
         text.truncate(head(&text, max).len());
@@ -20,7 +20,7 @@ pub fn crop(mut text: String, max: usize) -> String {
     text
 }
 
-/// The beginning of `text`, for a message that repeats what somebody typed.
+/// The beginning of `text`, for a message that quotes what a person typed.
 pub fn excerpt(text: &str) -> String {
     let mut short: String = text.chars().take(EXCERPT_MAX).collect();
     if short.len() < text.len() {
@@ -29,7 +29,7 @@ pub fn excerpt(text: &str) -> String {
     short
 }
 
-/// The first 200 bytes of a path; what of them is no UTF-8 is replaced.
+/// The first 200 bytes of a path as text. Bytes that are not UTF-8 are replaced.
 pub fn path(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..200).unwrap_or(bytes)).into_owned()
 }

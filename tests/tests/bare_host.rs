@@ -48,7 +48,7 @@ fn a_daemon_on_a_read_only_root_names_the_directory_to_move() {
     let mut monitord = run("sampan-monitord", &["RUN"]);
     let log = host.log_file();
     let mut child = monitord.stderr(log).spawn().expect("unshare(1)");
-    let says = || host.logs().contains("set SAMPAN_STATE_DIR to what can be written");
+    let says = || host.logs().contains("set SAMPAN_STATE_DIR to a path that you can write to");
     let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.wait_until("the hint", says)));
     child.kill().expect("it runs");
     child.wait().expect("ours");
