@@ -90,7 +90,7 @@ impl Streams {
     pub fn next_within(&mut self, time: Option<Duration>) -> Result<Happened, EngineError> {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
-            if self.stop.is_asked() || self.running() == 0 {
+            if self.stop.is_requested() || self.running() == 0 {
                 return Ok(Happened::End);
             }
             if self.wake.take().map_err(EngineError::System)? {

@@ -1,6 +1,6 @@
-//! One connection to a socket of Sampan: a request goes out, messages come in, and a wait can be ended.
+//! A client's connection to a daemon: sends one request and receives messages, until a [`Stop`] ends the wait.
 //!
-//! Used by subscriptions and by the engine's client. Knows frames, and no message.
+//! Used by subscriptions and by the client of the engine. Returns the bodies of frames, and does not parse them.
 
 use crate::event::{EMITTED_TAG, EVENT_TAG};
 use crate::frame::{FRAME_MAX, FrameError};
@@ -14,28 +14,29 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Bytes taken off a socket at once.
+/// Most bytes of one read from the socket.
 const READ_BYTES: usize = 64 << 10;
-/// Most descriptors that are kept for whoever asks for them. A kernel sends no more in one message either.
+/// Most received descriptors that a connection holds. It is the kernel's limit for one message, too. unix(7),
+/// SCM_RIGHTS.
 const DESCRIPTORS_HELD: usize = 253;
 
-/// A connected socket and the bytes of it that are no whole message yet.
+/// A connected socket and its receive buffer.
 #[derive(Debug)]
 pub struct Connection {
     socket: FrameSocket<UnixStream>,
     buffer: Box<[u8]>,
 }
 
-/// What became of a wait for a message.
+/// The result of waiting for a message.
 #[derive(Debug)]
 pub enum Received<T> {
-    /// A message, or bytes of one.
+    /// A message, or bytes of a message.
     Message(T),
-    /// The time is over.
+    /// The deadline has passed.
     Timeout,
-    /// A [`Stop`] was pulled.
+    /// The [`Stop`] was used.
     Stopped,
-    /// The peer has closed, or went away.
+    /// The peer has closed the connection, or has ended.
     Closed,
 }
 
@@ -46,11 +47,11 @@ impl AsFd for Connection {
 }
 
 impl Connection {
-    /// Connects, checks who listens, and only then sends `request`, with descriptors on its first byte.
+    /// Connects, checks the user that listens, and only then sends `request`, with descriptors on its first byte.
     pub fn open(path: &Path, server: Server, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
         let stream = trust::connect(path, server)?;
         match socket::send_all(&stream, request, fds) {
-            // A server that is full says so and closes, without waiting for the request: its word is read next.
+            // A server at its limit sends a refusal and closes without reading the request. The refusal is read later.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
@@ -58,24 +59,24 @@ impl Connection {
         Ok(Connection { socket, buffer: vec![0; READ_BYTES].into() })
     }
 
-    /// The descriptors that have come with messages so far.
+    /// Takes the descriptors that have been received.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         self.socket.take_all_descriptors()
     }
 
-    /// The body of the next message, if it is here already.
+    /// The body of the next message, if it was received completely.
     pub fn buffered(&mut self) -> Result<Option<&[u8]>, FrameError> {
         self.socket.next_body()
     }
 
-    /// Takes what the socket holds; waits for it, until `deadline` or a stop, if it holds nothing.
+    /// Reads from the socket. If there is nothing to read, waits until there is, until `deadline`, or until a stop.
     ///
-    /// `Message(())` says that bytes came.
+    /// Returns `Message(())` if it has read bytes.
     pub fn fill(&mut self, stop: &Stop, deadline: Option<Instant>) -> io::Result<Received<()>> {
         self.fill_or_wake(stop, None, deadline)
     }
 
-    /// [`Connection::fill`] whose wait `wake` ends as well: `Timeout` if it is readable.
+    /// Like [`Connection::fill`], but also returns when `wake` becomes readable, with `Timeout`.
     pub fn fill_or_wake(
         &mut self,
         stop: &Stop,
@@ -83,8 +84,8 @@ impl Connection {
         deadline: Option<Instant>,
     ) -> io::Result<Received<()>> {
         loop {
-            // A peer that never pauses must not outrun a stop.
-            if stop.is_asked() {
+            // Check before each read, since a peer that sends without pause must not delay a stop.
+            if stop.is_requested() {
                 return Ok(Received::Stopped);
             }
             match self.socket.receive(&mut self.buffer) {
@@ -107,64 +108,64 @@ impl Connection {
         }
     }
 
-    /// True if [`Connection::buffered`] has something to give, and that is an event of `events.sock`.
+    /// Whether the next message was received completely, and is an event of `events.sock`.
     pub fn has_event(&self) -> bool {
         matches!(self.socket.next_tag(), Some(EVENT_TAG | EMITTED_TAG))
     }
 }
 
-/// The receiving end of whatever may end a wait.
+/// Ends waits: one byte in its socket pair requests a stop.
 #[derive(Debug)]
 pub struct Stop {
     receiver: UnixStream,
     sender: UnixStream,
 }
 
-/// Why a wait is over.
+/// Why a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
     /// A descriptor is readable.
     Readable,
-    /// A stop was asked for.
+    /// A stop was requested.
     Stopped,
     /// The deadline has passed.
     Timeout,
 }
 
 impl Stop {
-    /// A stop that nobody has asked for yet.
+    /// Makes a stop that is not requested yet.
     pub fn new() -> io::Result<Self> {
         let (receiver, sender) = UnixStream::pair()?;
-        // A signal handler may write here, and must never wait.
+        // A signal handler may write to it, and must not block.
         sender.set_nonblocking(true)?;
         Ok(Stop { receiver, sender })
     }
 
-    /// A descriptor; a byte written to it ends the wait, now or as soon as there is one.
+    /// Returns a socket by which a stop is requested: a byte written to it ends the current wait, or the next one.
     pub fn sender(&self) -> io::Result<UnixStream> {
         self.sender.try_clone()
     }
 
-    /// True once a stop was asked for.
-    pub fn is_asked(&self) -> bool {
+    /// Whether a stop was requested.
+    pub fn is_requested(&self) -> bool {
         is_readable(self.receiver.as_fd())
     }
 
-    /// True if a stop was asked for; the next one is news again.
+    /// Returns whether a stop was requested, and resets it, so that the next request counts again.
     pub fn take(&mut self) -> io::Result<bool> {
-        let asked = self.is_asked();
-        if asked && self.receiver.read(&mut [0; 64])? == 0 {
+        let is_requested = self.is_requested();
+        if is_requested && self.receiver.read(&mut [0; 64])? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(asked)
+        Ok(is_requested)
     }
 
-    /// Waits until `readable` is, a stop is asked for, or `deadline` is reached.
+    /// Waits until the descriptor `readable` is readable, a stop is requested, or `deadline` has passed.
     pub fn wait(&self, readable: Option<BorrowedFd<'_>>, deadline: Option<Instant>) -> io::Result<Woken> {
         self.wait_any(readable, deadline)
     }
 
-    /// The same for any number of descriptors.
+    /// Waits until a descriptor of `readable` is readable, a stop is requested, or `deadline` has passed.
     pub fn wait_any<'a>(
         &'a self,
         readable: impl IntoIterator<Item = BorrowedFd<'a>>,
@@ -193,7 +194,7 @@ impl AsFd for Stop {
     }
 }
 
-/// Until `deadline`, rounded up, so that the last fraction of a millisecond is not spun through.
+/// The time until `deadline`, rounded up to milliseconds. Rounded down, the last millisecond would be a busy loop.
 fn timeout(deadline: Option<Instant>) -> PollTimeout {
     let Some(left) = deadline.map(|at| at.saturating_duration_since(Instant::now())) else {
         return PollTimeout::NONE;
@@ -205,7 +206,7 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
     matches!(poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO), Ok(1..))
 }
 
-/// True for what a process meets while a daemon is restarted: it is worth trying again.
+/// Whether `error` may occur while a daemon restarts, so that the caller should try again.
 pub fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -161,7 +161,7 @@ pub enum Request {
     Top {
         /// Id, name or unique id prefix.
         container: String,
-        /// Process ids alone are asked for: the client runs ps(1).
+        /// Not used: the engine sends only process IDs, and the client runs ps(1) for the columns.
         columns: Vec<String>,
     },
     /// Remove containers that do not run; answered by [`Answer::Done`].

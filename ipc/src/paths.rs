@@ -130,7 +130,7 @@ mod tests {
     fn a_place_that_can_be_written_needs_no_hint() {
         let dir = tempfile::tempdir().expect("a directory");
         assert_eq!(unwritable_hint(&[("A", dir.path()), ("B", &dir.path().join("new/below"))]), None);
-        // Nobody can write there, whoever runs the tests.
+        // No user can write there, not even root.
         let hint = unwritable_hint(&[("A", Path::new("/proc/sys/new")), ("A", Path::new("/proc/sys/other"))]);
         assert!(hint.is_none_or(|hint| hint.matches("set A to a path that you can write to").count() == 1));
     }

@@ -39,7 +39,7 @@ pub enum HelperError {
     /// The helper cannot be run, or exceeded a limit.
     #[error("cannot run {program}")]
     Run {
-        /// Which program.
+        /// Name of the program.
         program: String,
         /// Why it failed.
         source: io::Error,
@@ -47,19 +47,19 @@ pub enum HelperError {
     /// The helper ended with an error.
     #[error("{program} {action} failed with {status}")]
     Failed {
-        /// Which program.
+        /// Name of the program.
         program: String,
-        /// What it was asked to do.
+        /// The subcommand of the helper: `get`, `store`, `erase` or `list`.
         action: &'static str,
         /// The exit status.
         status: ExitStatus,
     },
-    /// The output is not what the protocol says.
+    /// The output does not follow the protocol.
     #[error("cannot parse the output of {program} {action}")]
     Answer {
-        /// Which program.
+        /// Name of the program.
         program: String,
-        /// What it was asked to do.
+        /// The subcommand of the helper: `get`, `store`, `erase` or `list`.
         action: &'static str,
     },
 }
@@ -99,7 +99,7 @@ impl Helper {
     /// Gets the credential for `server`; `None` if the helper has none.
     ///
     /// # Errors
-    /// [`HelperError`] if the helper cannot be run, fails, or prints something else than the protocol says.
+    /// [`HelperError`] if the helper cannot be run, fails, or violates the protocol.
     pub fn get(&self, server: &str) -> Result<Option<Credential>, HelperError> {
         self.get_unless(server, &|| false)
     }
@@ -159,7 +159,7 @@ impl Helper {
     /// Lists the servers for which the helper has a credential, in alphabetical order.
     ///
     /// # Errors
-    /// [`HelperError`] if the helper cannot be run, fails, or prints something else than the protocol says.
+    /// [`HelperError`] if the helper cannot be run, fails, or violates the protocol.
     pub fn list(&self) -> Result<Vec<String>, HelperError> {
         let action = "list";
         let (status, answer) = self.run(action, &[], &|| false)?;
