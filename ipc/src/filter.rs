@@ -12,7 +12,7 @@
 //! | `daemon=ID` or `NAME` | events of type `daemon` whose id begins with this or whose name is this |
 //! | `image=REFERENCE` | events whose attribute `image` is this reference, and image events whose id or name is this |
 //! | `label=KEY`, `label=KEY=VALUE` | events with this label |
-//! | `name=NAME` | events whose attribute `name` is this, or whose id is this or begins with these 12 or more hex digits |
+//! | `name=NAME` | events whose attribute `name` or id is this, or whose id begins with these 12 or more hex digits |
 //! | `id=PREFIX` | events whose id begins with this |
 //! | `origin=facts`, `origin=emit` | events from the monitor FIFO, or events from the emit FIFO |
 //! | `attr.KEY=VALUE` | events whose attribute KEY is VALUE |

@@ -1,9 +1,9 @@
-//! The bytes of every message that crosses a process boundary, as they are since release 0.1.0.
+//! The bytes of every message that crosses a process boundary are those of release 0.1.0.
 //!
-//! A shim outlives the engine that started it: an engine of a later release must understand it, and be understood. So the
-//! forms of all messages are kept in `wire.txt`, one line each: the type, the number of the enum's variant, the bytes of a
-//! sample value. The samples are made by [`Sample`] from the types themselves; a variant or a field that is inserted, removed
-//! or moved changes a line. A new variant at the end of an enum only adds one.
+//! A shim outlives the engine that started it, so the shim and an engine of a later release must understand each other.
+//! The file `wire.txt` has a line for each message: the type's name at the time of that release, the number of the
+//! enum's variant, and the bytes of a sample value. [`Sample`] makes the samples from the types themselves. A variant
+//! or a field that is inserted, removed or moved changes a line; a new variant at the end of an enum only adds a line.
 
 use sampan_ipc::container::{self, AttachMessage, Control, Create, Exec, Streams};
 use sampan_ipc::{engine, shim, watch};
@@ -18,11 +18,11 @@ use std::fmt::Debug;
 
 type Error = de::value::Error;
 
-/// A deserializer that reads nothing: it fills a type with sample values, each different from the one before.
+/// A deserializer without input: it fills a type with sample values, each different from the previous one.
 struct Sample {
-    /// The variant to make of the outermost enum. Enums inside it get their last variant.
+    /// The variant of the outermost enum. Enums inside it get their last variant.
     variant: Option<u32>,
-    /// The number that the next value is made of.
+    /// The number from which the next value is made.
     next: u8,
 }
 
@@ -33,7 +33,7 @@ impl Sample {
     }
 }
 
-/// So many values, one after another.
+/// A sequence of sample values.
 struct Values<'a> {
     sample: &'a mut Sample,
     left: usize,
@@ -189,7 +189,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 }
 
-/// The lines of one type: of each variant if it is an enum, else a single one.
+/// Adds the lines of a type: one for each variant of an enum, one for any other type.
 fn lines_of<T: DeserializeOwned + Serialize + Debug + PartialEq>(name: &str, lines: &mut Vec<String>) {
     for index in 0.. {
         let mut sample = Sample { variant: Some(index), next: 0 };
@@ -247,6 +247,6 @@ fn every_message_has_the_bytes_it_had_in_the_first_release() {
     for line in kept.lines() {
         assert!(now.contains(line), "no longer on the wire: {line}\nthe forms now:\n{now}");
     }
-    // What is new is kept from its first release on.
+    // A new line must be added to wire.txt before its first release.
     assert_eq!(now, kept, "the forms now:\n{now}");
 }

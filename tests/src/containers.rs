@@ -486,11 +486,11 @@ impl Attached {
     /// Receives the next message; `None` when the shim has closed the socket.
     pub fn receive(&mut self) -> Option<AttachMessage> {
         loop {
-            if let Some(told) = self.decoder.next_message::<AttachMessage>().expect("good frames") {
-                return Some(told);
+            if let Some(message) = self.decoder.next_message::<AttachMessage>().expect("good frames") {
+                return Some(message);
             }
             let mut bytes = [0; 4096];
-            match self.control.read(&mut bytes).expect("told in time") {
+            match self.control.read(&mut bytes).expect("a message in time") {
                 0 => return None,
                 len => self.decoder.push(&bytes[..len]),
             }
@@ -510,8 +510,8 @@ impl Attached {
             let mut out = self.stdout.try_clone().expect("cloned");
             let stdout = text(&mut out);
             let mut last = AttachMessage::Detached;
-            while let Some(told) = self.receive() {
-                last = told;
+            while let Some(message) = self.receive() {
+                last = message;
                 if matches!(last, AttachMessage::Exited(_) | AttachMessage::Failed(..)) {
                     break;
                 }

@@ -101,17 +101,17 @@ impl EngineHost {
     /// Runs a `sampan` command that must succeed; returns its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.sampan(args);
-        let said = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "sampan {args:?}: {said}\n{}", self.log());
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "sampan {args:?}: {text}\n{}", self.log());
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
     /// Runs a `sampan` command that must fail with `status`; returns its standard error.
     pub fn fails(&self, status: i32, args: &[&str]) -> String {
         let out = self.sampan(args);
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!(out.status.code(), Some(status), "sampan {args:?}: {said}\n{}", self.log());
-        said
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(status), "sampan {args:?}: {text}\n{}", self.log());
+        text
     }
 
     /// Waits until `condition` holds; panics with the engine's log if it does not.

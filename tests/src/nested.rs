@@ -107,8 +107,8 @@ pub fn under_systemd<F: FnOnce()>(groups: Groups, test: F) {
     let output = command.env("BOOT", [MOUNT_GROUPS, BOOT].concat()).output().expect("util-linux");
     let gone = || remove_groups(&name);
     wait_until("the control groups to go", || name.clone(), gone);
-    let said = [&out, &console].map(|file| fs::read_to_string(file).unwrap_or_default()).concat();
-    assert!(output.status.success() && said.contains("1 passed"), "inside: {output:?}\n{said}");
+    let text = [&out, &console].map(|file| fs::read_to_string(file).unwrap_or_default()).concat();
+    assert!(output.status.success() && text.contains("1 passed"), "inside: {output:?}\n{text}");
 }
 
 /// The unit that runs the test which contains `F`; systemd ends when the unit does.
@@ -185,10 +185,10 @@ pub(crate) fn run_again<F>(mut command: Command) {
     let program = std::env::current_exe().expect("a running program has a path");
     command.arg(program).args(["--exact", name_of::<F>(), "--nocapture"]).env(INSIDE, "1");
     let output = command.output().expect("util-linux");
-    let said =
+    let text =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     // If the name matches no test, the run succeeds without running one.
-    assert!(output.status.success() && said.contains("1 passed"), "inside: {}\n{said}", output.status);
+    assert!(output.status.success() && text.contains("1 passed"), "inside: {}\n{text}", output.status);
 }
 
 /// Name of the test that contains the closure `F`.

@@ -478,7 +478,7 @@ fn send(stream: &mut TcpStream, reply: Reply, from: Option<usize>, shared: &Shar
             Ok(())
         }
         Reply::Status(status) => {
-            let body = r#"{"errors":[{"code":"TEST","message":"so it was told"}]}"#;
+            let body = r#"{"errors":[{"code":"TEST","message":"refused by the test"}]}"#;
             write!(stream, "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         }
         Reply::Cut(body, at) => {

@@ -1,8 +1,8 @@
 //! The file that stores the position of a subscription.
 //!
 //! Owned by a subscription, which locks it for its life. 64 bytes, written in place, in two slots by turns, so that a
-//! power loss during a write leaves the other slot. Layout and rules: docs/events.md, "The cursor file". Also reads files
-//! of version 1: a decimal number and a line feed.
+//! power loss during a write leaves the other slot. Layout and rules: docs/events.md, "The cursor file". Also reads
+//! files of version 1: a decimal number and a line feed.
 
 use crate::named_file::other_kind;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -107,8 +107,8 @@ impl CursorFile {
         Ok((cursor, held))
     }
 
-    /// Stores a position once the interval since the last write is over. Stores and syncs the first position of a lineage
-    /// at once, so that a reader that is killed does not begin elsewhere, or with an old lineage.
+    /// Stores a position once the interval since the last write is over. Stores and syncs the first position of a
+    /// lineage at once, so that a reader that is killed does not begin elsewhere, or with an old lineage.
     pub(super) fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
         let new = Remembered::Seq(seq, lineage);
         self.waiting = (new != self.held).then_some(new);

@@ -96,6 +96,6 @@ fn tool(command: &mut Command) -> io::Result<String> {
         return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
     }
     let program = command.get_program().display();
-    let said = String::from_utf8_lossy(&out.stderr);
-    Err(io::Error::other(format!("{program} failed (is this root?): {}", said.trim())))
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    Err(io::Error::other(format!("{program} failed (is this root?): {}", stderr.trim())))
 }

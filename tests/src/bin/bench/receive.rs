@@ -199,7 +199,7 @@ impl Receiver {
     fn until(&mut self, each: u64, stamps: bool) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 256];
         let mut buffer = vec![0; READ];
-        let (mut total, mut told, mut complete) = (0, 0, 0);
+        let (mut total, mut reported, mut complete) = (0, 0, 0);
         let mut came = vec![0; self.streams.len()];
         let expected = each * self.streams.len() as u64;
         let step = (expected / 1000).max(1);
@@ -226,8 +226,8 @@ impl Receiver {
                     self.take_stamps(nth, &buffer[..len])?;
                 }
             }
-            if total - told >= step {
-                told = total;
+            if total - reported >= step {
+                reported = total;
                 println!("{total}");
             }
         }

@@ -31,14 +31,14 @@ impl Serving {
         let mut serve = puller::client(&dir)?;
         serve.args(["serve", "--listen", "127.0.0.1:0"]);
         let mut client = serve.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let mut said = String::new();
+        let mut line = String::new();
         if let Some(stdout) = client.stdout.take() {
-            BufReader::new(stdout).read_line(&mut said)?;
+            BufReader::new(stdout).read_line(&mut line)?;
         }
-        let address = said.trim().strip_prefix("serving on ").unwrap_or_default().to_owned();
+        let address = line.trim().strip_prefix("serving on ").unwrap_or_default().to_owned();
         let serving = Serving { client, _engine: engine, dir, address };
         match serving.address.is_empty() {
-            true => Err(io::Error::other(format!("sampan serve says {said:?}"))),
+            true => Err(io::Error::other(format!("sampan serve prints {line:?}"))),
             false => Ok(serving),
         }
     }
