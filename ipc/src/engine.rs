@@ -440,7 +440,7 @@ pub enum Answer {
     Shim {
         /// The program that the client executes in its place.
         program: String,
-        /// The program's arguments, argv[0] first.
+        /// The program's arguments, `argv[0]` first.
         words: Vec<String>,
     },
 }

@@ -2,7 +2,7 @@
 //!
 //! While all processors are busy, the reader decompresses alone, piece by piece, and finds each piece still in its
 //! cache. A spare processor ([`sampan_job::cpu::Cpus::take_spare`]) goes to the helper, which then decompresses the
-//! next pieces, at most [`AHEAD`] of them; the helper stops when another job wants the processor. A single layer thus
+//! next pieces, at most `AHEAD` of them; the helper stops when another job wants the processor. A single layer thus
 //! uses two processors, and many layers use one each, without passing data between threads.
 //!
 //! A *witness* sees all decompressed bytes in order: it computes their digest. The helper calls the witness when it is

@@ -1,7 +1,7 @@
 //! The compressed bytes of a layer, read ahead by either of its two threads.
 //!
 //! Either thread may read the next piece: the decompressor when the queue is empty, the unpacker when it would
-//! otherwise wait for decompressed bytes ([`crate::image::pull::decompress_ahead`]). At most [`AHEAD`] pieces are
+//! otherwise wait for decompressed bytes ([`crate::image::pull::decompress_ahead`]). At most `AHEAD` pieces are
 //! queued. To read a piece also means to hash and to write it, so only one thread at a time reads, and the bytes land
 //! in order. That balances the two threads also when decompressing is the slowest part. Used by
 //! [`crate::image::pull::pipeline`]; knows nothing of the bytes' meaning.
