@@ -30,7 +30,7 @@ impl User {
     }
 
     /// Prepares a command that runs `program` as this user, with only `PATH` in its environment; it is killed after
-    /// [`PATIENCE`].
+    /// `PATIENCE`.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("timeout");
         command.arg("--kill-after=1").arg(PATIENCE).args(self.setpriv()).arg(program);
