@@ -29,7 +29,7 @@ impl Announcer {
         Announcer { sender }
     }
 
-    /// The sender by which it writes.
+    /// The sender that writes the events.
     pub fn sender(&self) -> &FifoSender {
         &self.sender
     }

@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 
 /// Most bytes of one read from the socket.
 const READ_BYTES: usize = 64 << 10;
-/// Most received descriptors that a connection holds. It is the kernel's limit for one message, too. unix(7),
-/// SCM_RIGHTS.
+/// Most received descriptors that a connection holds: the kernel's limit for one message. unix(7), SCM_RIGHTS.
 const DESCRIPTORS_HELD: usize = 253;
 
 /// A connected socket and its receive buffer.
@@ -69,9 +68,9 @@ impl Connection {
         self.socket.next_body()
     }
 
-    /// Reads from the socket. If there is nothing to read, waits until there is, until `deadline`, or until a stop.
+    /// Reads from the socket. If there is nothing to read, waits for bytes, until `deadline`, or until a stop.
     ///
-    /// Returns `Message(())` if it has read bytes.
+    /// Returns `Message(())` after it has read bytes.
     pub fn fill(&mut self, stop: &Stop, deadline: Option<Instant>) -> io::Result<Received<()>> {
         self.fill_or_wake(stop, None, deadline)
     }
@@ -136,7 +135,7 @@ impl Stop {
     /// Makes a stop that is not requested yet.
     pub fn new() -> io::Result<Self> {
         let (receiver, sender) = UnixStream::pair()?;
-        // A signal handler may write to it, and must not block.
+        // A signal handler may write to this socket, so a write must not block.
         sender.set_nonblocking(true)?;
         Ok(Stop { receiver, sender })
     }
@@ -151,7 +150,7 @@ impl Stop {
         is_readable(self.receiver.as_fd())
     }
 
-    /// Returns whether a stop was requested, and resets it, so that the next request counts again.
+    /// Returns whether a stop was requested, and resets the stop: only a later request ends the next wait.
     pub fn take(&mut self) -> io::Result<bool> {
         let is_requested = self.is_requested();
         if is_requested && self.receiver.read(&mut [0; 64])? == 0 {

@@ -2,8 +2,9 @@
 //!
 //! Each connection carries one request. The client sends one [`Opening`], with the descriptors of the request by
 //! SCM_RIGHTS on its first byte. The engine sends [`Answer`]s, the last of which is [`Answer::Done`] or
-//! [`Answer::Error`]; only then is the work finished. A stream that ends without either is broken. A client cancels by
-//! closing the connection: see [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
+//! [`Answer::Error`]; the work is finished when that answer arrives. A stream without a last answer is broken. A
+//! client cancels by closing the connection: see [`Pull::detach`]. Enum variants are numbered by position: append,
+//! never reorder.
 
 use crate::container;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ pub const DESCRIPTORS_MAX: usize = 125;
 /// The first frame of a connection. [`crate::watch::open`] reads it on the engine's side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
-    /// The version that `request` is of.
+    /// The protocol version of `request`.
     pub version: u16,
     /// The request.
     pub request: Request,
@@ -58,11 +59,12 @@ pub enum Request {
         /// The new reference.
         target: String,
     },
-    /// Remove a reference of an image; with the last reference also the image, and content that nothing else uses.
+    /// Remove a reference of an image. Removing the last reference also removes the image, and content that nothing
+    /// else uses.
     Remove {
         /// Reference, digest or unique id prefix.
         name: String,
-        /// Also if an id has several references.
+        /// Remove the image even if its ID has several references.
         force: bool,
     },
     /// Create an image from root file system tars (plain, gzip or zstd), one descriptor per layer, lowest first.
@@ -86,10 +88,10 @@ pub enum Request {
     Verify(Verify),
     /// Create a container; answered by [`Answer::Container`].
     Create(Box<container::Create>),
-    /// Start a container that does not run. With [`Start::attach`] the client is attached before the first byte of
-    /// output; answered by [`Answer::Done`] when the process runs, or by an error that says why not.
+    /// Start a container that does not run. With [`Start::attach`], attach the client before the first byte of output.
+    /// Answered by [`Answer::Done`] when the process runs, or by [`Answer::Error`] with the reason.
     Start(Start),
-    /// Stop a running container; answered when it has ended.
+    /// Stop a running container; answered when the container has ended.
     Stop(Stop),
     /// Stop a container if it runs, and start it; answered when the container runs.
     Restart(Stop),
@@ -121,7 +123,7 @@ pub enum Request {
     RemoveContainer {
         /// Id, name or unique id prefix.
         container: String,
-        /// Kill a running container first.
+        /// Whether to kill a running container first.
         force: bool,
     },
     /// List containers; answered by [`Answer::Containers`].
@@ -138,14 +140,14 @@ pub enum Request {
         /// Id, name or unique id prefix.
         container: String,
     },
-    /// Run another process in a container; descriptors as [`container::Exec::streams`] says. Answered by
-    /// [`Answer::Done`], whose `reference` is the ID of the execution, when the process runs.
+    /// Run another process in a container, with the descriptors that [`container::Exec::streams`] lists. Answered by
+    /// [`Answer::Done`] when the process runs; its `reference` is the ID of the execution.
     Exec(Box<container::Exec>),
-    /// Attach the client to the streams of a container; answered by [`Answer::Done`] once it is attached.
+    /// Attach the client to the streams of a container; answered by [`Answer::Done`] when the client is attached.
     Attach {
         /// Id, name or unique id prefix.
         container: String,
-        /// Descriptors that come along.
+        /// Which descriptors come with the request.
         streams: container::Streams,
         /// Rows and columns of the terminal.
         size: (u16, u16),
@@ -169,8 +171,8 @@ pub enum Request {
         /// `until=TIME`, `label=KEY[=VALUE]`, `label!=…`.
         filters: Vec<String>,
     },
-    /// The `credential-helpers` of containers-registries.conf(5), which the user's own process asks; answered by
-    /// [`Answer::CredentialHelpers`].
+    /// Get the `credential-helpers` of containers-registries.conf(5), so that the client can run the helpers as its
+    /// user; answered by [`Answer::CredentialHelpers`].
     CredentialHelpers,
     /// Start a container as a systemd unit: the client is the unit's main process, and becomes the shim by execve(2).
     /// Only for root. Answered by [`Answer::Shim`].
@@ -228,7 +230,8 @@ pub struct Pull {
     pub reference: String,
     /// `os/arch[/variant]`; the host's if absent.
     pub platform: Option<String>,
-    /// The job runs on when no client watches it; answered by [`Answer::Job`] and [`Answer::Done`] at once.
+    /// The job runs on when no client watches it. The request is answered at once, by [`Answer::Job`] and
+    /// [`Answer::Done`].
     pub detach: bool,
     /// Allow plain HTTP, and HTTPS without verifying the certificate, for this registry.
     pub insecure: bool,
@@ -279,8 +282,8 @@ pub struct Load {
 /// A form of images outside a store. containers-transports(5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Container {
-    /// A tar as `docker save` writes it. A request to load also takes a tar of an OCI image layout: the engine looks at
-    /// the content.
+    /// A tar as `docker save` writes it. A request to load with this value also accepts a tar of an OCI image layout:
+    /// the engine detects the format.
     #[default]
     DockerArchive,
     /// A tar of an OCI image layout.
@@ -453,9 +456,9 @@ pub struct Usage {
     pub kind: String,
     /// Number of objects of this kind.
     pub count: u64,
-    /// Number of objects that something names or uses.
+    /// Number of objects that a reference names or that something uses.
     pub active: u64,
-    /// Bytes on the disk of all objects.
+    /// Bytes that all objects take on the disk.
     pub size: u64,
     /// Bytes on the disk that a prune would free.
     pub reclaimable: u64,
@@ -466,7 +469,7 @@ pub struct Usage {
 pub struct ImageUsage {
     /// The image.
     pub image: Image,
-    /// Bytes on the disk of the image's blobs and unpacked layers.
+    /// Bytes that the image's blobs and unpacked layers take on the disk.
     pub size: u64,
     /// The part of `size` that no other image shares.
     pub unique: u64,
@@ -481,7 +484,7 @@ pub struct Done {
     pub reference: String,
     /// The digest of the image's manifest, `sha256:…`; empty if there is none.
     pub digest: String,
-    /// True if there was nothing to do (the image was up to date).
+    /// Whether there was nothing to do, because the image was up to date.
     pub unchanged: bool,
     /// References and digests that [`Request::Remove`] or [`Request::Prune`] has removed.
     pub removed: Vec<String>,
@@ -494,7 +497,7 @@ pub struct Done {
 /// Why a request has failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub code: Code,
     /// One line without a full stop: what was attempted, on what, and why it failed.
     pub message: String,

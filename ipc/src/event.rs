@@ -1,7 +1,7 @@
 //! Events: their fields, rules and bytes. An event is complete: no reader has to look anything up.
 //!
 //! Producers build an [`Event`], and consumers receive it. [`EventView`] reads the bytes of an event in place; monitord
-//! checks and filters events with it, so that it copies an event only once. This module does no I/O.
+//! checks and filters events with this view, so that it copies an event only once. This module does no I/O.
 //!
 //! Wire layout (postcard, fields in this order; pinned by golden tests): `tag 0 · writer u64 LE · counter varint · lost
 //! u32 LE · time i64 LE · kind str · action str · id str · attributes [(str, str)] · labels [(str, str)] · seq u64 LE`.
@@ -47,10 +47,11 @@ pub struct Event {
     pub id: String,
     /// Attributes in the producer's order; keys are unique.
     pub attributes: Pairs,
-    /// Labels of the image or container; keys are unique. Separate from the attributes, so that a label cannot be taken
-    /// for one of them.
+    /// Labels of the image or container; keys are unique. Labels and attributes are separate, so that a reader cannot
+    /// take a label for an attribute.
     pub labels: Pairs,
-    /// Sequence number, which monitord assigns: each event gets the next higher number. 0 before that.
+    /// Sequence number, which monitord assigns: each event gets the next higher number. 0 in an event that monitord
+    /// has not numbered.
     #[serde(with = "postcard::fixint::le")]
     pub seq: u64,
     /// Which FIFO the event came from. Not part of the event's bytes: the variant of [`crate::watch::Item`] carries it.
@@ -61,14 +62,16 @@ pub struct Event {
 /// The FIFO that an event came from, which decides who can have written it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// The monitor FIFO: the engine, a shim, or another member of the group `sampan-facts`.
+    /// The event came through the monitor FIFO: the engine, a shim, or another member of the group `sampan-facts`
+    /// wrote it.
     #[default]
     Facts,
-    /// The emit FIFO: any member of the group `sampan`. Its type is none of [`FACT_KINDS`].
+    /// The event came through the emit FIFO: any member of the group `sampan` can have written it. Its type is none of
+    /// [`FACT_KINDS`].
     Emit,
 }
 
-/// Types of events that only the monitor FIFO may bring; monitord refuses them from the emit FIFO.
+/// Types of events that monitord accepts only from the monitor FIFO, and refuses from the emit FIFO.
 pub const FACT_KINDS: [&str; 8] =
     ["container", "image", "job", "task", "peer", "network", "volume", "daemon"];
 
@@ -128,8 +131,8 @@ pub enum FieldError {
     /// The type is not a word `[a-z0-9][a-z0-9_.-]{0,31}`.
     #[error("type {0:?} is not allowed: a type is [a-z0-9][a-z0-9_.-]*, at most {KIND_MAX} bytes")]
     Kind(String),
-    /// The action does not begin with a word `[a-z0-9][a-z0-9_.-]{0,31}`, or the text after it does not begin with `:
-    /// `.
+    /// The action does not begin with a word `[a-z0-9][a-z0-9_.-]{0,31}`, or the word is followed by text that does
+    /// not begin with a colon and a space.
     #[error(
         "action {0:?} is not allowed: an action is [a-z0-9][a-z0-9_.-]*, at most {ACTION_WORD_MAX} bytes, \
          then nothing or ': ' and text"
@@ -406,8 +409,8 @@ impl<'a> PairsView<'a> {
         Walk(self.rest()?).pairs()
     }
 
-    /// The bytes after these pairs. A pair has at least two bytes, so the loop ends early if `count` is larger than the
-    /// bytes allow.
+    /// The bytes after these pairs. A pair has at least two bytes, so the loop ends early for a `count` beyond the
+    /// length.
     fn rest(&self) -> Option<&'a [u8]> {
         let mut at = Walk(self.bytes);
         for _ in 0..self.count {

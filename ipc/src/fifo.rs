@@ -1,7 +1,7 @@
 //! The monitor FIFO and the emit FIFO as files: creates and opens them, and sets their owner and mode.
 //!
 //! monitord opens them to read records. The engine opens them to preserve their content while monitord does not run.
-//! Both use this module, so that owner and mode do not depend on which of them created the FIFO. It never reads or
+//! Both use this module, so that owner and mode do not depend on which of the two created the FIFO. Never reads or
 //! writes records.
 
 use crate::accounts;
@@ -39,7 +39,7 @@ pub enum OpenError {
     },
 }
 
-/// Creates the FIFO at `path` with mode 0600, unless the path exists. Returns true if it created the FIFO.
+/// Creates a FIFO with mode 0600 at `path`, unless the path exists. Returns whether it created the FIFO.
 ///
 /// # Errors
 /// [`OpenError::Io`] if mkfifo(3) fails for another reason.
@@ -62,12 +62,12 @@ pub fn hold(path: &Path) -> Result<File, OpenError> {
     if let Some(kind) = other_kind(&meta.file_type()) {
         return Err(OpenError::NotFifo { path: path.to_owned(), kind });
     }
-    // O_RDWR although no process both reads and writes here. With its own write end open, a reader does not see
-    // end-of-file when the last writer exits. With a read end open, the content survives the exit of the last reader.
-    // Linux allows O_RDWR on a FIFO, POSIX leaves it undefined. fifo(7).
+    // O_RDWR, although this process only reads or only keeps the FIFO. While a process has a write end open, its
+    // reader gets no end-of-file when the last writer exits. While a process has a read end open, the FIFO keeps its
+    // content when the last reader exits. Linux allows O_RDWR on a FIFO; POSIX leaves it undefined. fifo(7).
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
     let fifo = open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-    // The path may have been replaced since symlink_metadata.
+    // Another file may have replaced the path after symlink_metadata.
     match fstat(&fifo) {
         Ok(stat) if is_fifo(&stat) => Ok(File::from(fifo)),
         Ok(_) => Err(OpenError::NotFifo { path: path.to_owned(), kind: "something else" }),

@@ -31,10 +31,10 @@ pub const KEYS: &str = "type, event, container, image, label, name, id, daemon, 
 const FACTS: &str = "facts";
 /// Value of `origin` for events that came through the emit FIFO.
 const EMIT: &str = "emit";
-/// Fewest hex digits that are read as the beginning of an ID in a place where a name is allowed, too.
+/// Fewest hex digits that a filter reads as the beginning of an ID where a name is allowed, too.
 const SHORT_ID_MIN: usize = 12;
 
-/// A set of parsed filters. Sets of the same filters are equal in whatever order they were given.
+/// A set of parsed filters. The order in which filters were given does not matter: equal filters make equal sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterSet {
     /// One group per key, all of which must match; the groups that are cheap to compare come first.
@@ -66,7 +66,7 @@ enum Key {
 /// Why a filter is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// There is no `=` in it.
+    /// The filter has no `=`.
     #[error("filter {0:?} is not KEY=VALUE; keys are {KEYS}")]
     NoValue(String),
     /// The value is empty.
@@ -91,7 +91,7 @@ pub enum FilterError {
         /// The filters that the person probably meant; empty if unknown.
         meant: Vec<String>,
     },
-    /// More than [`FILTERS_MAX`].
+    /// There are more than [`FILTERS_MAX`] filters.
     #[error("{0} filters are too many: at most {FILTERS_MAX}")]
     TooMany(usize),
 }
@@ -277,7 +277,7 @@ fn is_label((key, word): (&str, &str), value: &str) -> bool {
     }
 }
 
-/// Whether `value` is the beginning of `id`, and has enough hex digits that it is hardly a name.
+/// Whether `value` is the beginning of `id`, and has so many hex digits that it is hardly a name.
 fn is_short_id(id: &str, value: &str) -> bool {
     let digits = value.strip_prefix("sha256:").unwrap_or(value);
     digits.len() >= SHORT_ID_MIN

@@ -1,31 +1,32 @@
 //! A frame: one message on a socket, as length-prefixed, checksummed postcard.
 //!
-//! Used on every socket, and by monitord for its ring and journal with the same bytes. [`encode`] makes a frame;
-//! [`Decoder`] finds frames in a byte stream however reads split it. Does no I/O.
+//! Used on every socket; monitord keeps the same bytes in its ring and its journal. [`encode`] makes a frame;
+//! [`Decoder`] finds the frames in a byte stream, into whatever pieces reads split the stream. Does no I/O.
 //!
-//! Layout: `len u32 LE · crc u32 LE`, then `len` bytes of postcard; `crc` is CRC-32C of those. `len` is at
-//! least 1 and at most [`FRAME_MAX`].
+//! Layout: `len u32 LE · crc u32 LE`, then `len` bytes of postcard. `crc` is the CRC-32C of the postcard bytes. `len`
+//! is at least 1 and at most [`FRAME_MAX`].
 
 use crate::event::EMITTED_TAG;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Longest body, in bytes: enough for a container with an environment of 1 MiB, which the command line repeats.
+/// Longest body, in bytes. A request for a container with an environment of 1 MiB, which its command line repeats,
+/// fits.
 pub const FRAME_MAX: usize = 4 << 20;
-/// Bytes before the body.
+/// Bytes of the header, which comes before the body.
 pub const HEADER_LEN: usize = 8;
 
-/// Why bytes are not a frame with a message of the expected type.
+/// Why bytes cannot be read as a frame with a message of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// The length is 0 or above the bound.
+    /// The length is 0, or larger than the largest length allowed.
     #[error("frame of {len} bytes, expected 1 to {max}")]
     Length {
         /// Length in the header.
         len: u32,
-        /// The bound.
+        /// The largest length allowed.
         max: usize,
     },
-    /// The checksum does not fit the body.
+    /// The checksum in the header is not the body's.
     #[error("frame checksum does not match")]
     Checksum,
     /// The body is no message of the expected type.
@@ -56,18 +57,18 @@ fn header(len: u32, crc: u32) -> [u8; HEADER_LEN] {
     [l0, l1, l2, l3, c0, c1, c2, c3]
 }
 
-/// The header of an event's frame, whose body is the body of the record, followed by `seq`.
+/// Makes the header of an event's frame. The frame's body is the body of the record, followed by `seq`.
 ///
-/// `crc` is the checksum of the record's body, so that monitord sums the body only once.
+/// `crc` is the checksum of the record's body, so that monitord computes the body's checksum only once.
 pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
     let len = (body_len + crate::event::SEQ_LEN) as u32;
     header(len, crc32c::crc32c_append(crc, &seq.to_le_bytes()))
 }
 
-/// The header and the tag of the frame of an event from the emit FIFO. The rest of the record's body follows, then
-/// `seq`.
+/// Makes the header and the tag of the frame of an event from the emit FIFO. The caller appends the rest of the
+/// record's body, then `seq`.
 ///
-/// The checksum covers the tag, so this sums the body again.
+/// The checksum covers the tag, so this function computes a new checksum of the body.
 pub fn emitted_header(rest: &[u8], seq: u64) -> [u8; HEADER_LEN + 1] {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&[EMITTED_TAG]), rest);
     let mut header = [EMITTED_TAG; HEADER_LEN + 1];
@@ -75,12 +76,13 @@ pub fn emitted_header(rest: &[u8], seq: u64) -> [u8; HEADER_LEN + 1] {
     header
 }
 
-/// Splits the first frame off `bytes`; `None` if it is not whole yet.
+/// Splits the first frame off `bytes`; `None` if `bytes` end before the frame does.
 ///
-/// Returns its body and the length of the frame.
+/// Returns the body of the frame, and the length of the whole frame.
 ///
 /// # Errors
-/// [`FrameError::Length`] as soon as the header is there, [`FrameError::Checksum`] once the body is.
+/// [`FrameError::Length`] if the header has a wrong length, [`FrameError::Checksum`] if the frame is complete and its
+/// checksum is wrong.
 pub fn split(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, FrameError> {
     let Some(([l0, l1, l2, l3, c0, c1, c2, c3], rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Ok(None);
@@ -98,10 +100,10 @@ pub fn split(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, FrameEr
     Ok(Some((body, HEADER_LEN + len as usize)))
 }
 
-/// Parses the message of a frame's body. No byte of the body may be left over.
+/// Parses the message in a frame's body. Bytes after the message are an error.
 ///
 /// # Errors
-/// [`FrameError::Message`]: the body is not such a message.
+/// [`FrameError::Message`] if the body is not a message of type `T`.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     match postcard::take_from_bytes(body) {
         Ok((message, [])) => Ok(message),
@@ -109,10 +111,10 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     }
 }
 
-/// Collects the bytes of a stream, and returns them frame by frame.
+/// Collects the bytes of a stream, and returns the frames one after the other.
 ///
-/// Holds at most one frame of the bound, and the bytes of one more read. After an error, the caller must close the
-/// stream.
+/// Holds at most one frame of the largest length, and the bytes of one more read. After an error, the caller must
+/// close the stream.
 #[derive(Debug)]
 pub struct Decoder {
     bytes: Vec<u8>,
@@ -121,7 +123,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder that refuses frames of more than `max` bytes ([`FRAME_MAX`] at most).
+    /// Makes a decoder that refuses frames of more than `max` bytes; `max` is at most [`FRAME_MAX`].
     pub fn new(max: usize) -> Self {
         Decoder { bytes: Vec::new(), start: 0, max: max.min(FRAME_MAX) }
     }
@@ -135,27 +137,27 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The body of the next whole frame.
+    /// Returns the body of the next complete frame; `None` if there is none yet.
     ///
     /// # Errors
-    /// As [`split`].
+    /// The errors of [`split`].
     pub fn next_body(&mut self) -> Result<Option<&[u8]>, FrameError> {
-        // Not a method call, which would borrow all of `self`: the body borrows only `bytes`, and `start` changes.
+        // Not a method call, which would borrow all of `self`: the body borrows only `bytes`, while `start` changes.
         let held = self.bytes.get(self.start..).unwrap_or_default();
         let Some((body, len)) = split(held, self.max)? else { return Ok(None) };
         self.start += len;
         Ok(Some(body))
     }
 
-    /// The next whole message.
+    /// Returns the message in the next complete frame; `None` if there is none yet.
     ///
     /// # Errors
-    /// As [`split`] and [`parse`].
+    /// The errors of [`split`] and [`parse`].
     pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         self.next_body()?.map(parse).transpose()
     }
 
-    /// True if [`Decoder::next_body`] would return a body or an error.
+    /// Whether [`Decoder::next_body`] would return a body or an error.
     pub fn has_frame(&self) -> bool {
         let held = self.bytes.get(self.start..).unwrap_or_default();
         match held.split_at_checked(HEADER_LEN) {
@@ -167,12 +169,12 @@ impl Decoder {
         }
     }
 
-    /// The first byte of the next body, which is the variant of an enum; `None` if the frame is not whole.
+    /// The first byte of the next body, which is the number of an enum variant; `None` if the frame is not complete.
     pub fn next_tag(&self) -> Option<u8> {
         self.has_frame().then(|| self.bytes.get(self.start + HEADER_LEN).copied()).flatten()
     }
 
-    /// True if no bytes are held.
+    /// Whether the decoder holds no bytes.
     pub fn is_empty(&self) -> bool {
         self.start == self.bytes.len()
     }

@@ -11,7 +11,7 @@
 //!
 //! This crate depends on `sampan-os` and on no other crate of the workspace. Most modules only make and read bytes, and
 //! never block. The exceptions: [`subscription`], [`status`] and [`connection`] wait for a peer, [`named_file`] reads
-//! and writes files, and `credentials` (a feature) reads auth files and runs credential helpers.
+//! and writes files, and `credentials` (a feature) reads credential files and runs credential helpers.
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]

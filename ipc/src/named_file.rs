@@ -36,11 +36,11 @@ pub fn other_kind(kind: &FileType) -> Option<&'static str> {
     })
 }
 
-/// The end of a chain of symbolic links.
+/// The path at the end of a chain of symbolic links.
 enum End {
     /// A path that is not a symbolic link. It need not exist.
     Name(PathBuf),
-    /// A descriptor of a process, as /dev/stdout or /dev/fd/3 name it. proc(5).
+    /// The link of an open descriptor, which paths such as /dev/stdout and /dev/fd/3 lead to. proc(5).
     Descriptor(PathBuf),
 }
 
@@ -74,7 +74,8 @@ fn follow(path: &Path) -> io::Result<End> {
             _ => Path::new("."),
         };
         let dir = fs::canonicalize(dir)?;
-        // The links in /proc/PID/fd refer to open files directly; the path that they show may be another file's.
+        // The links in /proc/PID/fd refer to open files directly; another file may have taken the path that such a
+        // link shows.
         let here = dir.join(name);
         if dir.starts_with("/proc") && dir.ends_with("fd") {
             return Ok(End::Descriptor(here));
@@ -106,11 +107,11 @@ pub fn look(target: &Path) -> io::Result<Option<Metadata>> {
 
 /// A path in the directory of `target` with a random name, which other users cannot guess.
 pub fn beside(target: &Path) -> PathBuf {
-    // The file's own name is not part of it, since that name may already have the maximum length.
+    // The new name does not contain the file's own name, which may already have the maximum length.
     target.with_file_name(format!(".sampan-{:016x}", random()))
 }
 
-/// Gives `file` the owner and the mode of the file that it will replace, as far as this user may.
+/// Gives `file` the owner and the mode of the file that it will replace, as far as this user has the permission.
 ///
 /// # Errors
 /// fstat(2) or fchmod(2) fails.
@@ -119,8 +120,8 @@ pub fn keep_owner_and_mode(file: &File, replaced: &Metadata) -> io::Result<()> {
     let mut mode = replaced.mode() & 0o7777;
     if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
         let (uid, gid) = (Uid::from_raw(replaced.uid()), Gid::from_raw(replaced.gid()));
-        // Only root may change the owner. If this user may not set the group either, the permissions for the group
-        // would go to another group, so they are removed.
+        // Only root may change the owner. If this user may not set the group either, the file has another group than
+        // the old file, and that group must not get the old group's permissions.
         if fchown(file, Some(uid), Some(gid)).is_err() && fchown(file, None, Some(gid)).is_err() {
             mode &= 0o707;
         }
@@ -128,7 +129,7 @@ pub fn keep_owner_and_mode(file: &File, replaced: &Metadata) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// A temporary file in the directory of its target. Dropping it removes it, unless it was renamed.
+/// A temporary file in the directory of its target. A drop removes the file, unless the file was renamed.
 #[derive(Debug)]
 struct Draft {
     target: PathBuf,
@@ -137,8 +138,8 @@ struct Draft {
 }
 
 impl Draft {
-    /// Creates a temporary file for the resolved path `target`. If `target` does not exist, the file gets `mode` less
-    /// the umask.
+    /// Creates a temporary file for the resolved path `target`. If `target` does not exist, the file's mode is `mode`
+    /// less the umask.
     fn beside(target: PathBuf, mode: u32) -> io::Result<Self> {
         let replaced = look(&target)?;
         let mut tried = 0;
@@ -165,14 +166,14 @@ impl Draft {
 
     /// Replaces the target.
     fn rename(self) -> io::Result<()> {
-        // Check again: the target may have been replaced by a device since.
+        // Check again: a device may have replaced the target after the first check.
         look(&self.target)?;
         fs::rename(&self.path, &self.target)?;
         sync_directory(&self.target);
         Ok(())
     }
 
-    /// Gives the file the target's name, if that name does not exist.
+    /// Gives the file the target's name, unless that name exists.
     fn link(self) -> io::Result<()> {
         match fs::hard_link(&self.path, &self.target) {
             // FAT and some network file systems have no hard links. Only on these may two processes that create the
@@ -192,7 +193,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Fails if the file was renamed.
+        // Fails if the file was renamed, which is no error.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -228,10 +229,11 @@ pub fn replace_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     draft.rename()
 }
 
-/// Creates the file at `path`, after following links. It must not exist.
+/// Creates the file at `path`, after following links. The file must not exist.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if it exists; or a system call fails. No file is left then.
+/// [`io::ErrorKind::AlreadyExists`] if the file exists, or the error of a system call. After a failed system call no
+/// file is left.
 pub fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let target = resolve(path)?;
     if fs::symlink_metadata(&target).is_ok() {
@@ -245,8 +247,8 @@ pub fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// Opens a regular file, a FIFO or a device for reading.
 ///
 /// # Errors
-/// `path` is a directory or a socket, or a FIFO that no process opens for writing within five seconds; or open(2)
-/// fails.
+/// `path` is a directory or a socket; or it is a FIFO that no process opens for writing within five seconds; or
+/// open(2) fails.
 pub fn open(path: &Path) -> io::Result<File> {
     open_either(path, OpenOptions::new().read(true), "writes into it")
 }
@@ -254,8 +256,8 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// Opens a FIFO or a device for writing.
 ///
 /// # Errors
-/// `path` is a directory or a socket, or a FIFO that no process opens for reading within five seconds; or open(2)
-/// fails.
+/// `path` is a directory or a socket; or it is a FIFO that no process opens for reading within five seconds; or
+/// open(2) fails.
 pub fn open_for_writing(path: &Path) -> io::Result<File> {
     open_either(path, OpenOptions::new().write(true), "reads it")
 }
@@ -272,9 +274,9 @@ fn open_either(path: &Path, options: &mut OpenOptions, other_end: &str) -> io::R
     if !kind.is_fifo() {
         return options.open(path);
     }
-    // open(2) of a FIFO waits for the other end if O_NONBLOCK is not set, and has no timeout. So a thread calls it;
-    // after a timeout the thread goes on waiting. That does no harm, since a caller that cannot open its file is about
-    // to exit.
+    // Without O_NONBLOCK, open(2) of a FIFO waits for the other end, and has no timeout. Therefore a thread calls
+    // open(2), and goes on waiting after the timeout. That does no harm, since a caller that cannot open its file is
+    // about to exit.
     let (sender, receiver) = mpsc::channel();
     let (path, options) = (path.to_owned(), options.clone());
     let wait = move || sender.send(options.open(path));
@@ -284,10 +286,10 @@ fn open_either(path: &Path, options: &mut OpenOptions, other_end: &str) -> io::R
     })
 }
 
-/// Reads a file of at most `max` bytes, which it opens by [`open`].
+/// Opens the file by [`open`] and reads it. The file may have at most `max` bytes.
 ///
 /// # Errors
-/// [`io::ErrorKind::FileTooLarge`] if the file has more bytes; or it cannot be opened or read.
+/// [`io::ErrorKind::FileTooLarge`] if the file has more bytes; otherwise the errors of [`open`] and read(2).
 pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -297,7 +299,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Like [`read`], for text.
+/// Like [`read`], for a text file.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] if the file is not UTF-8, and the errors of [`read`].

@@ -13,14 +13,14 @@ const NAME_COST: usize = 4;
 /// Most bytes that an image needs besides its references: two digests, a platform and numbers.
 const IMAGE_COST: usize = 768;
 
-/// The first of `names`, as many as fit into one frame.
+/// Shortens `names` to its first names that fit into one frame.
 pub fn names(mut names: Vec<String>) -> Vec<String> {
     cut(&mut names, BYTES_MAX);
     names
 }
 
-/// Splits `items` into parts that each fit into one frame; returns at least one part. If the references of one image do
-/// not fit into a frame, keeps the first of them.
+/// Splits `items` into parts that each fit into one frame; returns at least one part. If the references of an image do
+/// not fit into a frame, removes the last references.
 pub fn parts<T>(items: Vec<T>, image: impl Fn(&mut T) -> &mut Image) -> Vec<Vec<T>> {
     let mut parts = Vec::new();
     let (mut part, mut room) = (Vec::new(), BYTES_MAX);
@@ -37,7 +37,8 @@ pub fn parts<T>(items: Vec<T>, image: impl Fn(&mut T) -> &mut Image) -> Vec<Vec<
     parts
 }
 
-/// Removes names from the end until the rest takes at most `most` bytes; returns the bytes that it takes.
+/// Removes names from the end until the rest takes at most `most` bytes; returns the number of bytes that the rest
+/// takes.
 fn cut(names: &mut Vec<String>, most: usize) -> usize {
     let mut bytes = 0;
     let mut fit = 0;

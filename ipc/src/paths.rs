@@ -1,6 +1,6 @@
 //! Paths of an installation: its three root directories, and the sockets, FIFOs and directories below them.
 //!
-//! All daemons and clients resolve them from the environment by these functions. Creates no file.
+//! All daemons and clients find these paths by these functions, from the environment. Creates no file.
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -93,10 +93,9 @@ impl Paths {
     }
 }
 
-/// A hint for a person whose process cannot write to all of `places`; `None` if it can write to all. Each place comes
-/// with the name of the variable or option that sets it.
-///
-/// For a place that does not exist yet, checks the nearest directory above it that exists, in which it would be
+/// A hint for a person whose process cannot write to one of `places`; `None` if it can write to all. Each place has
+/// the name of the variable or option that sets the place.
+/// If a place does not exist yet, checks the nearest existing directory above it, in which the place would be created.
 /// created.
 pub fn unwritable_hint(places: &[(&str, &Path)]) -> Option<String> {
     let (mut names, mut reasons) = (Vec::new(), Vec::new());
@@ -130,7 +129,7 @@ mod tests {
     fn a_place_that_can_be_written_needs_no_hint() {
         let dir = tempfile::tempdir().expect("a directory");
         assert_eq!(unwritable_hint(&[("A", dir.path()), ("B", &dir.path().join("new/below"))]), None);
-        // No user can write there, not even root.
+        // No user can write to /proc/sys, not even root.
         let hint = unwritable_hint(&[("A", Path::new("/proc/sys/new")), ("A", Path::new("/proc/sys/other"))]);
         assert!(hint.is_none_or(|hint| hint.matches("set A to a path that you can write to").count() == 1));
     }

@@ -1,17 +1,17 @@
 //! A record: one event as one atomic write to a FIFO.
 //!
-//! Producers call [`encode`]; monitord finds records with [`Scanner`], also among bytes of hostile or broken writers.
-//! Neither does I/O.
+//! Producers call [`encode`]. monitord finds records with [`Scanner`], even among bytes of hostile or broken writers.
+//! This module does no I/O.
 //!
 //! Layout: `magic u32 LE · version u8 · flags u8 (0) · len u16 LE · crc u32 LE`, then `len` bytes of body (see
-//! [`crate::event`]); `crc` is CRC-32C (RFC 3720, appendix B.4) of the body. At most [`RECORD_MAX`] bytes in
-//! all, which is PIPE_BUF, so that records of different writers never interleave. pipe(7), "PIPE_BUF".
+//! [`crate::event`]). `crc` is the CRC-32C (RFC 3720, appendix B.4) of the body. A record has at most [`RECORD_MAX`]
+//! bytes, which is PIPE_BUF, so that records of different writers never interleave. pipe(7), "PIPE_BUF".
 
 use crate::event::{Event, EventView, FieldError};
 
-/// Longest record, header included, in bytes: PIPE_BUF on Linux.
+/// Longest record, in bytes, including the header: PIPE_BUF on Linux.
 pub const RECORD_MAX: usize = 4096;
-/// Bytes before the body.
+/// Bytes of the header, which comes before the body.
 pub const HEADER_LEN: usize = 12;
 /// Longest body, in bytes.
 pub const BODY_MAX: usize = RECORD_MAX - HEADER_LEN;
@@ -23,15 +23,15 @@ pub const VERSION: u8 = 1;
 /// Why an event cannot become a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// A field breaks a rule.
+    /// A field of the event breaks a rule.
     #[error(transparent)]
     Field(#[from] FieldError),
-    /// The event does not fit one atomic write.
+    /// The event is too large for one atomic write.
     #[error(
         "event takes {len} bytes, at most {BODY_MAX} fit one atomic write; the largest field is {largest} with {largest_len}"
     )]
     TooLarge {
-        /// Bytes that the body takes.
+        /// Length of the body in bytes.
         len: usize,
         /// Name of the largest field.
         largest: String,
@@ -40,15 +40,16 @@ pub enum RecordError {
     },
 }
 
-/// Encodes `event` as one record; `seq` is not part of it.
+/// Encodes `event` as one record. The record does not contain `seq`.
 ///
 /// # Errors
-/// [`RecordError::Field`] names a field that breaks a rule, [`RecordError::TooLarge`] the largest one.
+/// [`RecordError::Field`] for a field that breaks a rule; [`RecordError::TooLarge`], with the largest field, for an
+/// event that is too large.
 pub fn encode(event: &Event) -> Result<Vec<u8>, RecordError> {
     body(event).map(|body| frame_of(&body))
 }
 
-/// Header and body.
+/// Puts a header before `body`.
 fn frame_of(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
     bytes.extend_from_slice(&MAGIC);
@@ -59,12 +60,12 @@ fn frame_of(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Encodes a parsed record again, byte for byte.
+/// Encodes a parsed record again; the bytes are those that were parsed.
 pub fn encode_again(record: &Record<'_>) -> Vec<u8> {
     frame_of(record.body)
 }
 
-/// Encodes and checks the body alone.
+/// Checks the event and encodes the body, without a header.
 pub(crate) fn body(event: &Event) -> Result<Vec<u8>, RecordError> {
     event.check()?;
     let body = event.record_body();
@@ -77,9 +78,9 @@ pub(crate) fn body(event: &Event) -> Result<Vec<u8>, RecordError> {
 
 /// Sets the `lost` count of an encoded record.
 ///
-/// The count has a fixed width, so that a record in a spool keeps its length.
+/// The count has a fixed width, so that a record that waits to be written keeps its length.
 pub(crate) fn set_lost(record: &mut [u8], lost: u32) {
-    // Tag and writer come before the counter, which is a varint.
+    // Tag and writer have fixed widths; `lost` follows the counter, which is a varint.
     let counter_at = HEADER_LEN + 1 + 8;
     let counter = record.get(counter_at..).unwrap_or_default();
     let counter_len = counter.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
@@ -101,10 +102,10 @@ fn largest_field(event: &Event) -> (String, usize) {
     words.chain(facts).chain(labels).max_by_key(|(_, len)| *len).unwrap_or_default()
 }
 
-/// A record found in a stretch of FIFO bytes.
+/// A record that a [`Scanner`] has found.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// The event, checked.
+    /// The event, which has passed the checks.
     pub event: EventView<'a>,
     /// The bytes of the body.
     pub body: &'a [u8],
@@ -115,17 +116,17 @@ pub struct Record<'a> {
 /// One step of a [`Scanner`].
 #[derive(Clone, Copy, Debug)]
 pub enum Step<'a> {
-    /// A good record.
+    /// A valid record.
     Record(Record<'a>),
-    /// This many bytes are no record.
+    /// Number of bytes that belong to no record.
     Garbage(usize),
-    /// The bytes may be the beginning of a record; more bytes must be read to tell.
+    /// The bytes may be the beginning of a record. The scanner can decide only when more bytes are read.
     Partial,
 }
 
-/// Walks the bytes of the FIFO from record to record.
+/// Finds one record after the other in bytes from the FIFO.
 ///
-/// For any bytes, returns every good record that does not overlap another, and counts the rest. Allocates nothing.
+/// Returns every valid record that does not overlap another record, and counts all other bytes. Allocates nothing.
 #[derive(Clone, Debug)]
 pub struct Scanner<'a> {
     bytes: &'a [u8],
@@ -133,20 +134,20 @@ pub struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// Starts at the first of `bytes`.
+    /// Makes a scanner that starts at the first of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Scanner { bytes, at: 0 }
     }
 
-    /// The number of bytes that the steps so far have covered.
+    /// Number of bytes that the previous steps have covered.
     pub fn consumed(&self) -> usize {
         self.at
     }
 
-    /// The next step, or `None` at the end of the bytes.
+    /// Returns the next step; `None` at the end of the bytes.
     ///
-    /// `Partial` at offset 0 of at least [`RECORD_MAX`] bytes, or of all bytes of a FIFO, is garbage, since records are
-    /// written whole: see [`Scanner::skip_partial`].
+    /// Writers write records as a whole. So `Partial` means garbage if the scanner stands at offset 0 and got at least
+    /// [`RECORD_MAX`] bytes, or all bytes of the FIFO. The caller then calls [`Scanner::skip_partial`].
     #[expect(clippy::should_implement_trait, reason = "a step borrows the bytes, not the scanner")]
     pub fn next(&mut self) -> Option<Step<'a>> {
         let rest = self.rest();
@@ -165,7 +166,8 @@ impl<'a> Scanner<'a> {
         })
     }
 
-    /// Skips bytes that looked like the beginning of a record but are none; returns their number.
+    /// Skips bytes that looked like the beginning of a record, up to the next possible beginning. Returns the number
+    /// of skipped bytes.
     pub fn skip_partial(&mut self) -> usize {
         let skipped = self.rest().split_first().map_or(0, |(_, behind)| 1 + to_magic(behind));
         self.at += skipped;
@@ -211,7 +213,7 @@ fn to_magic(bytes: &[u8]) -> usize {
     (0..bytes.len()).find(begins).unwrap_or(bytes.len())
 }
 
-/// True if `bytes` begin with [`MAGIC`], or are a beginning of it.
+/// Whether `bytes` begin with [`MAGIC`], or with its first bytes if they are fewer than four.
 fn may_be_magic(bytes: &[u8]) -> bool {
     bytes.iter().zip(&MAGIC).all(|(byte, magic)| byte == magic)
 }
@@ -262,7 +264,7 @@ mod tests {
         assert_eq!(bytes[..8], [b'S', b'M', b'P', b'N', 1, 0, body.len() as u8, 0]);
         assert_eq!(bytes[8..12], crc32c::crc32c(&body).to_le_bytes());
         assert_eq!(bytes[12..], body);
-        // RFC 3720, B.4: 32 bytes of zeroes.
+        // The CRC-32C of 32 bytes of zeroes. RFC 3720, B.4.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
     }
 

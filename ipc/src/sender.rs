@@ -1,10 +1,10 @@
-//! The producer's side of a FIFO: emits events in order, never blocks, and counts every event that it drops.
+//! The producer's side of a FIFO: writes events in order, never blocks, and counts every event that it drops.
 //!
-//! Used by the engine, the shims and every program that emits. A process has one [`FifoSender`]; clones share it.
-//! [`FifoSender::send`] makes one non-blocking write. While the FIFO is full, missing or without a reader, records wait
-//! in a bounded spool, and a thread writes them when the FIFO takes them; the thread lives only while records wait.
-//! Only a full spool drops events, oldest first, and the next record that is written says how many. Never opens the
-//! FIFO for reading, and never creates it.
+//! Used by the engine, the shims and every program that emits events. A process has one [`FifoSender`], whose clones
+//! share one state. [`FifoSender::send`] makes one non-blocking write. While the FIFO is full, missing or without a
+//! reader, records wait in a bounded spool, and a thread writes them when the FIFO accepts them. The thread lives only
+//! while records wait. Events are dropped only when the spool is full, oldest first; the next record that is written
+//! has the number of dropped events. Never opens the FIFO for reading, and never creates the FIFO.
 //!
 //! ```no_run
 //! use sampan_ipc::{Event, paths::Paths, sender::FifoSender};
@@ -29,19 +29,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Most bytes of records that wait in a spool by default.
+/// Default for the most bytes of records that wait in a spool.
 pub const SPOOL_BYTES_MAX: usize = 1 << 20;
-/// First pause before the next attempt to open a FIFO without a reader; doubles up to [`RETRY_MAX`].
+/// Pause before the first new attempt to open a FIFO that is missing or has no reader; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
-/// Longest pause between two such attempts.
+/// Longest pause between two attempts to open a FIFO.
 const RETRY_MAX: Duration = Duration::from_millis(500);
-/// Longest wait for room in one poll, so that a replaced FIFO is noticed.
+/// Longest time that one poll(2) waits for room in the FIFO, so that a replaced FIFO is noticed.
 const ROOM_WAIT_MS: u16 = 1000;
 
 /// Writes events to a FIFO. Cheap to clone; safe to share between threads.
 ///
-/// A process that is not written in Rust, or that restores SIGPIPE's default action, must ignore SIGPIPE: a
-/// write to a FIFO whose reader is gone raises it. pipe(7).
+/// A process that is not written in Rust, or that restores SIGPIPE's default action, must ignore SIGPIPE: a write to a
+/// FIFO without a reader raises SIGPIPE. pipe(7).
 #[derive(Clone, Debug)]
 pub struct FifoSender {
     shared: Arc<Shared>,
@@ -78,12 +78,12 @@ enum Written {
 }
 
 impl FifoSender {
-    /// A sender for the FIFO at `path`, which need not exist yet. Opens nothing.
+    /// Makes a sender for the FIFO at `path`, which need not exist yet. Opens nothing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::with_spool(path, SPOOL_BYTES_MAX)
     }
 
-    /// A sender whose spool holds at most `spool_bytes_max` bytes of records.
+    /// Makes a sender whose spool holds at most `spool_bytes_max` bytes of records.
     pub fn with_spool(path: impl Into<PathBuf>, spool_bytes_max: usize) -> Self {
         let state = State {
             writer: random(),
@@ -101,10 +101,11 @@ impl FifoSender {
         FifoSender { shared: Arc::new(shared) }
     }
 
-    /// Emits `event`: at once if the FIFO takes it, later otherwise. Sets its writer and counter.
+    /// Sends `event`: at once if the FIFO accepts it, otherwise by way of the spool. Sets the event's writer and
+    /// counter.
     ///
     /// # Errors
-    /// Only for an event that can never be written: [`RecordError`] names the field. Nothing was sent then.
+    /// [`RecordError`] if the event breaks a rule or is too large. Such an event is not sent.
     pub fn send(&self, mut event: Event) -> Result<(), RecordError> {
         let mut state = self.shared.lock();
         event.writer = state.writer;
@@ -122,7 +123,8 @@ impl FifoSender {
         Ok(())
     }
 
-    /// Writes a record of another sender unchanged, after all records that wait. Its writer and number stay.
+    /// Writes a record of another sender unchanged, after all records that wait. The record keeps its writer and
+    /// counter.
     pub fn pass_on(&self, record: &Record<'_>) {
         let mut state = self.shared.lock();
         state.push(record::encode_again(record), self.shared.spool_bytes_max);
@@ -134,7 +136,7 @@ impl FifoSender {
         }
     }
 
-    /// Takes the records that wait out of the spool, for a process that ends, so that another process sends them.
+    /// Removes and returns the records that wait, for a process that ends: another process can then send them.
     pub fn take_spool(&self) -> Vec<u8> {
         let mut state = self.shared.lock();
         let lost = std::mem::take(&mut state.lost);
@@ -145,7 +147,7 @@ impl FifoSender {
         std::mem::take(&mut state.spool).into_iter().flatten().collect()
     }
 
-    /// Waits until the spool is empty, at most for `timeout`; false if it is not empty then.
+    /// Waits until the spool is empty, for at most `timeout`. Returns whether the spool is empty.
     pub fn flush(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.lock();
@@ -160,22 +162,22 @@ impl FifoSender {
         true
     }
 
-    /// The number of events that wait.
+    /// Number of events that wait in the spool.
     pub fn spooled(&self) -> usize {
         self.shared.lock().spool.len()
     }
 
-    /// The number of events that were dropped since this sender was created.
+    /// Number of events that this sender has dropped since it was created.
     pub fn dropped(&self) -> u64 {
         self.shared.lock().dropped
     }
 
-    /// Why events wait, in words; `None` if the last write succeeded.
+    /// Why events wait; `None` if the last write succeeded.
     pub fn problem(&self) -> Option<String> {
         self.shared.lock().problem.clone()
     }
 
-    /// This sender's identity, as its records carry it.
+    /// This sender's identity, which its records contain.
     pub fn writer(&self) -> u64 {
         self.shared.lock().writer
     }
@@ -183,19 +185,19 @@ impl FifoSender {
     fn start_drainer(&self, state: &mut State) {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name("events-spool".into()).stack_size(64 << 10);
-        // Without a thread the spool is tried again with the next event.
+        // If the thread cannot start, the next event starts another one.
         state.draining = thread.spawn(move || shared.drain_all()).is_ok();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No invariant spans a panic: each step leaves the spool whole.
+        // A panic of another thread cannot leave the spool broken: each single step keeps it valid.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The thread that writes the spool. Ends when the spool is empty, or when the last other handle of the sender is
-    /// dropped while the FIFO has no reader.
+    /// Writes the spool; the body of the thread. Ends when the spool is empty. Also ends while the FIFO has no reader,
+    /// if all other handles of the sender were dropped.
     fn drain_all(self: &Arc<Self>) {
         let mut pause = RETRY_MIN;
         loop {
@@ -239,7 +241,7 @@ impl State {
         }
     }
 
-    /// Writes records that wait, in order, until the FIFO takes no more.
+    /// Writes records that wait, in order, until the FIFO is full or the spool is empty.
     fn drain(&mut self, path: &Path) -> Written {
         while let Some(front) = self.spool.front_mut() {
             if self.lost > 0 {
@@ -258,17 +260,17 @@ impl State {
                 }
             }
         }
-        // The capacity of a burst is not kept.
+        // Give back the memory that many waiting records needed.
         self.spool.shrink_to(16);
         Written::Whole
     }
 }
 
-/// One atomic write; opens the FIFO first if need be.
+/// Writes one record atomically; opens the FIFO first if it is not open.
 fn write(fifo: &mut Option<File>, path: &Path, record: &[u8]) -> io::Result<Written> {
     for fresh in [false, true] {
         if fifo.is_none() || fresh {
-            // The old descriptor is kept until a new one stands: while any is open, the FIFO keeps its content.
+            // Keep the old descriptor until a new one is open: a FIFO loses its content when no descriptor is open.
             match open_fifo(path) {
                 Ok(file) => *fifo = Some(file),
                 Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
@@ -303,7 +305,7 @@ fn open_fifo(path: &Path) -> io::Result<File> {
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
         return Err(io::Error::other(format!("{} is not a FIFO", path.display())));
     }
-    // Opened and not written: its owner has learnt nothing.
+    // Nothing is written before this check, so the FIFO's owner has learnt nothing.
     trust::fifo(path, stat.st_uid)?;
     Ok(file)
 }
@@ -312,7 +314,7 @@ fn wait_for_room(fifo: Option<&File>) {
     let Some(fifo) = fifo else { return };
     let mut fds = [PollFd::new(fifo.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut fds, PollTimeout::from(ROOM_WAIT_MS)) {
-        // POLLERR: the reader is gone; poll would return at once for ever.
+        // After POLLERR, which means that the reader is gone, poll(2) would return at once every time.
         Ok(_) if fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLERR)) => {
             std::thread::sleep(RETRY_MIN)
         }
@@ -320,7 +322,7 @@ fn wait_for_room(fifo: Option<&File>) {
     }
 }
 
-/// A random number, for an identity, from the keys that the standard library draws from the kernel.
+/// A random number, for an identity, made from the keys for hash maps that the standard library gets from the kernel.
 pub fn random() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
@@ -358,7 +360,7 @@ mod tests {
         }
     }
 
-    /// Reads events until `count` are there; gives id and lost count of each.
+    /// Reads until `count` events have arrived; returns the ID and the lost count of each.
     fn read(reader: &mut File, count: usize) -> Vec<(String, u32)> {
         let deadline = Instant::now() + Duration::from_secs(30);
         let (mut bytes, mut events) = (Vec::new(), Vec::new());

@@ -25,15 +25,15 @@ pub const STATE: &str = "state";
 /// The argument after the container's directory on the command line of a shim that reads a [`Unit`].
 pub const UNIT: &str = "--unit";
 
-/// `Delegate=` of a container's systemd unit on a host with version 1 control groups. With `Delegate=yes` systemd does
-/// not delegate the controllers `devices` and `blkio`. It moves the container out of its groups there when other units
-/// start or stop, and the container could then open any device.
+/// `Delegate=` of a container's systemd unit on a host with version 1 control groups. There, `Delegate=yes` does not
+/// delegate the controllers `devices` and `blkio`: systemd moves the container out of its groups of these controllers
+/// when other units start or stop, and the container could then open any device.
 pub const DELEGATE_V1: &str = "cpu cpuacct cpuset io blkio memory devices pids";
 
 /// The configuration of a shim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
-    /// [`VERSION`].
+    /// The version of this protocol: [`VERSION`].
     pub version: u16,
     /// The container's identity, which its events carry.
     pub identity: Identity,
@@ -60,7 +60,7 @@ pub struct Setup {
     pub log: Log,
     /// Whether the shim starts the container again after its process has ended.
     pub restart: Restart,
-    /// When the container has ended, the shim removes `dir` and `run`, and announces `destroy`.
+    /// Whether the shim removes `dir` and `run`, and announces `destroy`, when the container has ended.
     pub auto_remove: bool,
     /// The signal that `stop` sends.
     pub stop_signal: i32,
@@ -75,7 +75,7 @@ pub struct Setup {
     pub state: State,
     /// Which descriptors come with this frame, for a client that is attached from the start.
     pub attach: Option<Streams>,
-    /// True if a person's `restart` caused this start: the shim announces `restart` after `start`.
+    /// Whether a person's `restart` caused this start. The shim then announces `restart` after `start`.
     pub is_restart: bool,
 }
 
@@ -111,7 +111,7 @@ pub struct Identity {
 /// How the root file system is set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rootfs {
-    /// It exists already.
+    /// The root file system exists already.
     #[default]
     Ready,
     /// The shim mounts an overlayfs.
@@ -171,7 +171,7 @@ impl Rootfs {
 
     /// Returns the root file system with an SELinux label for all its files; an empty label changes nothing.
     ///
-    /// Without a label the bytes stay those of [`Rootfs::Overlay`], which older shims understand as well.
+    /// Without a label the result has the bytes of [`Rootfs::Overlay`], which older shims understand as well.
     #[must_use]
     pub fn labelled(self, label: &str) -> Self {
         match self {
@@ -228,8 +228,8 @@ impl ShimRequest {
 /// What a [`ShimRequest`] requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Send a signal to the container's process, and announce `kill`. The reply comes when the signal is sent; after
-    /// SIGKILL, when the process has ended.
+    /// Send a signal to the container's process, and announce `kill`. The reply comes when the signal is sent; the
+    /// reply to SIGKILL comes when the process has ended.
     Kill(i32),
     /// Stop the container: send the signal (0 means the container's stop signal), and SIGKILL after the timeout in
     /// milliseconds (-1 means never, -2 means the container's stop timeout). The restart policy does not start the
@@ -247,8 +247,8 @@ pub enum Action {
     /// detaches before the container ends.
     Attach(Streams),
     /// Run another process in the container. The second value is the `process` object of the OCI runtime-spec
-    /// ("Process") as JSON. If the client is attached, its descriptors come with the request. Announces `exec_create:
-    /// …`, `exec_start: …` and `exec_die`. The reply comes when the process runs, and holds the ID of the execution.
+    /// ("Process") as JSON. The descriptors of an attached client come with the request. Announces `exec_create: …`,
+    /// `exec_start: …` and `exec_die`. The reply comes when the process runs, and holds the ID of the execution.
     Exec(Exec, String),
     /// Use this new name of the container in events from now on.
     Rename(String),
@@ -257,8 +257,8 @@ pub enum Action {
     /// List the process IDs in the container. The shim sends [`ShimMessage::Pids`], then the reply, and announces
     /// `top`.
     Pids,
-    /// Kill the container if it runs, and remove everything of it. Announces `kill`, `die` and `destroy`. The reply
-    /// comes after the removal; then the shim ends.
+    /// Kill the container if it runs, and remove all its files. Announces `kill`, `die` and `destroy`. The reply comes
+    /// after the removal; then the shim ends.
     Remove,
 }
 
@@ -271,13 +271,13 @@ pub enum ShimMessage {
     Reply {
         /// The number of the request.
         number: u64,
-        /// The ID of the execution after [`Action::Exec`], otherwise an empty string. If the request failed: an exit
+        /// The ID of the execution after [`Action::Exec`], otherwise an empty string. A failed request has an exit
         /// status as in [`crate::container::AttachMessage::Failed`], and the reason.
         result: Result<String, (u8, String)>,
     },
     /// The number of an [`Action::Pids`] request, and the process IDs.
     Pids(u64, Vec<i32>),
-    /// Everything of the container is removed; the shim ends.
+    /// All files of the container are removed; the shim ends.
     Removed,
     /// The shim is starting the container at this moment. Sent after the state on a new connection.
     Starting,
@@ -298,15 +298,17 @@ pub struct State {
     pub finished: i64,
     /// The last exit code.
     pub exit_code: i32,
-    /// The kernel's OOM killer killed a process of the container in the last run.
+    /// Whether the kernel's OOM killer killed a process of the container in the last run.
     pub oom_killed: bool,
     /// Why the container could not be started, or was declared dead; empty otherwise.
     pub error: String,
     /// Number of starts by the restart policy since the last start by a person.
     pub restarts: u32,
-    /// A person stopped the container: the restart policy does not start it before a person has started it.
+    /// Whether a person stopped the container. The restart policy then does not start the container until a person has
+    /// started it.
     pub stopped_by_hand: bool,
-    /// The shim has announced `die` for the last exit; for a container that never started, `create` is announced.
+    /// Whether the shim has announced `die` for the last exit. For a container that never started: whether `create` is
+    /// announced.
     pub is_announced: bool,
     /// /proc/sys/kernel/random/boot_id of the boot in which this state was written.
     pub boot: String,

@@ -1,8 +1,8 @@
 //! A Unix stream socket that carries frames and, with them, descriptors. unix(7), SCM_RIGHTS.
 //!
 //! Used by monitord for subscribers, by the engine for clients and shims, and by a shim for engines. [`FrameSocket`]
-//! never blocks, and never changes the socket's flags, which other processes may share. Its owner waits for readiness
-//! by poll(2) or mio, and limits how many bytes it queues.
+//! never blocks, and never changes the socket's flags, which other processes may share. The owner of a [`FrameSocket`]
+//! waits for readiness by poll(2) or mio, and limits the number of queued bytes.
 
 use crate::frame::{Decoder, FrameError};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -33,7 +33,7 @@ pub struct FrameSocket<S> {
 }
 
 impl<S: AsFd> FrameSocket<S> {
-    /// Makes a frame socket of `stream`. It accepts frames of at most `frame_max` bytes, and holds at most
+    /// Makes a frame socket from `stream`. The socket accepts frames of at most `frame_max` bytes, and holds at most
     /// `descriptors_max` received descriptors.
     pub fn new(stream: S, frame_max: usize, descriptors_max: usize) -> Self {
         FrameSocket {
@@ -56,7 +56,7 @@ impl<S: AsFd> FrameSocket<S> {
         &mut self.stream
     }
 
-    /// Reads from the socket once, by way of `buffer`. Returns the number of bytes; 0 means that the peer has closed.
+    /// Reads from the socket once, through `buffer`. Returns the number of bytes; 0 means that the peer has closed.
     ///
     /// # Errors
     /// `WouldBlock` if there is nothing to read; another error if the connection is broken, or if the peer has sent too
@@ -81,7 +81,7 @@ impl<S: AsFd> FrameSocket<S> {
     /// Returns the body of the next complete frame; `None` if there is none yet.
     ///
     /// # Errors
-    /// Those of [`crate::frame::split`]. The rest of the stream cannot be read then.
+    /// The errors of [`crate::frame::split`]. After an error the rest of the stream cannot be read.
     pub fn next_body(&mut self) -> Result<Option<&[u8]>, FrameError> {
         self.decoder.next_body()
     }
@@ -89,7 +89,7 @@ impl<S: AsFd> FrameSocket<S> {
     /// Returns the message in the next complete frame; `None` if there is none yet.
     ///
     /// # Errors
-    /// Those of [`crate::frame::split`] and [`crate::frame::parse`].
+    /// The errors of [`crate::frame::split`] and [`crate::frame::parse`].
     pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         self.decoder.next_message()
     }
@@ -125,7 +125,7 @@ impl<S: AsFd> FrameSocket<S> {
     pub fn push(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
         match self.out.back_mut() {
             Some(last) if descriptors.is_empty() => {
-                // Otherwise the buffer would grow without limit if the peer never takes all bytes.
+                // Without this the buffer would grow without limit while the peer always leaves some bytes unread.
                 if last.sent > last.bytes.len() / 2 {
                     last.bytes.drain(..last.sent);
                     last.sent = 0;
@@ -176,7 +176,7 @@ impl<S: AsFd> FrameSocket<S> {
 /// Sends all of `bytes`, and `descriptors` with the first byte. Blocks if the socket is blocking.
 ///
 /// # Errors
-/// Those of sendmsg(2): `BrokenPipe` if the peer has closed. Never raises SIGPIPE.
+/// The errors of sendmsg(2): `BrokenPipe` if the peer has closed. Never raises SIGPIPE.
 pub fn send_all(mut stream: &UnixStream, bytes: &[u8], descriptors: &[impl AsFd]) -> io::Result<()> {
     let sent = loop {
         match send(stream, bytes, descriptors, MsgFlags::empty()) {
@@ -187,8 +187,8 @@ pub fn send_all(mut stream: &UnixStream, bytes: &[u8], descriptors: &[impl AsFd]
     stream.write_all(bytes.get(sent..).unwrap_or_default())
 }
 
-/// Sends as many of `bytes` as the socket takes. The descriptors go with the first byte, so they are sent unless this
-/// fails.
+/// Sends as many of `bytes` as the socket accepts. The descriptors go with the first byte: if this function succeeds,
+/// they are sent.
 fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[impl AsFd], flags: MsgFlags) -> io::Result<usize> {
     let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&raw)];

@@ -1,8 +1,8 @@
 //! An iterator over events that survives restarts of monitord and of the program that reads the events.
 //!
-//! [`Watch`] describes a subscription, [`Subscription`] is one. Used by the client library, and by the engine. Keeps
-//! the reader's position, so that a new connection continues exactly where the last one broke; docs/events.md draws
-//! what moves the position. Starts no thread.
+//! [`Watch`] describes a subscription; [`Subscription`] is a running one. Used by the client library, and by the
+//! engine. Keeps the reader's position, so that a new connection continues exactly where the last connection broke.
+//! docs/events.md draws what moves the position. Starts no thread.
 
 mod cursor_file;
 mod position;
@@ -27,39 +27,40 @@ use std::time::{Duration, Instant};
 
 pub use crate::subscription::cursor_file::CursorError;
 
-/// Least time between two writes of a cursor file, unless the program sets another.
+/// Least time between two writes of a cursor file, unless the program sets another time.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before the first attempt to reconnect; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts to reconnect.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// What a subscription returns.
+/// An item of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// An event.
     Event(Event),
-    /// The events `first` to `last`, both included, are lost: monitord's journal was too small, or damaged.
+    /// The events from `first` to `last`, including both, are lost: monitord's journal was too small, or damaged.
     Lost {
         /// Sequence number of the first lost event.
         first: u64,
         /// Sequence number of the last lost event.
         last: u64,
     },
-    /// monitord has another journal than the one of the position, for instance because the old one was deleted. The
-    /// sequence numbers that follow are unrelated to earlier ones, and begin at the oldest event of the new journal.
+    /// monitord has another journal than the journal of the position, for instance because the old journal was
+    /// deleted. The following items come from the new journal, from its oldest event on; their sequence numbers are
+    /// unrelated to earlier numbers.
     ///
-    /// From here on, the program must not commit numbers of earlier items. Events that were not committed do not come
-    /// again, unless the new journal has them, too.
+    /// After this item, the program must not commit numbers of earlier items. Uncommitted events of the old journal do
+    /// not come again, unless the new journal contains them, too.
     Replaced {
-        /// True if an item that was returned had not been committed.
+        /// Whether the program got items of the old journal that it has not committed.
         uncommitted: bool,
     },
 }
 
-/// Which events to return, from where, until when, and what to do when monitord goes away.
+/// The options of a subscription: which events, from where, until when, and whether to reconnect to monitord.
 ///
-/// The default is every event from now on, without end, with reconnection.
+/// The default is every new event, without end, with reconnection.
 #[derive(Clone, Debug)]
 pub struct Watch {
     socket: PathBuf,
@@ -72,10 +73,10 @@ pub struct Watch {
 /// Why a subscription failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// monitord cannot be reached.
+    /// The process cannot connect to monitord.
     #[error("cannot connect to monitord at {}", socket.display())]
     Connect {
-        /// Its socket.
+        /// monitord's socket.
         socket: PathBuf,
         /// The cause.
         source: io::Error,
@@ -83,7 +84,7 @@ pub enum WatchError {
     /// The connection broke, and [`Watch::reconnect`] is off.
     #[error("connection to monitord at {} broke off", socket.display())]
     Broken {
-        /// Its socket.
+        /// monitord's socket.
         socket: PathBuf,
         /// The cause; `None` if monitord closed the connection.
         source: Option<io::Error>,
@@ -97,7 +98,7 @@ pub enum WatchError {
     /// monitord sent bytes that are no message.
     #[error("cannot understand what monitord sends")]
     Protocol(#[from] FrameError),
-    /// monitord sent a message where another belongs.
+    /// monitord sent a message that is not allowed at this point of the stream.
     #[error("monitord sends {0} out of place")]
     OutOfPlace(&'static str),
     /// `since` is later than `until`.
@@ -123,7 +124,7 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Watches every event from now on, at the socket that the environment names.
+    /// Makes a subscription to every new event, at the socket that the environment names.
     pub fn new() -> Self {
         Watch {
             socket: Paths::from_env().events_socket(),
@@ -134,49 +135,49 @@ impl Watch {
         }
     }
 
-    /// Connects to monitord at this socket.
+    /// Sets the path of monitord's socket.
     #[must_use]
     pub fn socket(mut self, socket: impl Into<PathBuf>) -> Self {
         self.socket = socket.into();
         self
     }
 
-    /// Adds a `key=value` filter. An event must match one value of each key: [`crate::filter`].
+    /// Adds a `key=value` filter. An event must match one value of each key; see [`crate::filter`].
     #[must_use]
     pub fn filter(mut self, filter: impl Into<String>) -> Self {
         self.subscribe.filters.push(filter.into());
         self
     }
 
-    /// Begins with past events of this time and later, in nanoseconds since the epoch.
+    /// Begins with the past events from this time on, in nanoseconds since the epoch.
     #[must_use]
     pub fn since(mut self, since: i64) -> Self {
         self.subscribe.since = Some(since);
         self
     }
 
-    /// Ends after the last event of this time, in nanoseconds since the epoch, or when the clock passes this time.
+    /// Ends after the last event up to this time, in nanoseconds since the epoch, when the clock has passed the time.
     #[must_use]
     pub fn until(mut self, until: i64) -> Self {
         self.subscribe.until = Some(until);
         self
     }
 
-    /// Begins after the event with this sequence number; 0 begins with the oldest event.
+    /// Begins with the event after this sequence number; 0 begins with the oldest event.
     #[must_use]
     pub fn after(mut self, seq: u64) -> Self {
         self.subscribe.after = Some(seq);
         self
     }
 
-    /// Whether to continue with new events. If not, the iterator ends after the last past event.
+    /// Sets whether the iterator continues with new events. Otherwise the iterator ends after the last past event.
     #[must_use]
     pub fn follow(mut self, follow: bool) -> Self {
         self.subscribe.follow = follow;
         self
     }
 
-    /// Whether to connect again when monitord restarts, and continue after the last event.
+    /// Sets whether the subscription connects again when monitord restarts, and continues after the last event.
     #[must_use]
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.reconnect = reconnect;
@@ -185,29 +186,30 @@ impl Watch {
 
     /// Stores the program's position in this file. Only [`Subscription::commit`] moves the position.
     ///
-    /// If the file has a position, the subscription begins after it, and [`Watch::since`] and [`Watch::after`] have no
-    /// effect: they are for the first run. The file is locked while the subscription lives. It is written once before
+    /// If the file has a position, the subscription begins after that position and ignores [`Watch::since`] and
+    /// [`Watch::after`], which serve only the first run. The subscription locks the file. It writes the file before
     /// the first item, so that [`Watch::start`] fails if the file cannot be written. After a kill, the next run gets
-    /// again the events that were not committed, and those committed within the last [`Watch::cursor_interval`].
+    /// again all uncommitted events, and the events committed within the last [`Watch::cursor_interval`].
     #[must_use]
     pub fn cursor_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.cursor_file = Some(path.into());
         self
     }
 
-    /// Sets the least time between two writes of the cursor file; the default is one second. The file is also written
-    /// at the end, and when the subscription is dropped.
+    /// Sets the least time between two writes of the cursor file; the default is one second. The end of the iterator
+    /// and a drop of the subscription also write the file.
     #[must_use]
     pub fn cursor_interval(mut self, interval: Duration) -> Self {
         self.cursor_interval = interval;
         self
     }
 
-    /// Subscribes.
+    /// Connects to monitord and subscribes.
     ///
-    /// Returns once monitord has accepted the subscription, so that no later event is missed. Fails if monitord does
-    /// not run, with one exception: a subscription that follows, reconnects and has a cursor file belongs to a program
-    /// that runs for long and may start before monitord. Such a subscription waits inside the iterator.
+    /// Returns when monitord has accepted the subscription, so that the iterator misses no later event. Fails if
+    /// monitord does not run, with one exception: a subscription that follows, reconnects and has a cursor file
+    /// belongs to a program that runs for long and may start before monitord. Such a subscription waits for monitord
+    /// inside the iterator.
     ///
     /// # Errors
     /// [`WatchError::Connect`]: monitord does not listen. [`WatchError::Refused`]: a filter is invalid, or a limit is
@@ -237,19 +239,19 @@ impl Watch {
     }
 }
 
-/// An iterator over events; made by [`Watch::start`].
+/// A running subscription: an iterator over events. [`Watch::start`] makes it.
 ///
-/// It ends when all events have come (`until` has passed, or the last past event was returned), when its [`Stopper`]
-/// was used, and after an error.
+/// The iterator ends after an error, after a [`Stopper`] was used, and after the last event that the [`Watch`]
+/// includes.
 #[derive(Debug)]
 pub struct Subscription {
     watch: Watch,
     connection: Option<Connection>,
     stop: Stop,
     position: Position,
-    /// True once monitord has said that it speaks only version 1.
+    /// Whether monitord has refused version 2, and speaks only version 1.
     old_monitord: bool,
-    /// Set when monitord has another journal, until [`Item::Replaced`] is returned: its `uncommitted`.
+    /// The field `uncommitted` of an [`Item::Replaced`] that the iterator must still return; `None` if there is none.
     replaced: Option<bool>,
     acks: Option<Acks>,
     cursor_file: Option<CursorFile>,
@@ -257,7 +259,7 @@ pub struct Subscription {
     stopped: bool,
 }
 
-/// Commits of other threads.
+/// The commits that other threads have made and the subscription has not applied yet.
 #[derive(Debug)]
 struct Acks {
     seq: Arc<AtomicU64>,
@@ -265,7 +267,7 @@ struct Acks {
     wake: UnixStream,
 }
 
-/// Commits for a [`Subscription`] from another thread, as [`Subscription::commit`] does.
+/// Commits events of a [`Subscription`] from another thread, as [`Subscription::commit`] does.
 #[derive(Debug)]
 pub struct Committer {
     seq: Arc<AtomicU64>,
@@ -273,27 +275,28 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Commits everything up to `seq`. Takes effect when the subscription waits, or when its next item is requested.
+    /// Commits all events up to `seq`. The subscription applies the commit when it waits, or when its next item is
+    /// requested.
     pub fn commit(&self, seq: u64) {
         self.seq.fetch_max(seq, Ordering::SeqCst);
-        // A full socket has a byte already.
+        // The write fails if the socket is full. The socket then has bytes to wake the subscription already.
         let _ = (&self.wake).write(&[0]);
     }
 }
 
-/// Ends a [`Subscription`] from another thread, or from a signal handler that writes a byte to its descriptor.
+/// Ends a [`Subscription`] from another thread. A signal handler may instead write a byte to the stopper's socket.
 #[derive(Debug)]
 pub struct Stopper(UnixStream);
 
 impl Stopper {
-    /// A stopper that writes its byte to this descriptor.
+    /// Makes a stopper that writes its byte to the socket `wake`.
     pub fn new(wake: UnixStream) -> Self {
         Stopper(wake)
     }
 
-    /// Ends the iterator: it returns `None` instead of waiting.
+    /// Ends the iterator, which then returns `None` instead of waiting.
     pub fn stop(&self) {
-        // A full socket has a byte already.
+        // The write fails if the socket is full. The socket then has bytes to stop the subscription already.
         let _ = (&self.0).write(&[0]);
     }
 }
@@ -338,22 +341,24 @@ impl Drop for Subscription {
 }
 
 impl Subscription {
-    /// The sequence number of the last event that was returned, or of the newest event at the beginning; `None` if
-    /// neither is known yet. A value for a later [`Watch::after`].
+    /// The sequence number of the last event that the iterator has returned, or of the newest event when the
+    /// subscription began; `None` if both are unknown. A later run can pass the number to [`Watch::after`].
     pub fn cursor(&self) -> Option<u64> {
         self.position.returned()
     }
 
-    /// Commits everything up to `seq`: no later run gets it again. Has no effect for a number that was not returned.
+    /// Commits all events up to `seq`: no later run gets them again. Ignores a number that the iterator has not
+    /// returned.
     ///
     /// # Errors
-    /// [`WatchError::CursorFile`]: the file was due, and cannot be written. The commit counts nevertheless.
+    /// [`WatchError::CursorFile`] if the cursor file had to be written now and cannot be written. The commit counts
+    /// nevertheless.
     pub fn commit(&mut self, seq: u64) -> Result<(), WatchError> {
         self.position.commit(seq);
         self.remember()
     }
 
-    /// True if an item that was returned is not committed.
+    /// Whether the iterator has returned an item that is not committed.
     pub fn is_uncommitted(&mut self) -> bool {
         self.take_acks();
         self.position.waits()
@@ -362,7 +367,7 @@ impl Subscription {
     /// Returns a handle that commits from another thread.
     ///
     /// # Errors
-    /// [`WatchError::System`]: the process has no free descriptor.
+    /// [`WatchError::System`] if the process has no free descriptor.
     pub fn committer(&mut self) -> Result<Committer, WatchError> {
         let acks = match self.acks.take() {
             Some(acks) => acks,
@@ -373,10 +378,11 @@ impl Subscription {
         committer.map_err(WatchError::System)
     }
 
-    /// Writes the cursor file if it is due; for a program that works for long between two items.
+    /// Writes the cursor file if the interval since the last write is over. For a program that works for long between
+    /// two items.
     ///
     /// # Errors
-    /// [`WatchError::CursorFile`]: the file cannot be written. The position is not lost: the next write has it.
+    /// [`WatchError::CursorFile`] if the file cannot be written. The position is not lost: the next write contains it.
     pub fn keep(&mut self) -> Result<(), WatchError> {
         self.take_acks();
         self.remember()
@@ -385,7 +391,7 @@ impl Subscription {
     /// Writes and syncs the cursor file now. The end of the iterator and a drop do this, too.
     ///
     /// # Errors
-    /// [`WatchError::CursorFile`]: the file cannot be written. The position is not lost: the next write has it.
+    /// [`WatchError::CursorFile`] if the file cannot be written. The position is not lost: the next write contains it.
     pub fn save(&mut self) -> Result<(), WatchError> {
         self.keep()?;
         self.with_file(CursorFile::finish)
@@ -394,17 +400,17 @@ impl Subscription {
     /// Returns a handle that ends the iterator from another thread.
     ///
     /// # Errors
-    /// [`WatchError::System`]: the process has no free descriptor.
+    /// [`WatchError::System`] if the process has no free descriptor.
     pub fn stopper(&self) -> Result<Stopper, WatchError> {
         self.stop.sender().map(Stopper).map_err(WatchError::System)
     }
 
-    /// True if the next item is an event that is already buffered, so that output may wait to be flushed with it.
+    /// Whether the next item is an event that has already arrived, so that the program may flush its output later.
     pub fn is_pending(&self) -> bool {
         !self.ended && self.replaced.is_none() && self.connection.as_ref().is_some_and(Connection::has_event)
     }
 
-    /// True if the iterator has ended because of a [`Stopper`].
+    /// Whether a [`Stopper`] has ended the iterator.
     pub fn is_stopped(&self) -> bool {
         self.stopped
     }
@@ -457,7 +463,7 @@ impl Subscription {
         }
     }
 
-    /// Waits for the next message, and writes the cursor file whenever it is due.
+    /// Waits for the next message; meanwhile writes the cursor file when the interval between writes is over.
     fn message(&mut self) -> Result<Received<watch::Item>, WatchError> {
         loop {
             let Some(connection) = &mut self.connection else {
@@ -484,16 +490,17 @@ impl Subscription {
         }
     }
 
-    /// Applies the commits of other threads.
+    /// Applies the commits that other threads have made.
     fn take_acks(&mut self) {
         if let Some(acks) = &mut self.acks {
-            // Reads the wake-ups before the number, so that the wake-up of a later commit stays.
+            // Empty the socket before reading the number: the byte of a later commit then stays, and wakes the
+            // subscription.
             while matches!((&acks.woken).read(&mut [0; 64]), Ok(1..)) {}
             self.position.commit(acks.seq.load(Ordering::SeqCst));
         }
     }
 
-    /// Passes the committed position to the cursor file, which writes it when it is due.
+    /// Passes the committed position to the cursor file, which writes the position when its interval is over.
     fn remember(&mut self) -> Result<(), WatchError> {
         let Some((seq, lineage)) = self.position.committed() else { return Ok(()) };
         self.with_file(|file| file.remember(seq, lineage))
@@ -507,7 +514,7 @@ impl Subscription {
         write(file).map_err(|source| WatchError::CursorFile { path: file.path().to_owned(), source })
     }
 
-    /// Drops the connection. Fails with `error` unless the subscription reconnects.
+    /// Drops the connection. Fails with `error` if the subscription does not reconnect.
     fn broken(&mut self, error: WatchError) -> Result<(), WatchError> {
         self.connection = None;
         if !self.watch.reconnect {
@@ -517,7 +524,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Connects as soon as possible; false if a stop came first.
+    /// Connects, and tries again after failures. Returns false if a stop was requested meanwhile.
     fn reconnect(&mut self) -> Result<bool, WatchError> {
         let mut pause = RETRY_MIN;
         loop {
@@ -537,7 +544,7 @@ impl Subscription {
         }
     }
 
-    /// True for a program that runs for long and may start before monitord.
+    /// Whether the program may start before monitord: it follows, reconnects and has a cursor file.
     fn may_wait(&self) -> bool {
         self.cursor_file.is_some() && self.watch.subscribe.follow
     }
@@ -552,16 +559,16 @@ impl Subscription {
             }
     }
 
-    /// Connects once, and waits until monitord has accepted the subscription.
+    /// Makes one attempt to connect, and waits until monitord has accepted the subscription.
     fn connect(&mut self) -> Result<(), WatchError> {
         match self.subscribe() {
-            // Version 1 has no lineages, and treats a number beyond its newest event as a mistake of the program.
+            // Version 1 has no lineages. It refuses a number beyond its newest event as a mistake of the program.
             Err(WatchError::Refused(refusal)) if self.speaks_version_1(&refusal) => {
                 self.old_monitord = true;
                 self.subscribe()
             }
             Err(WatchError::Refused(refusal)) if self.is_ahead_by_file(&refusal) => {
-                // With a lineage that no journal has, monitord answers as for a replaced journal.
+                // With a lineage that no journal has, monitord answers that the journal was replaced.
                 self.position.forget_journal();
                 self.subscribe()
             }
@@ -573,7 +580,7 @@ impl Subscription {
         refusal.reason == Reason::Version && refusal.versions.contains(&1) && !self.old_monitord
     }
 
-    /// True if the number beyond the newest event comes from events or a cursor file, not from the program.
+    /// Whether monitord refused a number that comes from events or a cursor file, and is beyond its newest event.
     fn is_ahead_by_file(&self, refusal: &Refusal) -> bool {
         refusal.reason == Reason::Ahead && self.position.resume().0.is_some_and(|seq| seq > 0)
     }
@@ -599,8 +606,8 @@ impl Subscription {
         self.connection = Some(connection.map_err(|source| WatchError::Connect { socket, source })?);
         let head = self.welcome()?;
         if self.old_monitord {
-            // A reader that begins "from now" needs no earlier event. If `until` has passed, monitord sends past events
-            // instead.
+            // A subscription to new events only begins after the newest event. If `until` has passed, monitord sends
+            // past events instead.
             if from_now && self.watch.subscribe.until.is_none_or(|until| until >= time::now()) {
                 self.position.begin_at(head);
             }
@@ -610,7 +617,7 @@ impl Subscription {
         let uncommitted = self.position.waits();
         self.position.begin(lineage, by_time);
         if lineage.replaced {
-            // A late commit of another thread has a number of the old journal.
+            // A number that another thread has committed but that is not applied yet belongs to the old journal.
             self.acks.iter().for_each(|acks| acks.seq.store(0, Ordering::SeqCst));
             self.replaced = Some(uncommitted);
         }
@@ -631,7 +638,7 @@ impl Subscription {
         }
     }
 
-    /// Waits for a message that comes before the first event.
+    /// Waits for a message that monitord sends before the first event.
     fn opening_message(&mut self) -> Result<watch::Item, WatchError> {
         match self.message()? {
             Received::Message(watch::Item::Error(refusal)) => Err(WatchError::Refused(refusal)),
@@ -668,7 +675,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// The socket of monitord.
+    /// Path of monitord's socket.
     pub fn socket(&self) -> &Path {
         &self.watch.socket
     }

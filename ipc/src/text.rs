@@ -11,7 +11,7 @@ pub fn head(text: &str, max: usize) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// Returns `text`; if it has more than `max` bytes, its beginning of at most `max` bytes and `…`.
+/// Returns `text` if it has at most `max` bytes; otherwise its beginning of at most `max` bytes, with `…` appended.
 pub fn crop(mut text: String, max: usize) -> String {
     if text.len() > max {
         text.truncate(head(&text, max).len());

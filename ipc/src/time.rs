@@ -1,8 +1,8 @@
 //! Times: in events as nanoseconds since the Unix epoch, and in the forms that people read and write.
 //!
-//! [`local`] formats a time, and [`parse`] reads it back to the same nanosecond. Used for the lines of events, and for
-//! options such as `--since`, `--until` and `--time`. Only [`now`] reads the clock, and only the local forms read the
-//! time zone.
+//! [`local`] formats a time, and [`parse`] reads that form back to the same nanosecond. Used for the lines of events,
+//! and for options such as `--since`, `--until` and `--time`. Only [`now`] reads the clock, and only functions for
+//! local time read the time zone.
 
 #[cfg(feature = "calendar")]
 mod calendar;

@@ -1,9 +1,9 @@
 //! Decides which directories, FIFOs and peers a process of Sampan trusts.
 //!
 //! Daemons and clients share one rule, which docs/security.md draws. Daemons call [`make`], [`make_own`] and
-//! [`make_root`] before they use a directory; clients call [`connect`] before they send; writers of a FIFO call
-//! [`fifo`]. Decides only by owner, mode and kind of file. Never decides whether this process may open a file: the
-//! kernel does.
+//! [`make_root`] before they use a directory. Clients call [`connect`] before they send. Writers of a FIFO call
+//! [`fifo`]. Decides only by owner, mode and kind of file. Whether this process may open a file is not decided here:
+//! the kernel decides that.
 
 use crate::accounts;
 use nix::errno::Errno;
@@ -19,17 +19,18 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// Only for the owner: the mode of state, of data, and of all directories of an ordinary user.
+/// Mode of directories that only the owner may enter: state, data, and all directories of an ordinary user.
 pub const PRIVATE: u32 = 0o700;
-/// Others may enter: the mode of root's run directory, whose sockets have groups.
+/// Mode of directories that others may enter: root's run directory, whose sockets belong to groups.
 pub const PASSABLE: u32 = 0o755;
-/// Write permission of group and others. An access control list's mask shows as the group's. acl(5).
+/// Write permissions of group and others. For a file with an access control list, the group's bits are the list's
+/// mask. acl(5).
 const OTHERS_WRITE: u32 = 0o022;
 const EVERYBODY_WRITES: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-/// User IDs below this belong to the system, not to people. login.defs(5), SYS_UID_MAX.
+/// Smallest user ID of a person; smaller IDs belong to the system. login.defs(5), SYS_UID_MAX.
 const PEOPLE: u32 = 1000;
-/// Most symbolic links in a path: the kernel's own limit. path_resolution(7).
+/// Most symbolic links in a path, as in the kernel. path_resolution(7).
 const LINKS_MAX: usize = 40;
 
 /// Why a directory, a FIFO or a peer is not trusted, or cannot be checked.
@@ -41,63 +42,63 @@ pub enum TrustError {
     /// The owner is neither root nor the user of this process.
     #[error("cannot trust {what} {}: it belongs to user {uid}, expected {expected}", path.display())]
     Owner {
-        /// `directory` or `FIFO`.
+        /// Kind of file: `directory` or `FIFO`.
         what: &'static str,
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
-        /// Its owner.
+        /// User ID of the file's owner.
         uid: u32,
-        /// The users who are trusted, in words.
+        /// The users that are trusted, in words.
         expected: String,
     },
     /// Other users may write to the directory.
     #[error("cannot trust directory {}: its mode {mode:04o} lets group or others write", path.display())]
     Writable {
-        /// Its path.
+        /// Path of the directory.
         path: PathBuf,
-        /// Its mode.
+        /// Mode of the directory.
         mode: u32,
     },
-    /// Other users may replace the directory.
+    /// Other users may replace the directory, since a directory above it lets them.
     #[error("cannot trust directory {}: {} above it {why}", path.display(), above.display())]
     Above {
-        /// Its path.
+        /// Path of the directory.
         path: PathBuf,
-        /// The directory above it.
+        /// The directory above it that lets other users replace it.
         above: PathBuf,
-        /// The users who may, in words.
+        /// Why other users may replace the directory, in words.
         why: String,
     },
-    /// Another user listens.
+    /// A process of another user listens on the socket.
     #[error("cannot trust socket {}: a process of user {uid} listens on it, expected {expected}", path.display())]
     Peer {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// That user.
+        /// User ID of the process that listens.
         uid: u32,
-        /// The users who are trusted, in words.
+        /// The users that are trusted, in words.
         expected: String,
     },
     /// The directory cannot be made.
     #[error("cannot make directory {}", path.display())]
     Make {
-        /// Its path.
+        /// Path of the directory.
         path: PathBuf,
-        /// The cause.
+        /// Why it failed.
         source: io::Error,
     },
     /// A system call failed during the check.
     #[error("cannot look at {}", path.display())]
     Look {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// Why it failed.
         source: io::Error,
     },
 }
 
 impl TrustError {
-    /// What a person can do; empty if there is nothing to add.
+    /// What a person can do about the error; empty if unknown.
     pub fn hint(&self) -> String {
         match self {
             TrustError::NotDirectory(_) => {
@@ -107,7 +108,8 @@ impl TrustError {
                 "set XDG_RUNTIME_DIR, or SAMPAN_RUN_DIR, SAMPAN_STATE_DIR or SAMPAN_DATA_DIR, to a directory of your own"
                     .to_owned()
             }
-            // A directory for everybody, such as /tmp: closing it would break other programs.
+            // A directory for all users, such as /tmp: a person who removed its permissions would break other
+            // programs.
             TrustError::Writable { mode, .. } if mode & 0o1000 != 0 => {
                 "use a directory of your own in there, with mode 0700".to_owned()
             }
@@ -124,7 +126,7 @@ impl TrustError {
 }
 
 impl From<TrustError> for io::Error {
-    /// The system call's error if there is one, otherwise `PermissionDenied`.
+    /// Converts to the error of the system call if there is one, otherwise to `PermissionDenied`.
     fn from(error: TrustError) -> io::Error {
         match error {
             TrustError::Make { source, .. } | TrustError::Look { source, .. } => source,
@@ -133,21 +135,21 @@ impl From<TrustError> for io::Error {
     }
 }
 
-/// The [`TrustError`] in `error`, if there is one.
+/// The [`TrustError`] that `error` contains, if there is one.
 pub fn reason(error: &io::Error) -> Option<&TrustError> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Who listens on a socket.
+/// The daemon that should listen on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// The engine, or a shim: root or the user of this process.
+    /// The engine, or a shim; trusted are root and the user of this process.
     Engine,
-    /// monitord, which has a user of its own.
+    /// monitord; trusted is monitord's own user, too.
     Monitord,
 }
 
-/// The owner of a file or socket.
+/// Whether `uid` is root or the user of this process.
 fn is_own(uid: u32) -> bool {
     uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }
@@ -156,14 +158,14 @@ fn is_monitord(uid: u32) -> bool {
     accounts::user_id(accounts::MONITORD_USER) == Some(uid)
 }
 
-/// Who is trusted, in words.
+/// The users that are trusted, in words.
 fn expected(monitord: bool) -> String {
     let own = nix::unistd::geteuid();
     let users = if own.is_root() { "root".to_owned() } else { format!("root or user {own}") };
     if monitord { format!("{users} or the user {}", accounts::MONITORD_USER) } else { users }
 }
 
-/// Decides whether a directory with this owner and mode may be used. Pure, except that it reads this process's user.
+/// Decides whether a directory with this owner and mode may be used. Reads nothing but this process's user ID.
 fn judge(path: &Path, uid: u32, mode: u32) -> Result<(), TrustError> {
     let path = path.to_owned();
     match (is_own(uid), mode & OTHERS_WRITE) {
@@ -173,18 +175,18 @@ fn judge(path: &Path, uid: u32, mode: u32) -> Result<(), TrustError> {
     }
 }
 
-/// Checks that `path` is a directory, not a link, of root or this process's user, that others may not write to it, and
-/// that others may not replace it.
+/// Checks that `path` is a directory and not a link; that it belongs to root or this process's user; that others may
+/// not write to it; and that others may not replace it.
 ///
 /// # Errors
-/// [`TrustError`]; [`TrustError::Look`] if it is not there.
+/// [`TrustError`] if a check fails; [`TrustError::Look`] if the directory does not exist.
 pub fn directory(path: &Path) -> Result<(), TrustError> {
     let (_, stat) = open_plain(path, OFlag::O_PATH)?;
     judge(path, stat.st_uid, stat.st_mode)?;
     above(path, &plain(path), false)
 }
 
-/// Opens the directory without following a link.
+/// Opens the directory; fails if `path` is a link.
 fn open_plain(path: &Path, how: OFlag) -> Result<(OwnedFd, FileStat), TrustError> {
     let plain = plain(path);
     let look = |errno: Errno| match errno {
@@ -197,20 +199,20 @@ fn open_plain(path: &Path, how: OFlag) -> Result<(OwnedFd, FileStat), TrustError
     Ok((dir, stat))
 }
 
-/// A slash or a dot at the end would make the kernel follow a link. open(2), O_NOFOLLOW.
+/// Removes slashes and dots at the end, because of which the kernel would follow a link. open(2), O_NOFOLLOW.
 fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-/// Checks that no other user can replace `path` by renaming a directory above `from`, or by changing a link on the way.
-/// With `is_above`, also checks `from` itself.
+/// Checks that no other user can replace `path`, by renaming a directory above `from` or by changing a link on the
+/// way. With `is_above`, also checks `from` itself.
 fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
     let look = |source| TrustError::Look { path: path.to_owned(), source };
     let refuse = |above: &Path, why: String| {
         Err(TrustError::Above { path: path.to_owned(), above: above.to_owned(), why })
     };
     let from = std::path::absolute(from).map_err(look)?;
-    // The names that are left to resolve, the next one last.
+    // The names that are not resolved yet; the next name is the last in the list.
     let mut names: Vec<OsString> = from.components().rev().map(|name| name.as_os_str().to_owned()).collect();
     let (mut at, mut links) = (PathBuf::new(), 0);
     while let Some(name) = names.pop() {
@@ -232,8 +234,8 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
             if !is_own(meta.uid()) {
                 return refuse(&next, format!("is a symbolic link of user {}", meta.uid()));
             }
-            // A link of procfs leads to a file and not to the name that it shows, which may be below another root. Only
-            // its owner's processes can change it. proc(5), /proc/PID/root.
+            // A link of procfs leads directly to a file, which may not be at the path that the link shows. Only
+            // processes of the link's owner can change where it leads. proc(5), /proc/PID/root.
             if statfs(&at).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
                 at = next;
                 match fs::metadata(&at).map_err(look)? {
@@ -248,7 +250,7 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
             }
             let target = fs::read_link(&next).map_err(look)?;
             names.extend(target.components().rev().map(|name| name.as_os_str().to_owned()));
-            // An absolute target starts again at the root, which is popped first.
+            // An absolute target starts again at the root, which the next turn takes from the list.
             continue;
         }
         at = next;
@@ -266,36 +268,38 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// Creates the directory `path` and missing ones above it with this mode, unless it exists.
+/// Creates the directory `path`, unless it exists, and missing directories above it, all with this mode.
 fn create(path: &Path, mode: u32) -> Result<(), TrustError> {
     let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
     if there == Some(path) {
         return Ok(());
     }
-    // Creates nothing in a directory that another user may change.
+    // Checks the existing directory first: nothing is created in a directory that another user may change.
     let there = there.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     above(path, there, there.is_dir())?;
     match DirBuilder::new().recursive(true).mode(mode).create(path) {
-        // Another process was faster; the caller checks the result.
+        // Another process has created the directory meanwhile; the caller checks it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(|source| TrustError::Make { path: path.to_owned(), source }),
     }
 }
 
-/// Creates the directory `path` and missing ones above it with this mode, unless it exists, and checks it.
+/// Creates the directory `path`, unless it exists, and missing directories above it, all with this mode. Then checks
+/// it.
 ///
 /// # Errors
-/// [`TrustError`].
+/// [`TrustError`] if the directory cannot be created or a check fails.
 pub fn make(path: &Path, mode: u32) -> Result<(), TrustError> {
     create(path, mode)?;
     directory(path)
 }
 
-/// Like [`make`], for a directory with only Sampan's files. If this user owns it, removes read permissions beyond
-/// `mode`; removes write permissions of others, too, if the directory is empty.
+/// Like [`make`], for a directory that contains only files of Sampan. If this user owns the directory, removes read
+/// permissions beyond `mode`. If the directory is also empty, removes write permissions of others.
 ///
 /// # Errors
-/// [`TrustError`]. A mode that cannot be changed, as on a read-only file system, is logged and no error.
+/// [`TrustError`], as for [`make`]. A mode that cannot be changed, as on a read-only file system, is logged and is no
+/// error.
 pub fn make_own(path: &Path, mode: u32) -> Result<(), TrustError> {
     create(path, mode)?;
     match directory(path) {
@@ -306,15 +310,16 @@ pub fn make_own(path: &Path, mode: u32) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// Gives this user's directory, to which others may write, this mode if it is empty. Otherwise changes nothing and
-/// returns false. A new tmpfs is such a directory, and so is one of mkdir(1) with a umask that lets the group write.
+/// Sets the mode of an empty directory of this user to which others may write; then returns true. Otherwise changes
+/// nothing and returns false. Such a directory may be a new tmpfs, or come from mkdir(1) with a umask that lets the
+/// group write.
 fn close_empty(path: &Path, mode: u32) -> bool {
     let Ok((dir, stat)) = open_plain(path, OFlag::O_RDONLY) else { return false };
     let set = |mode: u32| fchmod(&dir, Mode::from_bits_truncate(mode)).is_ok();
     if stat.st_uid != nix::unistd::geteuid().as_raw() || !set(mode) {
         return false;
     }
-    // The mode changes first, so that no file can appear after the check.
+    // Change the mode before looking for entries, so that nobody can add a file between the two steps.
     let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     if !is_empty {
         set(stat.st_mode & 0o7777);
@@ -322,11 +327,11 @@ fn close_empty(path: &Path, mode: u32) -> bool {
     is_empty
 }
 
-/// Like [`make_own`], for a root directory whose subdirectories are checked themselves: removes write permissions of
-/// others even if it is not empty, and fails only if it cannot.
+/// Like [`make_own`], for a root directory, whose subdirectories have checks of their own. Removes write permissions
+/// of others even from a directory that is not empty, and fails only if that is not possible.
 ///
 /// # Errors
-/// [`TrustError`].
+/// [`TrustError`] if the directory cannot be created or a check fails.
 pub fn make_root(path: &Path, mode: u32) -> Result<(), TrustError> {
     create(path, mode)?;
     if matches!(directory(path), Err(TrustError::Writable { .. })) {
@@ -355,14 +360,16 @@ fn tighten(path: &Path, mode: u32) {
     }
 }
 
-/// Checks the directory of the socket `path`, connects, and checks the user who listens. Sends nothing.
+/// Checks the directory of the socket `path`, connects, and checks the user of the process that listens. Sends
+/// nothing.
 ///
 /// # Errors
-/// [`reason`] tells a [`TrustError`] from what connect(2) says.
+/// A [`TrustError`], which [`reason`] finds in the error; or the error of connect(2).
 pub fn connect(path: &Path, server: Server) -> io::Result<UnixStream> {
     directory(parent(path))?;
     let stream = UnixStream::connect(path)?;
-    // The process that called listen(2), which is systemd for a socket of systemd. unix(7), SO_PEERCRED.
+    // The user of the process that called listen(2). For a socket that systemd has created, that is systemd. unix(7),
+    // SO_PEERCRED.
     let uid = getsockopt(&stream, PeerCredentials)?.uid();
     let monitord = server == Server::Monitord;
     match is_own(uid) || monitord && is_monitord(uid) {
@@ -371,13 +378,14 @@ pub fn connect(path: &Path, server: Server) -> io::Result<UnixStream> {
     }
 }
 
-/// Checks the open FIFO `path` with this owner, since that user reads what is written.
+/// Checks an open FIFO that is at `path` and belongs to the user `uid`: that user can read all that is written to it.
 ///
 /// # Errors
-/// [`TrustError`].
+/// [`TrustError`] if the owner or a directory above the FIFO is not trusted.
 pub fn fifo(path: &Path, uid: u32) -> Result<(), TrustError> {
     directory(parent(path))?;
-    // A container with the FIFO mounted has another /etc/passwd. Only root can have put the FIFO into root's directory.
+    // A container into which the FIFO is mounted has another /etc/passwd, without monitord's user. Only root can have
+    // put the FIFO into root's directory.
     let is_nameless = || uid < PEOPLE && accounts::user_id(accounts::MONITORD_USER).is_none();
     match is_own(uid) || is_monitord(uid) || is_nameless() {
         true => Ok(()),
@@ -387,7 +395,7 @@ pub fn fifo(path: &Path, uid: u32) -> Result<(), TrustError> {
     }
 }
 
-/// The directory that a file is in.
+/// The directory that contains `path`.
 pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -442,7 +450,7 @@ mod tests {
         symlink("nowhere", dir.path().join("dangling")).expect("made");
         assert!(matches!(make(&dir.path().join("dangling"), PRIVATE), Err(TrustError::NotDirectory(_))));
         assert!(matches!(directory(&dir.path().join("none")), Err(TrustError::Look { .. })));
-        // A link of ours on the way is fine, wherever it leads: the way goes on from there.
+        // A link of this user on the way is trusted wherever it leads: the check continues at its target.
         fs::create_dir(real.join("below")).expect("made");
         directory(&link.join("below")).expect("trusted");
         symlink("./../real/./", real.join("back")).expect("made");

@@ -21,7 +21,7 @@ pub const FILTERS_MAX: usize = 256;
 /// The first frame of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
-    /// The version that `request` is of.
+    /// The protocol version of `request`.
     pub version: u16,
     /// The request.
     pub request: Request,
@@ -86,7 +86,7 @@ impl From<Request1> for Request {
 pub enum Item {
     /// An event from the monitor FIFO. Variant 0: see [`crate::event`].
     Event(Event),
-    /// The events from `first` to `last`, including both, are lost: the journal was too small, or is damaged.
+    /// The events from `first` to `last`, including both, are lost: monitord's journal was too small, or damaged.
     Lost {
         /// Sequence number of the first lost event.
         first: u64,
@@ -106,8 +106,8 @@ pub enum Item {
     },
     /// Answer to [`Request::Status`].
     Status(Box<Status>),
-    /// monitord has compared every event up to `seq` with the filters of this subscriber, who may resume after `seq`.
-    /// Sent since version 2, at most once a second, and before [`Item::End`].
+    /// monitord has compared every event up to `seq` with this subscriber's filters, and the subscriber may resume
+    /// after `seq`. Sent since version 2, at most once a second, and before [`Item::End`].
     Position {
         /// Sequence number of the last event that monitord has compared.
         seq: u64,
@@ -115,16 +115,16 @@ pub enum Item {
     /// The journal to which the sequence numbers of this stream belong. Sent since version 2, directly after
     /// [`Item::Welcome`].
     Journal(Lineage),
-    /// An event from the emit FIFO, which the engine does not vouch for. Variant 8: see [`crate::event`]. Sent since
-    /// version 2; version 1 gets [`Item::Event`] instead.
+    /// An event from the emit FIFO. The engine does not vouch for its truth. Variant 8: see [`crate::event`]. Sent
+    /// since version 2; a client of version 1 gets [`Item::Event`] instead.
     Emitted(Event),
 }
 
 /// The journal of a stream, and the stream's beginning in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// ID of the journal's sequence of numbers, drawn at random. A new one is drawn when a crash of the host may have
-    /// removed events that readers have seen, because their numbers are then used again.
+    /// ID of the sequence of numbers, drawn at random. monitord draws a new ID when a crash of the host may have
+    /// removed events that readers have got, because new events then get the numbers of the removed ones.
     pub id: u64,
     /// The stream has the events after this sequence number.
     pub after: u64,
@@ -163,7 +163,7 @@ pub enum Reason {
     Version,
     /// The request is malformed or unknown.
     Request,
-    /// A filter is invalid, or `since` is later than `until`.
+    /// A filter is invalid, or the time `since` is later than the time `until`.
     Argument,
     /// A limit on subscribers is reached.
     Limit,

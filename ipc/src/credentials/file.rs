@@ -1,7 +1,7 @@
 //! A credential file: containers-auth.json(5), whose format is a part of docker's config.json.
 //!
-//! It is edited as JSON, so that other settings in it stay, and replaced atomically. Only the owner may read a new
-//! file. An existing file keeps its owner and its mode, but loses the permissions for others.
+//! Edits the file as JSON, so that its other settings stay, and replaces the file atomically. Only the owner may read
+//! a new file. An existing file keeps its owner and its mode, but loses the permissions for others.
 
 use crate::credentials::matching;
 use crate::engine::Credential;
@@ -59,7 +59,8 @@ impl AuthFile {
         if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
             return Err(broken("it is no regular file".to_owned()));
         }
-        // O_NONBLOCK, because open(2) would wait without limit if a FIFO has taken the file's place since.
+        // O_NONBLOCK, because a FIFO may have taken the file's place after the check: open(2) would wait for its
+        // writer.
         let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
         let file = match file {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -151,7 +152,7 @@ impl AuthFile {
         Ok(())
     }
 
-    /// Removes the entry for `key`, or all entries if it is `None`. Returns whether there was one.
+    /// Removes the entry for `key`, or all entries if `key` is `None`. Returns whether there was an entry.
     fn unset(&mut self, key: Option<&str>) -> bool {
         let Some(auths) = self.document.get_mut("auths").and_then(Value::as_object_mut) else {
             return false;
@@ -173,15 +174,16 @@ impl AuthFile {
 /// Saves `credential` in the file at `path`, and creates the file if it does not exist.
 ///
 /// # Errors
-/// [`FileError`] if the file cannot be read, locked or replaced; it is unchanged then.
+/// [`FileError`] if the file cannot be read, locked or replaced. After an error the file is unchanged.
 pub fn save(path: &Path, credential: &Credential) -> Result<(), FileError> {
     edit(path, |file| file.set(credential))
 }
 
-/// Removes the entry for `key` from the file at `path`, or all entries if it is `None`. Returns whether there was one.
+/// Removes the entry for `key` from the file at `path`, or all entries if `key` is `None`. Returns whether there was
+/// an entry.
 ///
 /// # Errors
-/// [`FileError`] if the file cannot be read, locked or replaced; it is unchanged then.
+/// [`FileError`] if the file cannot be read, locked or replaced. After an error the file is unchanged.
 pub fn remove(path: &Path, key: Option<&str>) -> Result<bool, FileError> {
     let Some(mut file) = AuthFile::read(path)? else {
         return Ok(false);
@@ -202,7 +204,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut AuthFile) -> Result<(), FileError>
     let io = |source| FileError::Io { doing: "write", path: path.to_owned(), source };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    // The lock is on the directory, since the file itself is replaced. All links to the file resolve to one directory.
+    // Locks the directory, since the file itself is replaced. All links to the file resolve to this directory.
     let target = named_file::resolve(path).map_err(io)?;
     let lock = File::open(target.parent().unwrap_or(dir)).map_err(io)?;
     let _lock =

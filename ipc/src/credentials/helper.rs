@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest run time of a helper. It is long because a person may have to unlock a key ring.
+/// Longest run time of a helper. A person may have to unlock a key ring meanwhile.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// Most bytes of a helper's output.
 const ANSWER_MAX: usize = 64 << 10;
@@ -104,7 +104,7 @@ impl Helper {
         self.get_unless(server, &|| false)
     }
 
-    /// Like [`Helper::get`], but kills the helper once `is_over` returns true.
+    /// Like [`Helper::get`], but kills the helper when `is_over` returns true.
     ///
     /// # Errors
     /// The errors of [`Helper::get`]; [`HelperError::Run`] if the helper was killed.

@@ -1,5 +1,5 @@
-//! Selects the entry for a repository: the one with the longest key that is its host, or its host and the beginning of
-//! its path. containers-auth.json(5).
+//! Selects the entry for a repository. A key matches if it is the repository's host, or the host and the beginning of
+//! the path; the longest matching key wins. containers-auth.json(5).
 
 use crate::engine::Credential;
 
@@ -8,7 +8,7 @@ pub const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// Returns the key in the form in which keys are compared: without a scheme, and with one name for Docker Hub.
 ///
-/// Keys with a scheme are docker's old form. In these, the text after the host does not belong to a repository.
+/// Keys with a scheme are docker's old form. In such a key, the text after the host does not belong to a repository.
 pub fn normalize(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     let key = match bare {
@@ -44,7 +44,7 @@ pub fn host_of(key: &str) -> String {
 /// The entry with the longest key that matches `host/path`.
 pub fn best<'a>(entries: &'a [Credential], host: &str, path: &str) -> Option<&'a Credential> {
     let ranked = entries.iter().filter_map(|entry| Some((rank(&entry.registry, host, path)?, entry)));
-    // The first of equal keys wins, since it comes from the file that is read first.
+    // Of equal keys the first wins: it comes from the file that is read first.
     ranked.rev().max_by_key(|(rank, _)| *rank).map(|(_, entry)| entry)
 }
 

@@ -76,7 +76,7 @@ impl Search {
         var("REGISTRY_AUTH_FILE").unwrap_or_else(|| run_file(uid, &var))
     }
 
-    /// The files to search, in order. They need not exist.
+    /// The files to search, in order. A file in the list need not exist.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.places.iter().filter_map(|place| match place {
             Place::File(path) => Some(path.as_path()),
@@ -84,13 +84,13 @@ impl Search {
         })
     }
 
-    /// Reads all files that exist. Adds a message to `problems` for each that cannot be read.
+    /// Reads all files that exist. Adds a message to `problems` for each file that cannot be read.
     pub fn read(&self, problems: &mut Vec<String>) -> Vec<AuthFile> {
         self.files().filter_map(|path| read(path, problems)).collect()
     }
 
-    /// Finds the credential for the repository `host/path`. Once `is_over` returns true, kills a running helper and
-    /// starts no other.
+    /// Finds the credential for the repository `host/path`. When `is_over` returns true, kills a running helper and
+    /// starts no further helper.
     pub fn find(&self, host: &str, path: &str, is_over: &dyn Fn() -> bool) -> Found {
         let mut problems = Vec::new();
         let mut credential = None;
@@ -107,16 +107,17 @@ impl Search {
         Found { credential, problems }
     }
 
-    /// The credentials that a client sends to the engine for a job on the repository `name`, its host and path: all
-    /// entries for the host, and the answer of its helper. Without `name` all entries, since a short name may be
-    /// completed to any host. The second value has messages about files and helpers that could not be used.
+    /// The credentials that a client sends to the engine for a job on the repository `name`, given as host and path:
+    /// all entries for the host, and the answer of the host's helper. Without `name` returns all entries, since the
+    /// engine may complete a short name with any host. The second value has messages about files and helpers that
+    /// could not be used.
     pub fn entries(&self, name: Option<(&str, &str)>) -> (Vec<Credential>, Vec<String>) {
         let mut problems = Vec::new();
         let mut entries: Vec<Credential> = Vec::new();
         let (host, path) = name.unwrap_or(("docker.io", "library"));
         for place in &self.places {
-            // Without a name the loop reads all files, but the first one with a credential for the assumed host
-            // decides.
+            // Without a name this loop reads all files. The first file with a credential for the assumed host decides
+            // whether to run a helper.
             let is_decided = matching::best(&entries, host, path).is_some();
             let (known, found) = match place {
                 Place::File(file) => {
@@ -185,7 +186,7 @@ fn of_helper(
     problems: &mut Vec<String>,
     is_over: &dyn Fn() -> bool,
 ) -> Option<Credential> {
-    // For Docker Hub this is not docker's key but the host name, as podman(1) and skopeo(1) use it here.
+    // Docker uses its own key for Docker Hub; podman(1) and skopeo(1) request the host name from a helper, as here.
     request(name, &matching::normalize(host), problems, is_over)
 }
 
@@ -200,7 +201,7 @@ fn request(
     }
     let answer = Helper::new(name).and_then(|helper| helper.get_unless(server, is_over));
     answer.unwrap_or_else(|error| {
-        // A helper that was killed because of `is_over` is no problem to report.
+        // A helper that `is_over` has killed is no problem to report.
         if !is_over() {
             problems.push(chain(&error));
         }
@@ -230,7 +231,7 @@ fn in_file(
     found.map(|found| Credential { registry: matching::normalize(host), ..found })
 }
 
-/// The key under which a helper stores the credential for a host.
+/// The key under which a helper stores the credential for `host`.
 pub fn server_of(host: &str) -> String {
     match matching::normalize(host).as_str() {
         "docker.io" => DOCKER_HUB_KEY.to_owned(),

@@ -1,8 +1,9 @@
 //! The file that stores the position of a subscription.
 //!
-//! Owned by a subscription, which locks it for its life. 64 bytes, written in place, in two slots by turns, so that a
-//! power loss during a write leaves the other slot. Layout and rules: docs/events.md, "The cursor file". Also reads
-//! files of version 1: a decimal number and a line feed.
+//! A subscription owns the file, and locks it while the subscription lives. The file has 64 bytes in two slots. Writes
+//! are in place and alternate between the slots, so that a power loss during a write leaves the other slot intact.
+//! Layout and rules: docs/events.md, "The cursor file". Also reads files of version 1: a decimal number and a line
+//! feed.
 
 use crate::named_file::other_kind;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -12,28 +13,28 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Bytes of the file.
+/// Length of the file in bytes.
 const LEN: usize = 64;
-/// Bytes of one slot.
+/// Length of one slot in bytes.
 const SLOT_LEN: usize = 32;
 const MAGIC: [u8; 4] = *b"SCU2";
 
 /// Why a cursor file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CursorError {
-    /// The path is another kind of file, which was not changed.
+    /// The path is not a regular file. This process has not changed the file.
     #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
     /// Another reader has locked the file.
     #[error("{}", locked(*pid))]
     Locked {
-        /// The process of that reader, if the kernel tells.
+        /// The process that holds the lock, if the kernel lists it.
         pid: Option<i32>,
     },
-    /// The file holds something else, and was not changed.
+    /// The content is not a position. This process has not changed the file.
     #[error("it does not hold a position")]
     NotCursor,
-    /// The file was removed or replaced while it was in use.
+    /// The file was removed or replaced while this process used it.
     #[error("it was removed while it was in use")]
     Removed,
     /// A system call failed.
@@ -49,11 +50,11 @@ fn locked(pid: Option<i32>) -> String {
 /// The content of a cursor file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remembered {
-    /// No position yet: the file is new, or its reader never had a position.
+    /// No position: the file is new, or its reader never had a position.
     Nothing,
-    /// The content is lost: the file is empty or all NUL bytes, as after a power loss.
+    /// The position is lost: the file is empty or contains only NUL bytes, as after a power loss.
     Emptied,
-    /// A sequence number, and its lineage if the file has one.
+    /// A sequence number, and its lineage if the file contains one.
     Seq(u64, Option<u64>),
 }
 
@@ -66,15 +67,15 @@ pub(crate) struct CursorFile {
     turn: u32,
     held: Remembered,
     written_at: Instant,
-    /// The content to write when the interval is over.
+    /// The content of the next write, which waits until the interval since the last write is over.
     waiting: Option<Remembered>,
 }
 
 impl CursorFile {
-    /// Opens and locks the file, creates it if it does not exist, and writes its content again, so that a file that
-    /// cannot be written is an error now.
+    /// Opens and locks the file; creates the file if it does not exist. Writes the content again at once, so that a
+    /// file that cannot be written is an error now and not later.
     ///
-    /// Follows links. Two writes are at least `interval` apart, except for [`CursorFile::save`].
+    /// Follows symbolic links. Two writes are at least `interval` apart, except for [`CursorFile::save`].
     pub(super) fn open(path: &Path, interval: Duration) -> Result<(Self, Remembered), CursorError> {
         let is_new = match std::fs::metadata(path) {
             Ok(meta) => check_kind(&meta).map(|()| false)?,
@@ -82,7 +83,8 @@ impl CursorFile {
             Err(error) => return Err(error.into()),
         };
         let mut options = OpenOptions::new();
-        // Another kind of file may take the path after the check; opening that must not block.
+        // O_NONBLOCK, because a FIFO may take the path after the check, and open(2) of a FIFO could wait without
+        // limit.
         options.read(true).write(true).create(true).truncate(false).custom_flags(OFlag::O_NONBLOCK.bits());
         let file = options.open(path)?;
         let meta = file.metadata()?;
@@ -95,7 +97,7 @@ impl CursorFile {
         let len = read_up_to(&file, &mut bytes)?;
         let bytes = bytes.get(..len.min(LEN)).filter(|_| len <= LEN).ok_or(CursorError::NotCursor)?;
         let (turn, held) = parse(bytes).ok_or(CursorError::NotCursor)?;
-        // An empty file that existed before has lost its content.
+        // An empty file that existed before this call has lost its content.
         let held = if is_new && len == 0 { Remembered::Nothing } else { held };
         let (path, written_at) = (path.to_owned(), Instant::now());
         let mut cursor = CursorFile { file, path, interval, turn, held, written_at, waiting: None };
@@ -107,8 +109,8 @@ impl CursorFile {
         Ok((cursor, held))
     }
 
-    /// Stores a position once the interval since the last write is over. Stores and syncs the first position of a
-    /// lineage at once, so that a reader that is killed does not begin elsewhere, or with an old lineage.
+    /// Stores a position when the interval since the last write is over. Stores and syncs the first position of a
+    /// lineage at once: the next run must not begin elsewhere, or with an old lineage, if this process is killed.
     pub(super) fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
         let new = Remembered::Seq(seq, lineage);
         self.waiting = (new != self.held).then_some(new);
@@ -116,7 +118,7 @@ impl CursorFile {
         if is_first { self.finish() } else { self.write_if_due() }
     }
 
-    /// Writes the pending content if it is due.
+    /// Writes the waiting content if the interval since the last write is over.
     pub(super) fn write_if_due(&mut self) -> Result<(), CursorError> {
         match self.due() {
             Some(at) if at <= Instant::now() => self.save(),
@@ -124,12 +126,12 @@ impl CursorFile {
         }
     }
 
-    /// When the pending content is due; `None` if there is none.
+    /// When the waiting content must be written; `None` if no content waits.
     pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.map(|_| self.written_at + self.interval)
     }
 
-    /// Writes the pending content now.
+    /// Writes the waiting content now.
     pub(super) fn save(&mut self) -> Result<(), CursorError> {
         match self.waiting {
             Some(waiting) => self.write(waiting),
@@ -137,7 +139,7 @@ impl CursorFile {
         }
     }
 
-    /// Writes the pending content now, and syncs the file.
+    /// Writes the waiting content now, and syncs the file.
     pub(super) fn finish(&mut self) -> Result<(), CursorError> {
         if self.waiting.is_some() {
             self.save()?;
@@ -146,18 +148,18 @@ impl CursorFile {
         Ok(())
     }
 
-    /// Its path, for messages.
+    /// Path of the file, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     fn write(&mut self, new: Remembered) -> Result<(), CursorError> {
-        // Otherwise this reader would write to a file that no later reader finds.
+        // If the file was removed, this process would write to a file that no later run finds.
         if self.file.metadata()?.nlink() == 0 {
             return Err(CursorError::Removed);
         }
         let turn = self.turn.wrapping_add(1);
-        // The first write goes to the second slot, after the text of a file of version 1.
+        // The first write goes to the second slot: the text of a version 1 file is in the first slot, and survives.
         let offset = if turn % 2 == 1 { SLOT_LEN } else { 0 };
         self.file.write_all_at(&slot(turn, new), offset as u64)?;
         (self.turn, self.held, self.waiting, self.written_at) = (turn, new, None, Instant::now());
@@ -201,7 +203,7 @@ fn parse_slot(bytes: &[u8]) -> Option<(u32, Remembered)> {
     Some((word(24)?, held))
 }
 
-/// Parses the content; returns the turn of the newest slot, too. `None` if this is no cursor file.
+/// Parses the content; returns the turn of the newest slot, and the slot's content. `None` if this is no cursor file.
 fn parse(bytes: &[u8]) -> Option<(u32, Remembered)> {
     let newest = bytes.chunks(SLOT_LEN).filter_map(parse_slot).max_by_key(|(turn, _)| *turn);
     if newest.is_some() {
@@ -210,7 +212,7 @@ fn parse(bytes: &[u8]) -> Option<(u32, Remembered)> {
     if bytes.iter().all(|byte| *byte == 0) {
         return Some((0, Remembered::Emptied));
     }
-    // Version 1. An unfinished slot may follow.
+    // A file of version 1 begins with text. A slot that was not written completely may follow.
     let text = bytes.split(|byte| matches!(byte, b'\n' | 0)).next()?;
     let seq = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
     let rest = bytes.get(text.len()..SLOT_LEN.min(bytes.len()))?;
@@ -230,7 +232,7 @@ fn read_up_to(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
-/// Syncs the directory of a new file. If the directory cannot be opened, the kernel writes the name later.
+/// Syncs the directory of a new file. If the directory cannot be opened, the kernel writes the file's name later.
 fn sync_parent(path: &Path) {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Err(error) = File::open(parent).and_then(|parent| parent.sync_all()) {
@@ -238,7 +240,7 @@ fn sync_parent(path: &Path) {
     }
 }
 
-/// The process that holds the lock of a file. proc_locks(5).
+/// The process that holds the lock of the file with these metadata. proc_locks(5).
 fn holder(meta: &Metadata) -> Option<i32> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let device = meta.dev();
@@ -275,7 +277,8 @@ mod tests {
         assert_eq!(bytes.len(), LEN);
         assert_eq!(parse(&bytes).map(|(_, held)| held), Some(Remembered::Seq(9, Some(7))));
         for cut in 0..SLOT_LEN {
-            // A write that is cut short damages one slot; the other one is that before it, or the newest.
+            // An interrupted write damages only the slot that is written. The other slot has the position of the write
+            // before.
             for slot in [0, SLOT_LEN] {
                 let mut torn = bytes.clone();
                 torn[slot + cut] ^= 0x55;
@@ -297,7 +300,7 @@ mod tests {
         file.remember(43, Some(1)).expect("writable");
         drop(file);
         assert_eq!(open(&path).expect("good").1, Remembered::Seq(43, Some(1)));
-        // The power went while the first slot was written.
+        // The file after a power loss while the first slot was written.
         let torn = [&b"42\n"[..], &[0; 29], &slot(1, held)[..20]].concat();
         assert_eq!(parse(&torn), Some((0, Remembered::Seq(42, None))));
     }

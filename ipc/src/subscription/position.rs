@@ -1,6 +1,6 @@
-//! The position of a reader: which events it has received, returned to the program, and committed.
+//! The position of a reader: up to which event the reader has received, returned and committed events.
 //!
-//! Owned by a subscription. Pure: does no I/O. docs/events.md draws the transitions. Invariant:
+//! A subscription owns the position. This module does no I/O. docs/events.md draws the transitions. Invariant:
 //! `committed ≤ returned ≤ received`.
 
 use crate::watch::Lineage;
@@ -8,47 +8,48 @@ use crate::watch::Lineage;
 /// A lineage that no journal has.
 const NO_LINEAGE: u64 = 0;
 
-/// The three sequence numbers, and the lineage of the journal that they belong to.
+/// The three sequence numbers, and the lineage of the journal to which they belong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Position {
     lineage: Option<u64>,
     /// monitord has checked all events up to this number.
     received: Option<u64>,
-    /// The program got all events up to this number.
+    /// The iterator has returned all events up to this number to the program.
     returned: Option<u64>,
     /// The program has committed all events up to this number.
     committed: Option<u64>,
-    /// True while only a time says where the stream begins. The number before its first event must not be stored then:
-    /// resuming there would also return events from before that time.
+    /// Whether a time alone says where the stream begins. The number before the first event must then not be stored: a
+    /// run that resumes at that number would also get events from before the time.
     by_time: bool,
 }
 
 impl Position {
-    /// The position that a cursor file has stored.
+    /// Makes the position that a cursor file contains.
     pub(super) fn of_file(lineage: Option<u64>, seq: u64) -> Self {
         Position { lineage, received: Some(seq), returned: Some(seq), committed: Some(seq), by_time: false }
     }
 
-    /// What a new connection requests: the number to continue after, and its lineage.
+    /// The number after which a new connection continues, and the number's lineage.
     pub(super) fn resume(&self) -> (Option<u64>, Option<u64>) {
         let after = self.received.filter(|_| !self.by_time || self.waits());
         (after, self.lineage.filter(|_| after.is_some()))
     }
 
-    /// Marks the number as one of another journal, whose lineage is unknown.
+    /// Replaces the lineage by one that no journal has, so that monitord reports a replaced journal.
     pub(super) fn forget_journal(&mut self) {
         self.lineage = Some(NO_LINEAGE);
     }
 
-    /// Records that a connection begins after `head`, at a monitord without lineages.
+    /// Records that a connection to a monitord without lineages begins after the number `head`.
     pub(super) fn begin_at(&mut self, head: u64) {
         *self = Position { lineage: None, ..Position::of_file(None, head) };
     }
 
-    /// Records that a connection begins where monitord says; `by_time` if the program asked for a time, not a number.
+    /// Records where a connection begins, as monitord has reported. `by_time`: the program requested a time, not a
+    /// number.
     ///
-    /// Events that were returned and not committed stay uncommitted if the numbers continue. In a replaced journal,
-    /// nothing is committed.
+    /// If the journal is the same, events that were returned and not committed stay uncommitted. In a replaced
+    /// journal, nothing is committed.
     pub(super) fn begin(&mut self, lineage: Lineage, by_time: bool) {
         let waits = self.waits() && !lineage.replaced;
         let committed =
@@ -61,12 +62,12 @@ impl Position {
         };
     }
 
-    /// Records that the program got an event, or a notice of lost events, up to `seq`.
+    /// Records that the program got an event, or a notice of lost events, with numbers up to `seq`.
     pub(super) fn returns(&mut self, seq: u64) {
         (self.received, self.returned) = (Some(seq), Some(seq));
     }
 
-    /// Records that monitord has checked all events up to `seq`, and none matches.
+    /// Records that monitord has checked all events up to `seq`, and that none of them matches the filters.
     pub(super) fn looked(&mut self, seq: u64) {
         let waits = self.waits();
         self.received = self.received.max(Some(seq));
@@ -76,7 +77,7 @@ impl Position {
         }
     }
 
-    /// Commits everything up to `seq`. Has no effect for a number that the program did not get.
+    /// Commits all events up to `seq`. Ignores a number that the program did not get.
     pub(super) fn commit(&mut self, seq: u64) {
         if Some(seq) > self.received {
             return;
@@ -89,17 +90,17 @@ impl Position {
         }
     }
 
-    /// True if the program got something that it has not committed.
+    /// Whether the program got an event that it has not committed.
     pub(super) fn waits(&self) -> bool {
         self.committed < self.returned
     }
 
-    /// The last number that the program got, or that it began after.
+    /// The number of the last event that the program got, or the number after which the stream began.
     pub(super) fn returned(&self) -> Option<u64> {
         self.returned
     }
 
-    /// What a cursor file stores: the committed number and its lineage.
+    /// The content of a cursor file: the committed number and its lineage.
     pub(super) fn committed(&self) -> Option<(u64, Option<u64>)> {
         self.committed.filter(|_| !self.by_time).map(|seq| (seq, self.lineage))
     }
@@ -163,7 +164,8 @@ mod tests {
         );
     }
 
-    /// Every order of events keeps `committed ≤ returned ≤ received`, and no event is passed without its commit.
+    /// For every order of events: `committed ≤ returned ≤ received`, and no event counts as committed without a
+    /// commit.
     #[test]
     fn a_random_walk_never_commits_what_was_not_dealt_with() {
         let mut seed = 7u64;

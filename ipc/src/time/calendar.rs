@@ -1,6 +1,7 @@
 //! Dates and times in the forms that people read and write: RFC 3339, local time, unix seconds.
 //!
-//! Part of the feature `calendar`. monitord and shims handle no dates, and are built without it and its time zone code.
+//! Part of the feature `calendar`. monitord and shims handle no dates, so they are built without this module and its
+//! time zone code.
 
 use super::duration::{duration, split_digits};
 use chrono::{Local, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone};
@@ -15,7 +16,7 @@ const SECOND: i128 = 1_000_000_000;
 /// Why a time or a span of time is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// The text has none of the [`FORMS`].
+    /// The text has none of the forms in [`FORMS`].
     #[error("time {0:?} is not understood; write {FORMS}")]
     Form(String),
     /// The time does not fit into 64 bits of nanoseconds, which reach from the year 1677 to 2262.
@@ -46,7 +47,7 @@ pub fn local(nanos: i64) -> String {
 /// - RFC 3339 with any offset and up to nine digits of a second; a space or `t` instead of `T`, and `z` instead of `Z`
 /// - a form without an offset, also without seconds, minutes or the time: local time
 /// - unix seconds with up to nine digits of a second; a number alone is always unix seconds, so `0` is the epoch
-/// - a [`duration`] before `now`, or after it if negative
+/// - a [`duration`], which means that long before `now`; a negative duration means after `now`
 /// - the word `now`
 ///
 /// When clocks go back, a local time occurs twice: it is read as the earlier of the two. When clocks go forward, a
@@ -123,7 +124,8 @@ fn calendar(text: &str) -> Option<i128> {
         if at.take(|c| c == ':') {
             second_of_day += at.number(2).filter(|minute| *minute < 60)? * 60;
             if at.take(|c| c == ':') {
-                // 60 is a leap second. Unix time has no number of its own for it, so it gets that of the next second.
+                // 60 is a leap second. Unix time has no number for a leap second, so the time gets the number of the
+                // next second.
                 second_of_day += at.number(2).filter(|second| *second <= 60)?;
                 if at.take(|c| c == '.') {
                     nanos = nanos_of(at.digits())?;
@@ -144,7 +146,7 @@ fn calendar(text: &str) -> Option<i128> {
 fn local_offset(naive: NaiveDateTime) -> Option<i32> {
     let ahead = |naive: &NaiveDateTime| match Local.offset_from_local_datetime(naive) {
         MappedLocalTime::Single(offset) => Some(offset.fix().local_minus_utc()),
-        // The larger offset belongs to the earlier time. chrono does not return the two in this order.
+        // Of the two offsets, the larger one gives the earlier time. chrono returns them in another order.
         MappedLocalTime::Ambiguous(a, b) => Some(a.fix().local_minus_utc().max(b.fix().local_minus_utc())),
         MappedLocalTime::None => None,
     };

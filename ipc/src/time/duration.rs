@@ -1,4 +1,4 @@
-//! Durations in the form that people write.
+//! Durations in the form that people write, such as `1h30m`.
 
 /// Parses a duration; returns nanoseconds, or `None` if `text` is not a duration.
 ///
@@ -12,7 +12,7 @@ pub fn duration(text: &str) -> Option<i64> {
     if rest.is_empty() {
         return None;
     }
-    // The largest magnitude is 2^63: that of i64::MIN, which is one more than i64::MAX.
+    // The magnitude of i64::MIN, 2^63, does not fit into i64, so the sum is unsigned.
     let mut total = 0u64;
     while !rest.is_empty() {
         let (part, after) = duration_part(rest)?;
@@ -52,7 +52,7 @@ pub(super) fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// Returns `0.FRACTION` of `unit`. Ignores digits that do not fit into 63 bits.
+/// Computes the product of `unit` and the number `0.FRACTION`. Ignores digits that do not fit into 63 bits.
 fn fraction_of(fraction: &str, unit: u64) -> u64 {
     let (mut value, mut scale) = (0u64, 1f64);
     for digit in fraction.bytes().map(|byte| u64::from(byte - b'0')) {
