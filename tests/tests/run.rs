@@ -312,7 +312,7 @@ fn what_docker_has_and_is_not_here_is_said_by_name() {
         let output = Command::new(binary("sampan")).args(args).output().expect("built");
         (output.status.code(), String::from_utf8(output.stderr).expect("text"))
     };
-    let cases: [(&[&str], &str, &str); 7] = [
+    let cases: [(&[&str], &str, &str); 11] = [
         (&["rm", "-fv", "web"], "there is no option \"-v\"", "anonymous volumes"),
         (&["run", "-d", "-p", "80:80", "bb:1"], "there is no option \"-p\"", "--network host"),
         (
@@ -324,6 +324,10 @@ fn what_docker_has_and_is_not_here_is_said_by_name() {
         (&["ps", "--format", "{{.ID}}"], "there are no templates", "jq"),
         (&["stats"], "there is no command \"stats\"", "top"),
         (&["system", "prune"], "there is no command \"prune\"", "container prune"),
+        (&["system", "events"], "there is no command \"events\"", "'sampan events'"),
+        (&["compose", "up"], "there is no command \"compose\"", "generate systemd"),
+        (&["run", "--gpus=all", "bb:1"], "there is no option \"--gpus\"", "--device"),
+        (&["-H", "tcp://there", "ps"], "there is no option \"-H\"", "this host"),
     ];
     for (args, message, hint) in cases {
         let (code, said) = refused(args);
