@@ -4,6 +4,19 @@
 //! stop, 1 after a failure, 2 for bad arguments, 100 if another instance is running.
 //!
 //! [`fifo`] → [`intake`] → [`store`] ([`ring`] in memory, [`journal`] of [`segment`]s on disk) → [`clients`].
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`config`], [`setup`] | the settings; opening FIFOs, socket and journal at the start |
+//! | [`event_loop`] | the thread that owns the intake, the listener and all clients |
+//! | [`fifo`], [`intake`] | reading a FIFO without loss; taking its records into the store |
+//! | [`store`], [`ring`] | events as one sequence; the newest ones in memory |
+//! | [`journal`], [`segment`], [`numbering`] | events on disk; one file of them; lineages of sequence numbers |
+//! | [`syncer`] | the thread that syncs the journal to the disk |
+//! | [`clients`], [`client`], [`request`] | serving all clients; one client; its request |
+//! | [`until`], [`deadlines`] | where a subscription ends; the thread that wakes the loop at that time |
+//! | [`counters`] | numbers for the status and the log |
+//! | [`hold`] | tasks of systemd units while this program does not read the FIFOs |
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]

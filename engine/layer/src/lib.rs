@@ -1,7 +1,8 @@
 //! Layers: unpacks an untrusted tar into a directory that overlayfs can mount.
 //!
-//! Called by the store, by the engine's image jobs, and for containers' root directories. Never follows a link or a
-//! name out of a layer, and never trusts a length. Knows no network and no store.
+//! Called by the store, by the engine's image jobs, and for containers' root directories. Resolves a link that
+//! leads out of the layer inside the layer's root, as chroot(2) would. Refuses a name that leads out, and never trusts a
+//! length. Knows no network and no store.
 //!
 //! | module | what it owns |
 //! |---|---|
