@@ -1,6 +1,6 @@
 //! An attached client: its control socket and the streams whose descriptors it sent.
 //!
-//! Owned by the `Stdio` of a process, and by the event loop once the client is leaving. Bytes are moved by `stdio`.
+//! The `Stdio` of a process owns its clients; the event loop owns a client that is leaving. `stdio` moves the bytes.
 
 use super::connection::Connection;
 use super::nonblocking::{self, Kind, Sink};
@@ -14,18 +14,20 @@ use std::os::unix::net::UnixStream;
 pub(crate) struct Client {
     pub(super) control: Connection,
     pub(super) stdin: Option<OwnedFd>,
-    /// Bytes read from `stdin` that the terminal has not taken yet.
+    /// Bytes that were read from `stdin` and that the terminal has not accepted yet.
     pub(super) typed: Vec<u8>,
-    /// The container's stdin is full.
+    /// Whether the container's stdin is full.
     pub(super) is_target_full: bool,
     pub(super) sinks: PerStream<Option<Sink>>,
-    /// The client came with the start: when its stdin ends, the container's stdin ends.
+    /// Whether the client came with the request that started the process. The process's stdin ends when this client's
+    /// ends.
     pub(super) is_first: bool,
-    /// The client has asked to detach, or has gone. What it typed before is still passed on.
+    /// Whether the client has detached or closed its connection. The shim still passes on what the client typed
+    /// before.
     pub(super) is_leaving: bool,
-    /// Sent once the client has got all output; then the connection is closed.
+    /// The message to send after the client has got all output. The shim then closes the connection.
     pub(super) last_message: Option<AttachMessage>,
-    /// The other end of the control socket, for a client that is no process but the output of a systemd unit.
+    /// The other end of the control socket of a client that has no process: the output of a systemd unit.
     _own_end: Option<UnixStream>,
 }
 
@@ -71,7 +73,8 @@ impl Client {
         })
     }
 
-    /// Makes a client for the output of a systemd unit. It gets what the container writes, and never sends anything.
+    /// Makes a client for the output of a systemd unit. This client gets the container's output, and never sends
+    /// anything.
     pub(crate) fn of_unit(sinks: PerStream<Option<Sink>>) -> io::Result<Self> {
         let (control, own_end) = UnixStream::pair()?;
         Ok(Client {
@@ -100,14 +103,15 @@ impl Client {
         self.is_leaving |= !self.control.is_open;
     }
 
-    /// Begins to close the client: it gets the rest of its output, then `message`. [`Client::try_close`] continues.
+    /// Begins to close the client, which first gets the rest of its output, then `message`. [`Client::try_close`]
+    /// continues.
     pub(crate) fn close_with(&mut self, message: AttachMessage) {
         self.stdin = None;
         self.last_message = Some(message);
         self.try_close();
     }
 
-    /// Writes what the client takes now; true once the client has got everything, or has gone.
+    /// Writes the bytes that the client accepts now. Returns true when the client has got everything, or has gone.
     pub(crate) fn try_close(&mut self) -> bool {
         self.control.receive();
         while self.control.is_open && matches!(self.control.next::<Control>(), Ok(Some(_))) {}

@@ -1,7 +1,8 @@
-//! One end of a stream socket that carries frames and descriptors: an engine's, or a client's control socket.
+//! A stream socket that carries frames and descriptors: the connection of an engine, or the control socket of a
+//! client.
 //!
-//! Never blocks and never changes the socket's flags, which other processes may share. Bytes that a peer does not read
-//! are kept up to [`OUT_MAX`]; beyond that the connection is closed.
+//! Never blocks and never changes the socket's flags, which other processes may share. Keeps up to [`OUT_MAX`] bytes
+//! that a peer has not read; a connection with more is closed.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::frame;
@@ -13,9 +14,9 @@ use std::time::Duration;
 
 /// Most bytes that wait for a peer to read them.
 const OUT_MAX: usize = 4 << 20;
-/// Most descriptors that wait for the frame that names them.
+/// Most received descriptors that wait for the frame of their request.
 const DESCRIPTORS_MAX: usize = 16;
-/// Most reads in a turn, so that one peer does not keep the others waiting.
+/// Most reads from one connection in a turn of the event loop, so that one peer does not delay the others.
 const READS_PER_TURN: usize = 16;
 
 #[derive(Debug)]
@@ -36,14 +37,15 @@ impl Connection {
         Connection { socket: FrameSocket::new(stream, max, DESCRIPTORS_MAX), number, is_open: true }
     }
 
-    /// Waits for bytes, and blocks for it: only for the start of the process. False if none came in `timeout`.
+    /// Waits until bytes arrive; false if none arrive within `timeout`. Blocks, so only the start of the process uses
+    /// this.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let stream = PollFd::new(self.socket.stream().as_fd(), PollFlags::POLLIN);
         poll(&mut [stream], timeout).is_ok_and(|count| count > 0)
     }
 
-    /// Reads what has arrived, at most [`READS_PER_TURN`] times; false once the peer has gone.
+    /// Reads the bytes that have arrived, in at most [`READS_PER_TURN`] reads. Returns false if the peer has closed.
     pub(crate) fn receive(&mut self) -> bool {
         for _ in 0..READS_PER_TURN {
             if !self.is_open || self.socket.has_frame() {
@@ -59,7 +61,7 @@ impl Connection {
         self.is_open
     }
 
-    /// The next whole message.
+    /// The next complete message; `None` if there is none yet.
     pub(crate) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let message = self.socket.next_message().map_err(|error| {
             self.is_open = false;
@@ -69,17 +71,17 @@ impl Connection {
         Ok(message)
     }
 
-    /// Whether [`Connection::next`] has a message although poll(2) reports nothing to read.
+    /// Whether [`Connection::next`] would return a message although poll(2) reports nothing to read.
     pub(crate) fn has_more(&self) -> bool {
         self.is_open && self.socket.has_frame()
     }
 
-    /// Removes the next `count` descriptors that arrived; `None` if there are fewer.
+    /// Removes and returns the first `count` received descriptors; `None` if there are fewer.
     pub(crate) fn take(&mut self, count: usize) -> Option<Vec<OwnedFd>> {
         self.socket.take_descriptors(count)
     }
 
-    /// Queues `message` and writes what the peer takes now.
+    /// Queues `message`, and writes as many bytes as the peer accepts now.
     pub(crate) fn send(&mut self, message: &impl Serialize) {
         match frame::encode(message) {
             Ok(bytes) if self.socket.unsent() + bytes.len() <= OUT_MAX => self.socket.push(bytes, Vec::new()),
@@ -88,7 +90,7 @@ impl Connection {
         self.flush();
     }
 
-    /// Writes what the peer takes now.
+    /// Writes as many queued bytes as the peer accepts now.
     pub(crate) fn flush(&mut self) {
         if !self.is_open {
             return self.socket.discard_unsent();
@@ -99,13 +101,13 @@ impl Connection {
         }
     }
 
-    /// What poll(2) is to wait for.
+    /// The descriptor and the events that poll(2) should wait for.
     pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         let writable = if self.socket.unsent() == 0 { PollFlags::empty() } else { PollFlags::POLLOUT };
         (self.socket.stream().as_fd(), PollFlags::POLLIN | writable)
     }
 
-    /// Whether nothing waits to be written, or the peer has gone.
+    /// Whether no bytes wait to be written, or the peer has closed.
     pub(crate) fn is_drained(&self) -> bool {
         !self.is_open || self.socket.unsent() == 0
     }

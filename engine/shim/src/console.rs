@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Longest path that a socket's address holds.
+/// Longest path in the address of a Unix socket, in bytes. unix(7), `sun_path`.
 const PATH_MAX: usize = 107;
 
-/// A socket on which the shim waits for one terminal; unlinked when dropped.
+/// A socket on which the shim waits for one terminal. A drop removes the socket's file.
 #[derive(Debug)]
 pub(crate) struct Console {
     listener: UnixListener,
@@ -26,7 +26,8 @@ impl Console {
         Ok(Console { listener, dir: handle, path, peer: None })
     }
 
-    /// The path to give to the runtime. If the socket's own path is too long for an address, a path by way of /proc.
+    /// The path to give to the runtime. If the socket's own path is too long for an address, this path leads through
+    /// /proc.
     pub(crate) fn address(&self) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default();
         match self.path.as_os_str().len() {
@@ -39,7 +40,7 @@ impl Console {
         self.peer.as_ref().map_or(self.listener.as_fd(), |peer| peer.interest().0)
     }
 
-    /// The terminal, once the runtime has sent it. Never blocks.
+    /// The terminal, after the runtime has sent it; `None` before that. Never blocks.
     pub(crate) fn receive(&mut self) -> Option<OwnedFd> {
         if self.peer.is_none()
             && let Ok((stream, _)) = self.listener.accept()
@@ -58,9 +59,9 @@ impl Drop for Console {
     }
 }
 
-/// Listens at `path`, which is in `dir`. Only the owner may connect; accepting never blocks.
+/// Listens at `path`, which is in the directory `dir`. Only the owner may connect; accept(2) never blocks.
 pub(crate) fn listen(dir: &OwnedFd, path: &Path) -> io::Result<UnixListener> {
-    // By way of /proc: the full path may be too long for an address.
+    // The path through /proc is short: the full path may be too long for an address.
     let short =
         Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(path.file_name().unwrap_or_default());
     let _ = std::fs::remove_file(path);

@@ -1,7 +1,7 @@
-//! The shim's event loop: owns all state, waits, and calls what is due. Nothing in it blocks.
+//! The shim's event loop: owns all state, waits for events and deadlines, and calls the handlers. No handler blocks.
 //!
-//! The `impl Shim` blocks in `start`, `exit` and `requests` are called from here. Each turn does the same steps in a
-//! fixed order ([`Shim::run`]).
+//! The event loop calls the `impl Shim` blocks in `start`, `exit` and `requests`. Each turn does the steps of
+//! [`Shim::run`] in a fixed order.
 
 use super::attach::Client;
 use super::connection::Connection;
@@ -30,62 +30,64 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-/// Most exits of unknown children that are remembered while the runtime starts a process.
+/// Most exits of unknown children that the shim remembers while the runtime starts a process.
 const UNKNOWN_EXITS_MAX: usize = 256;
-/// Longest time that the shim waits for the monitor to take its events before it ends without that.
+/// Longest time that an ending shim waits until the monitor has accepted its events and all peers have read their
+/// messages.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long a run lasts before the shim gives back the memory that the start needed. For a shorter run it is not worth
-/// it.
+/// Length of a run after which the shim returns the memory that the start needed to the kernel. Shorter runs are over
+/// too soon for that to pay.
 pub(crate) const TRIM_AFTER: Duration = Duration::from_millis(500);
-/// How often the shim checks whether events still wait, during [`LINGER`].
+/// Interval in which an ending shim checks whether events still wait, during [`LINGER`].
 const LINGER_STEP: Duration = Duration::from_millis(100);
 
 /// What the shim is doing with its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The runtime makes the container.
+    /// The runtime is creating the container.
     Starting,
-    /// The container has a process.
+    /// The container's process runs.
     Alive,
-    /// The process has ended, and the runtime deletes the container.
+    /// The process has ended, and the runtime is deleting the container.
     Deleting,
-    /// The container starts again at this time, by its restart policy.
+    /// The restart policy will start the container again at this time.
     Waiting(Instant),
-    /// All is done. The shim ends when its events and messages have been read, at this time at the latest.
+    /// The container needs the shim no longer. The shim ends when all events and messages are delivered, at this time
+    /// at the latest.
     Ending(Instant),
 }
 
-/// A stop, restart or removal under way.
+/// A stop, a restart or a removal that is running.
 #[derive(Debug)]
 pub(crate) struct Stopping {
     pub(super) replies: Vec<Reply>,
-    /// When the container is killed; `None` if it never is, or was already.
+    /// When the shim will send SIGKILL; `None` if the timeout is unlimited or SIGKILL was sent.
     pub(super) kill_at: Option<Instant>,
     pub(super) then: AfterStop,
 }
 
-/// What follows when the container has stopped.
+/// What the shim does after a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterStop {
     Nothing,
     Start,
-    /// The removal of the container.
+    /// Remove the container.
     Remove,
 }
 
-/// An execution: one more process in the container.
+/// An execution: an additional process in the container.
 #[derive(Debug)]
 pub(crate) struct Execution {
     pub(super) id: String,
     pub(super) args: String,
-    /// 0 until the runtime has started the process.
+    /// ID of the process; 0 until the runtime has started the process.
     pub(super) pid: i32,
     pub(super) stdio: Stdio,
     pub(super) console: Option<Console>,
-    /// Rows and columns of its terminal.
+    /// Rows and columns of the execution's terminal.
     pub(super) size: (u16, u16),
     pub(super) reply: Reply,
-    /// Signals of its client that came before the process was started.
+    /// Signals that the client sent before the process was started.
     pub(super) early_signals: Vec<i32>,
 }
 
@@ -94,7 +96,7 @@ pub(crate) struct Execution {
 pub(crate) struct Shim {
     pub(super) setup: Setup,
     pub(super) state: State,
-    /// The state file; opened for the first write.
+    /// The state file, which is opened for the first write.
     state_file: Option<StateFile>,
     pub(super) stage: Stage,
     pub(super) sender: FifoSender,
@@ -106,39 +108,39 @@ pub(crate) struct Shim {
     pub(super) executions: Vec<Execution>,
     pub(super) commands: Vec<RuntimeCommand>,
     pub(super) command_number: u64,
-    /// Clients that still have to get the rest of their output.
+    /// Clients that leave, and still have to get the rest of their output.
     pub(super) leaving_clients: Vec<Client>,
     pub(super) connections: Vec<Connection>,
     listener: Option<UnixListener>,
     connection_number: u64,
     signals: SignalFd,
-    /// Process ids and statuses of children that have exited before the runtime reported their ids.
+    /// IDs and exit statuses of children that have exited before the runtime reported their IDs.
     pub(super) unknown_exits: VecDeque<(i32, i32)>,
     pub(super) stopping: Option<Stopping>,
-    /// Requests that came while the container was starting or being deleted, with their connections' numbers.
+    /// Requests that came while the container was being started or deleted, each with the number of its connection.
     pub(super) deferred: VecDeque<(u64, ShimRequest, Vec<OwnedFd>)>,
     pub(super) backoff: Backoff,
-    /// When memory is given back to the system, once a run.
+    /// When the shim returns memory to the kernel; `None` if it has done so in this run.
     pub(super) trim_at: Option<Instant>,
     pub(super) is_mounted: bool,
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
     pub(super) replies_to_start: Vec<Reply>,
     pub(super) replies_to_kill: Vec<Reply>,
-    /// Signals that came before process 1 had executed the container's program.
+    /// Signals that arrived before process 1 had executed the container's program.
     pub(super) early_signals: Vec<i32>,
-    /// When they are sent again.
+    /// When the shim sends the early signals again.
     pub(super) early_signals_at: Option<Instant>,
-    /// The systemd unit whose main process this is.
+    /// The systemd unit whose main process is this shim, if any.
     pub(super) unit: Option<Box<Unit>>,
 }
 
 impl Shim {
-    /// Makes the shim, with the connection of the engine that started it, and begins the container's start.
+    /// Makes the shim from its setup and the connection to the engine; then begins the container's start.
     pub(crate) fn new(setup: Setup, mut connection: Connection, unit: Option<Unit>) -> Result<Self, String> {
         let mask: SigSet =
             [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-        // Blocked, not ignored: the runtime would inherit ignored signals.
+        // Block the signals instead of ignoring them: the runtime would inherit ignored signals.
         mask.thread_block().map_err(|errno| errno.to_string())?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(|errno| errno.to_string())?;
@@ -187,7 +189,7 @@ impl Shim {
             unit: unit.map(Box::new),
             setup,
         };
-        // The state is an earlier shim's: its process has ended.
+        // An earlier shim wrote this state, and the process in the state has ended.
         shim.state.pid = 0;
         let namespace = overlay::enter_namespace();
         if let Some((streams, descriptors)) = attach {
@@ -209,7 +211,7 @@ impl Shim {
         Ok(shim)
     }
 
-    /// Runs until the container and all that follows has ended; returns the container's exit code.
+    /// Runs until the container has ended for good and everything is delivered; returns the container's exit code.
     pub(crate) fn run(mut self) -> u8 {
         while !self.is_over() {
             self.wait();
@@ -241,13 +243,13 @@ impl Shim {
         }
     }
 
-    /// Ends the loop once events and messages have been read, or after [`LINGER`].
+    /// Ends the loop when all events and messages are delivered, or after [`LINGER`].
     pub(super) fn end(&mut self) {
         self.stage = Stage::Ending(Instant::now() + LINGER);
     }
 
-    /// Closes the socket, after which the engine may start another shim; then serves the clients that have not read
-    /// all yet.
+    /// Closes the shim's socket; the engine may then start another shim. Afterwards serves the clients that have not
+    /// read all their output yet.
     fn close(&mut self) {
         let is_sent = self.sender.spooled() == 0 || self.spool_events();
         if !self.state.is_announced && is_sent && self.setup.dir.exists() {
@@ -269,7 +271,8 @@ impl Shim {
         }
     }
 
-    /// Saves the events that the monitor has not taken for an engine to send; false if they could not be saved.
+    /// Saves the events that the monitor has not accepted, so that the engine writes them later. Returns false if they
+    /// are lost.
     fn spool_events(&mut self) -> bool {
         let records = self.sender.take_spool();
         let kept = records.is_empty() || event_spool::save(&self.setup.dir, &records).is_ok();
@@ -279,7 +282,7 @@ impl Shim {
         kept
     }
 
-    /// Sleeps until something can be done.
+    /// Waits until a descriptor is ready or a deadline has passed.
     fn wait(&mut self) {
         let is_at_rest = self.trim_at.take_if(|at| *at <= Instant::now()).is_some();
         let mut polls = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
@@ -301,7 +304,7 @@ impl Shim {
                 want(sink.as_fd(), PollFlags::POLLOUT);
             }
         }
-        // Before the process is started, only its clients' control messages matter.
+        // Before the process is started, only the control messages of its clients matter.
         if self.stage != Stage::Starting {
             self.stdio.interest(&self.log, &mut want);
         } else {
@@ -320,7 +323,8 @@ impl Shim {
             _ if is_busy => PollTimeout::ZERO,
             None => PollTimeout::NONE,
             Some(at) => {
-                // Rounded up: poll(2) takes milliseconds, and a timeout of 0 would make the loop spin.
+                // Round up: poll(2) counts in milliseconds, and with a timeout of 0 the loop would spin until the
+                // deadline.
                 let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
@@ -348,7 +352,7 @@ impl Shim {
             .min()
     }
 
-    /// Handles the exit of every child that has ended, and SIGTERM, by which systemd stops the unit.
+    /// Reaps every child that has ended and handles its exit. Also handles SIGTERM, by which systemd stops the unit.
     fn reap(&mut self) {
         let mut is_stopped = false;
         while let Ok(Some(signal)) = self.signals.read_signal() {
@@ -358,7 +362,7 @@ impl Shim {
         while let Some((pid, status)) = syscall::reap() {
             self.on_child_exit(pid, status);
         }
-        // Once the listener is closed, another shim may write the state.
+        // After the listener is closed, another shim may run and write the state.
         if is_stopped && self.listener.is_some() {
             self.on_unit_stop();
         }
@@ -373,7 +377,7 @@ impl Shim {
         } else if let Some(at) = self.executions.iter().position(|execution| execution.pid == pid) {
             self.on_execution_exit(at, status);
         } else {
-            // The runtime may not have reported this process's id yet, if it is still starting it.
+            // If the runtime is still starting this process, it has not reported the process's ID yet.
             self.unknown_exits.push_back((pid, status));
             if self.unknown_exits.len() > UNKNOWN_EXITS_MAX || self.commands.is_empty() {
                 self.unknown_exits.pop_front();
@@ -381,7 +385,8 @@ impl Shim {
         }
     }
 
-    /// Removes and returns the status of process `pid` if it exited before the runtime had reported its id.
+    /// Removes and returns the exit status of process `pid`, if the process exited before the runtime had reported its
+    /// ID.
     pub(super) fn take_unknown_exit(&mut self, pid: i32) -> Option<i32> {
         let at = self.unknown_exits.iter().position(|(exited, _)| *exited == pid)?;
         self.unknown_exits.remove(at).map(|(_, status)| status)
@@ -428,10 +433,10 @@ impl Shim {
         }
     }
 
-    /// Reads the clients' control messages, moves bytes, and begins to close clients that leave.
+    /// Reads the clients' control messages, moves bytes, and begins to close the clients that leave.
     ///
-    /// In this order, so that a new size takes effect before what the client types next, and that what a client typed
-    /// before it left arrives.
+    /// The order matters: a new terminal size takes effect before the client's next input, and input from before a
+    /// detach arrives.
     fn pump(&mut self) {
         let mut controls = Vec::new();
         for (execution, stdio) in self.all_stdio() {
@@ -466,7 +471,7 @@ impl Shim {
         self.leaving_clients.retain_mut(|client| !client.try_close());
     }
 
-    /// The streams of the container (`None`) and of each execution, with the execution's id.
+    /// The streams of the container, with `None`, and of each execution, with its ID.
     fn all_stdio(&mut self) -> impl Iterator<Item = (Option<&str>, &mut Stdio)> {
         let executions = self.executions.iter_mut().map(|e| (Some(e.id.as_str()), &mut e.stdio));
         std::iter::once((None, &mut self.stdio)).chain(executions)
@@ -495,12 +500,12 @@ impl Shim {
         }
     }
 
-    /// Sends an event of the container to the monitor.
+    /// Writes an event of the container to the monitor FIFO.
     pub(super) fn announce(&self, action: &str, facts: &[(&str, &str)]) {
         self.announcer.container(action, &self.setup.identity, self.state.pid, facts);
     }
 
-    /// Writes the state into its file. If that fails, records it in the state that is sent to engines.
+    /// Writes the state into the state file. If that fails, records the error in the state that engines get.
     pub(super) fn save(&mut self) {
         if let Err(error) = self.write_state()
             && self.state.error.is_empty()
@@ -531,7 +536,7 @@ impl Shim {
         }
     }
 
-    /// Starts a command of the runtime; [`Shim::on_command`] follows when it has ended.
+    /// Starts a command of the runtime. The event loop calls [`Shim::on_command`] when the command has ended.
     pub(super) fn spawn_runtime(
         &mut self,
         purpose: Purpose,
@@ -551,7 +556,7 @@ impl Shim {
     }
 }
 
-/// Calls `want` with the clients' control sockets.
+/// Calls `want` with each client's control socket.
 fn poll_controls<'a>(stdio: &'a Stdio, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
     for (fd, flags) in stdio.clients.iter().map(|client| client.control.interest()) {
         want(fd, flags);

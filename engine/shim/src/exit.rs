@@ -1,4 +1,4 @@
-//! What happens when the container's process ends: output, state, `die`, deletion, and what follows. docs/run.md.
+//! Handles the end of the container's process: output, state, `die`, deletion, and the next start. docs/run.md.
 
 use super::dir::remove;
 use super::event_loop::{AfterStop, Shim, Stage};
@@ -14,7 +14,7 @@ use sampan_os::{cgroup, remove_tree};
 use std::time::{Duration, Instant};
 
 impl Shim {
-    /// Handles the end of the container's process, with exit code `status`.
+    /// Handles the end of the container's process. `status` is the exit code.
     pub(super) fn on_exit(&mut self, status: i32) {
         self.stdio.finish(&mut self.log);
         if self.oom.as_mut().is_some_and(|oom| oom.was_missed()) {
@@ -41,7 +41,7 @@ impl Shim {
         self.state.is_announced = self.sender.spooled() == 0;
         self.save();
         self.send_state();
-        // Only now, with the state saved and sent: a client may next ask the engine something that depends on it.
+        // Clients get the message last: a client may next ask the engine, which must know the new state by then.
         let message = AttachMessage::Exited(u8::try_from(status).unwrap_or(255));
         for mut client in std::mem::take(&mut self.stdio.clients) {
             client.close_with(message.clone());
@@ -66,7 +66,7 @@ impl Shim {
         }
     }
 
-    /// Handles a kill by the kernel for lack of memory.
+    /// Handles a report that the kernel has killed a process for lack of memory.
     pub(super) fn on_oom(&mut self) {
         self.announce("oom", &[]);
         self.state.oom_killed = true;
@@ -74,11 +74,12 @@ impl Shim {
         self.send_state();
     }
 
-    /// Deletes what the runtime has of the container; [`Shim::on_deleted`] follows.
+    /// Deletes the runtime's state of the container. Calls [`Shim::on_deleted`] now or when the runtime's `delete` has
+    /// ended.
     pub(super) fn delete(&mut self) {
         let id = self.setup.identity.id.clone();
-        // A running command may have a process in the container, and a start that failed may have left more: then only
-        // the runtime itself knows what to delete.
+        // Use the runtime's `delete` after a start that failed, and while commands run: only the runtime knows what
+        // these have left in the container.
         let is_plain = self.commands.is_empty() && self.state.error.is_empty();
         if is_plain && runc_leftovers::remove(&self.setup.runtime, &id) {
             return self.on_deleted();
@@ -88,8 +89,8 @@ impl Shim {
         }
     }
 
-    /// Handles the end of the runtime's `delete`. If it failed or was killed, removes the runtime's leftovers without
-    /// it.
+    /// Handles the end of the runtime's `delete`. If the command failed or was killed, removes the runtime's leftovers
+    /// here.
     pub(super) fn on_delete_command(&mut self, command: &RuntimeCommand, is_done: bool) {
         if !is_done {
             self.remove_leftovers();
@@ -110,19 +111,19 @@ impl Shim {
         cgroup::remove_groups(id, self.group_of_unit());
     }
 
-    /// The control group of the systemd unit whose main process this is.
+    /// The control group of the systemd unit whose main process is this shim.
     pub(super) fn group_of_unit(&self) -> Option<&str> {
         self.unit.as_ref().map(|unit| unit.group.as_str())
     }
 
-    /// Handles the end of the deletion: cleans up, then removes, restarts or finishes.
+    /// Handles the end of the deletion: cleans up, then removes the container, starts it again, or ends the shim.
     pub(super) fn on_deleted(&mut self) {
-        // A command that still runs now, in a container that is gone, hangs.
+        // The container is gone, so a command that is still running hangs.
         self.commands.iter_mut().for_each(RuntimeCommand::kill);
         self.kill_children();
         self.end_executions();
         if !self.state.error.is_empty() {
-            // The start failed: the runtime may have been killed before it recorded what it had made.
+            // The start failed. The runtime may have been killed before it recorded what it had created.
             self.remove_leftovers();
         }
         if let Some(group) = self.group_of_unit() {
@@ -159,7 +160,7 @@ impl Shim {
         }
     }
 
-    /// Ends the shim after the last run; the container stays.
+    /// Ends the shim after the last run, and keeps the container.
     fn finish(&mut self) {
         self.state.shim = 0;
         self.save();
@@ -168,8 +169,8 @@ impl Shim {
         self.run_deferred();
     }
 
-    /// Removes a container with `--rm` once the monitor has taken the event of its end. Until then the container stays
-    /// on the disk, so that an engine can announce the end if this shim cannot.
+    /// Removes a container with `--rm` after the monitor has accepted the event of its end. Until then the container
+    /// stays on the disk, so that an engine can announce the end if this shim cannot.
     pub(super) fn remove_once_announced(&mut self) {
         let is_ending = matches!(self.stage, Stage::Ending(_));
         let is_left = self.setup.auto_remove && self.state.phase != Phase::Dead && self.setup.dir.exists();
@@ -179,7 +180,7 @@ impl Shim {
         }
     }
 
-    /// Removes the container and ends the shim. If the removal fails, the container stays, in the phase `dead`.
+    /// Removes the container and ends the shim. If the removal fails, the container stays with the phase `dead`.
     pub(super) fn remove(&mut self, replies: Vec<Reply>) {
         self.log = Log::none();
         match self.remove_files() {
@@ -218,8 +219,8 @@ impl Shim {
         remove_dirs().map_err(|error: std::io::Error| error.to_string())
     }
 
-    /// Kills the processes that the container has left to the shim as subreaper: those in another PID namespace than
-    /// the container's, whose end the kernel does not enforce.
+    /// Kills the processes of the container that have become children of the shim, which is their subreaper. They are
+    /// in another PID namespace than the container, so the kernel does not kill them with process 1.
     fn kill_children(&self) {
         let path = format!("/proc/self/task/{}/children", std::process::id());
         for pid in std::fs::read_to_string(path).unwrap_or_default().split_ascii_whitespace() {
@@ -231,7 +232,7 @@ impl Shim {
         }
     }
 
-    /// Ends every execution and announces it: none outlives its container.
+    /// Ends every execution and announces its end: no execution outlives its container.
     fn end_executions(&mut self) {
         while let Some(execution) = self.executions.first() {
             match execution.pid > 0 {

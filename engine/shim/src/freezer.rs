@@ -1,6 +1,7 @@
-//! Thaws a container without its runtime, which may hang. Best effort: errors are ignored.
+//! Thaws a container without its runtime, because the runtime may hang. Ignores errors.
 //!
-//! Called when a frozen container is killed: with version 1 of control groups a frozen process does not end on SIGKILL.
+//! Called before a frozen container is killed: with version 1 of control groups, SIGKILL does not end a frozen
+//! process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ pub(crate) fn thaw(pid: i32) {
     let read = |path: String| fs::read_to_string(path).unwrap_or_default();
     let (groups, mounts) = (read(format!("/proc/{pid}/cgroup")), read("/proc/self/mountinfo".to_owned()));
     for (file, word) in thaw_files(&groups, &mounts) {
-        // Opened without O_CREAT: where the group has no such file, nothing must be made.
+        // Open without O_CREAT, so that no file is created in a group that cannot be frozen.
         let _ = fs::OpenOptions::new().write(true).open(file).and_then(|mut file| {
             use std::io::Write;
             file.write_all(word.as_bytes())
@@ -29,7 +30,7 @@ fn thaw_files(groups: &str, mounts: &str) -> Vec<(PathBuf, &'static str)> {
         let (Some(_), Some(controllers), Some(group)) = (parts.next(), parts.next(), parts.next()) else {
             continue;
         };
-        // The root group of a hierarchy holds the host's own processes: never touched.
+        // Skip the root group of a hierarchy, which contains the host's own processes.
         let below = group.trim_start_matches('/');
         if below.is_empty() || below.split('/').any(|part| part == "..") {
             continue;

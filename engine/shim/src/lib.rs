@@ -1,8 +1,8 @@
 //! A container's shim: one small process that looks after the container from its start to the end of its last run.
 //!
-//! The engine starts the shim and sends it a [`sampan_ipc::shim::Setup`] on its standard input. For a container that
-//! is a systemd unit, the unit's main process executes this program instead (`systemd_unit`). The shim keeps running
-//! when the engine ends. It has one thread, and no timer while nothing is due.
+//! The engine starts the shim and sends a [`sampan_ipc::shim::Setup`] on the shim's standard input. For a container
+//! that is a systemd unit, the unit's main process executes this program instead (`systemd_unit`). The shim keeps
+//! running when the engine ends. The shim has one thread, and sets no timer without a deadline.
 //!
 //! | module | what it owns |
 //! |---|---|
@@ -53,7 +53,7 @@ use event_loop::Shim;
 use std::process::ExitCode;
 use systemd_unit::Unit;
 
-/// Runs a shim; the exit status is the container's.
+/// Runs a shim. The exit status is the container's exit code.
 pub fn main() -> ExitCode {
     match setup::begin() {
         Ok((setup, connection, unit)) => {

@@ -1,6 +1,7 @@
-//! A container's log: docker's json-file, the journal, or none.
+//! A container's log: docker's json-file, the systemd journal, or no log.
 //!
-//! Owned by the event loop, fed by `stdio`. If the log cannot be written, lines are lost; the container goes on.
+//! The event loop owns the log, and `stdio` writes to it. Lines that cannot be written are lost; the container goes
+//! on.
 
 mod journald;
 mod json_file;
@@ -41,22 +42,22 @@ impl Log {
         Ok(Log { target, lines: PerStream::default() })
     }
 
-    /// Makes a log that keeps nothing.
+    /// Makes a log that discards all lines.
     pub(crate) fn none() -> Self {
         Log { target: Target::None, lines: PerStream::default() }
     }
 
-    /// Whether the log keeps nothing.
+    /// Whether the log discards all lines.
     pub(crate) fn is_none(&self) -> bool {
         matches!(self.target, Target::None)
     }
 
-    /// Logs the whole lines in `bytes`, which `stream` wrote; keeps an unfinished line for the next call.
+    /// Logs the complete lines in `bytes`, which `stream` wrote. Keeps an unfinished line for the next call.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
         self.with_lines(stream, |lines, emit| lines.feed(bytes, emit));
     }
 
-    /// Logs the unfinished line of `stream`, which has ended.
+    /// Logs the unfinished line of `stream`, after the stream has ended.
     pub(crate) fn end(&mut self, stream: Stream) {
         self.with_lines(stream, |lines, emit| lines.end(emit));
     }
@@ -74,14 +75,14 @@ impl Log {
             }
             Target::File(file) => {
                 let time = json_file::utc(time::now());
-                // A line that cannot be written, as on a full disk, is lost.
+                // A line that cannot be written, for instance on a full disk, is lost.
                 work(lines, &mut |line, is_end| drop(file.add(line, is_end, stream.name(), &time)));
                 let _ = file.flush();
             }
         }
     }
 
-    /// The descriptor to wait on until it can be written, while lines wait for the journal.
+    /// The descriptor that poll(2) must report as writable before more lines can be sent; `None` if no lines wait.
     pub(crate) fn backlog_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.target {
             Target::Journal(journal) if journal.has_backlog() => Some(journal.socket.as_fd()),
@@ -89,7 +90,7 @@ impl Log {
         }
     }
 
-    /// Sends the lines that wait for the journal, as far as it takes them.
+    /// Sends as many of the waiting lines as the journal accepts now.
     pub(crate) fn flush(&mut self) {
         if let Target::Journal(journal) = &mut self.target {
             journal.flush();

@@ -1,7 +1,7 @@
 //! Reports when the kernel has killed a process of the container for lack of memory.
 //!
-//! Sources: the eventfd of version 1 of control groups (Linux, admin-guide/cgroup-v1/memory.rst, oom_control), and
-//! `memory.events` of version 2 (admin-guide/cgroup-v2.rst).
+//! Sources: the eventfd of control groups version 1 (Linux, admin-guide/cgroup-v1/memory.rst, oom_control), and the
+//! file `memory.events` of version 2 (admin-guide/cgroup-v2.rst).
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -10,16 +10,16 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// Where most hosts mount the memory controller of version 1.
+/// The directory in which most hosts mount the memory controller of version 1.
 const V1_MEMORY: &str = "/sys/fs/cgroup/memory";
 
-/// Watches the memory cgroup of one run.
+/// Watches the memory control group of one run of the container.
 #[derive(Debug)]
 pub(crate) struct Oom {
     source: Source,
     counter: PathBuf,
-    /// Kills that were reported, as `oom_kill` counts them. Each run has a new control group, so kills that the kernel
-    /// counted before the watch began belong to this run, too.
+    /// The value of the kernel's counter `oom_kill` up to which kills were reported. Begins at 0: each run has a new
+    /// control group, so kills from before the watch began belong to this run.
     counted: u64,
     is_reported: bool,
 }
@@ -31,11 +31,11 @@ enum Source {
 }
 
 impl Oom {
-    /// Watches the memory cgroup of container `id`, whose process 1 is `pid`; `None` if there is none. `unit` is the
-    /// cgroup of the systemd unit that the container is, if any.
+    /// Watches the memory control group of container `id`, whose process 1 is `pid`; `None` if there is no such group.
+    /// `unit` is the control group of the container's systemd unit, if any.
     pub(crate) fn watch(pid: i32, id: &str, unit: Option<&str>) -> Option<Self> {
         Self::watch_group_of(pid, id).or_else(|| {
-            // If process 1 has ended already, /proc no longer names its group, but the group is still there.
+            // If process 1 has ended, /proc no longer names its group, but the group still exists.
             let groups = cgroup::groups(id, unit);
             let has = |file: &str| groups.iter().find(|group| group.join(file).exists());
             match has("memory.oom_control") {
@@ -51,7 +51,7 @@ impl Oom {
             return None;
         }
         let v1 = cgroup_path(&groups, |names| names.split(',').any(|name| name == "memory"));
-        // Tried first, since on a host with many containers the list of all mounts is long to read.
+        // Try the usual directory first: the list of all mounts is long on a host with many containers.
         if let Some(dir) = v1.map(|path| Path::new(V1_MEMORY).join(path.trim_start_matches('/')))
             && let Some(oom) = Self::watch_v1(&dir)
         {
@@ -91,11 +91,12 @@ impl Oom {
         }
     }
 
-    /// Whether the kernel has killed for lack of memory since the last call.
+    /// Whether the kernel has killed processes for lack of memory since the last call.
     pub(crate) fn has_killed(&mut self) -> bool {
         let is_more = match &self.source {
-            // The event comes before the kernel has chosen a process to kill, so the counter may not have grown yet.
-            // The event also comes when the cgroup is removed; the counter's file is gone then.
+            // Do not compare the counter: the event comes before the kernel has chosen a process to kill, so the
+            // counter may not have grown yet. The event also comes when the control group is removed; then the
+            // counter's file is gone.
             Source::V1(event) => event.read().is_ok() && kills(&self.counter).is_some(),
             Source::V2(inotify) => inotify.read_events().is_ok() && self.is_counted(),
         };
@@ -103,8 +104,8 @@ impl Oom {
         is_more
     }
 
-    /// Whether the kernel has killed a process in this run that [`Oom::has_killed`] never reported. For the end of a
-    /// run.
+    /// Whether the kernel has killed a process in this run that [`Oom::has_killed`] did not report. Called at the end
+    /// of a run.
     pub(crate) fn was_missed(&mut self) -> bool {
         self.has_killed() || !self.is_reported && self.is_counted()
     }
@@ -122,7 +123,8 @@ fn kills(counter: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
-/// The path in the hierarchy whose list of controllers `fits`. cgroups(7), "/proc/PID/cgroup".
+/// The path of the process in the hierarchy whose list of controllers satisfies `fits`. cgroups(7),
+/// "/proc/PID/cgroup".
 fn cgroup_path(text: &str, fits: impl Fn(&str) -> bool) -> Option<&str> {
     text.lines().find_map(|line| {
         let (names, path) = line.split_once(':')?.1.split_once(':')?;
@@ -130,7 +132,8 @@ fn cgroup_path(text: &str, fits: impl Fn(&str) -> bool) -> Option<&str> {
     })
 }
 
-/// Where `path` of the hierarchy of this `kind` and `option` is mounted. proc_pid_mountinfo(5).
+/// The directory at which `path` of a hierarchy is mounted; `kind` and `option` select the hierarchy.
+/// proc_pid_mountinfo(5).
 fn mounted_at(mounts: &str, kind: &str, option: &str, path: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
@@ -160,7 +163,7 @@ mod tests {
         assert_eq!(mounted_at("bad\n - \n", "cgroup", "memory", "/"), None);
     }
 
-    /// Writes the file as the kernel has it. cgroup-v2.rst, "Memory Interface Files".
+    /// Writes the file in the kernel's format. cgroup-v2.rst, "Memory Interface Files".
     fn count(dir: &Path, kills: u64) {
         let text = format!("low 0\nhigh 0\nmax 31\noom 2\noom_kill {kills}\noom_group_kill 7\n");
         fs::write(dir.join("memory.events"), text).expect("written");

@@ -1,5 +1,5 @@
-//! Mounts the container's root file system, in a mount namespace of the shim: if the shim is killed, the kernel removes
-//! the mount. The engine calls this, too, to try whether this host can mount overlayfs.
+//! Mounts the container's root file system in a mount namespace of the shim: if the shim is killed, the kernel removes
+//! the mount. The engine also calls this module, to test whether the host can mount overlayfs.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -12,15 +12,15 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// Most layers that overlayfs takes. Linux, fs/overlayfs, OVL_MAX_STACK.
+/// Most layers of an overlayfs. Linux, fs/overlayfs, OVL_MAX_STACK.
 const LAYERS_MAX: usize = 500;
-/// Longest options that mount(2) takes, in bytes: a page, with the NUL at the end.
+/// Longest options of mount(2), in bytes: one page, less the NUL at the end.
 const OPTIONS_MAX: usize = 4095;
 
-/// Moves this process into a new mount namespace. Mounts that the host makes later still appear in it.
+/// Moves this process into a new mount namespace. Mounts that the host makes later still appear in this namespace.
 ///
 /// # Errors
-/// The kernel refuses the namespace, or to detach it from the host's.
+/// The kernel refuses to create the namespace, or to stop its mounts from appearing on the host.
 pub fn enter_namespace() -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| format!("cannot make a mount namespace: {errno}"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
@@ -30,7 +30,7 @@ pub fn enter_namespace() -> Result<(), String> {
 /// Mounts `rootfs`, if it is an overlay.
 ///
 /// # Errors
-/// The number of layers is not possible, a directory is missing, or the kernel refuses the mount.
+/// There are too many layers, a directory is missing, or the kernel refuses the mount.
 pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
     let Some(Overlay { lower, upper, work, target, label }) = rootfs.overlay() else { return Ok(()) };
     if lower.is_empty() || lower.len() > LAYERS_MAX {
@@ -40,7 +40,7 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
         open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| format!("cannot open {}: {errno}", path.display()))
     };
-    // Topmost first, as overlayfs wants it. By descriptors: no name needs escaping, and about 180 fit into a page.
+    // Topmost layer first, as overlayfs expects. Names of descriptors need no escapes, and about 180 fit into a page.
     let lower: Vec<OwnedFd> = lower.iter().rev().map(|path| handle(path)).collect::<Result<_, _>>()?;
     let (upper, work, target) = (handle(upper)?, handle(work)?, handle(target)?);
     if mount_by_fs(&lower, &upper, &work, &target, label).is_ok() {
@@ -52,11 +52,12 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
 
 /// Refuses a root file system in which `/dev`, `/proc` or `/sys` is not a directory.
 ///
-/// runc makes links in `/dev` by path before it enters the container's root: if `/dev` were a symbolic link, runc would
-/// make them in a directory of the host. To be called before every run, since the run before may have changed it.
+/// runc creates links in `/dev` by path before it enters the container's root. If `/dev` were a symbolic link, runc
+/// would create them in a directory of the host. Call this before every run, since the previous run may have replaced
+/// `/dev`.
 ///
 /// # Errors
-/// One of the three is something else.
+/// `/dev`, `/proc` or `/sys` is not a directory.
 pub fn check(rootfs: &Rootfs) -> Result<(), String> {
     let Some(Overlay { target, .. }) = rootfs.overlay() else { return Ok(()) };
     for name in ["dev", "proc", "sys"] {
@@ -64,14 +65,14 @@ pub fn check(rootfs: &Rootfs) -> Result<(), String> {
             Ok(meta) if !meta.is_dir() => {
                 return Err(format!("/{name} in the root file system is not a directory"));
             }
-            // If it is missing, the runtime makes it as a directory.
+            // The runtime creates a missing path as a directory.
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Unmounts `rootfs`. Does nothing if it is not mounted.
+/// Unmounts `rootfs`, if it is mounted.
 ///
 /// # Errors
 /// umount2(2) fails.
@@ -90,7 +91,7 @@ fn path_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Mounts by fsconfig(2), which takes the layers one by one. Linux 6.5.
+/// Mounts by fsconfig(2), which gets the layers one after the other. Needs Linux 6.5.
 fn mount_by_fs(
     lower: &[OwnedFd],
     upper: &OwnedFd,
@@ -113,7 +114,7 @@ fn mount_by_fs(
     syscall::fsmount(fs.as_fd(), target.as_fd())
 }
 
-/// Mounts by mount(2). The outer error is that the options are too long for it.
+/// Mounts by mount(2). The outer error means that the options are too long for mount(2).
 fn mount_by_options(
     lower: &[OwnedFd],
     upper: &OwnedFd,
@@ -132,7 +133,7 @@ fn mount_by_options(
     Ok(mount(Some("overlay"), target.as_str(), Some("overlay"), MsFlags::empty(), Some(options.as_str())))
 }
 
-/// The options for mount(2). A label contains commas, so it is quoted. mount(8), "context=".
+/// The options for mount(2). Quotes the label, since a label contains commas. mount(8), "context=".
 fn options(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, label: Option<&str>) -> String {
     let layers: Vec<String> = lower.iter().map(path_of).collect();
     let context = label.map_or_else(String::new, |label| format!(",context=\"{label}\""));

@@ -1,5 +1,5 @@
-//! Requests of engines and clients, and the replies. Each may race with the container's end, so each names the stages
-//! of the container in which it is possible.
+//! Requests of engines and clients, and the replies. A request may arrive while the container is ending, so each
+//! request is matched with the stages in which it is possible.
 
 use super::attach::Client;
 use super::console::Console;
@@ -14,25 +14,27 @@ use sampan_ipc::shim::{Action, ShimMessage, ShimRequest};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Least time that the runtime gets for a start or an execution before a stop, a kill, a removal or a signal ends it.
+/// Least time for the runtime to start a container or an execution before a stop, a kill, a removal or a signal ends
+/// it.
 const RUNTIME_TIME_MIN: Duration = Duration::from_secs(3);
-/// Most signals that are kept for a process that has not started yet.
+/// Most signals that the shim keeps for a process that has not started yet.
 const EARLY_SIGNALS_MAX: usize = 16;
 
-/// Delay before a signal is sent again that came before process 1 had executed the container's program.
+/// Delay after which the shim sends again a signal that came before process 1 had executed the container's program.
 const SIGNAL_RETRY_DELAY: Duration = Duration::from_millis(1);
 /// Name of process 1 before it has executed the container's program. runc, libcontainer/nsenter.
 const RUNC_INIT_NAME: &str = "runc:[2:INIT]";
-/// How long after a start that name is believed: a program may choose it for itself.
+/// Time after a start in which the shim trusts [`RUNC_INIT_NAME`]. Later, the container's program may have chosen this
+/// name.
 const RUNC_INIT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// The timeout in [`Action::Stop`] that stands for the container's own stop timeout.
+/// The timeout in an [`Action::Stop`] that means the container's own stop timeout.
 const CONFIGURED_TIMEOUT: i64 = -2;
-/// The connection number of a request whose reply no engine waits for.
+/// The connection number of a request without a reply.
 const NO_CONNECTION: u64 = u64::MAX;
 
 impl Shim {
-    /// Runs a request of an engine, or defers it while the container is starting or being deleted.
+    /// Runs a request of an engine; defers the request while the container is being started or deleted.
     pub(super) fn on_request(&mut self, from: u64, request: ShimRequest, descriptors: Option<Vec<OwnedFd>>) {
         let reply = Some((from, request.number));
         let Some(descriptors) = descriptors else {
@@ -59,7 +61,7 @@ impl Shim {
         }
     }
 
-    /// Handles systemd's stop of the unit whose main process this is, as a stop by a person.
+    /// Handles a SIGTERM from systemd, which stops the unit whose main process is this shim, like a stop by a person.
     pub(super) fn on_unit_stop(&mut self) {
         if let (Some(unit), Some(time)) = (&self.unit, self.timeout_of_stop(CONFIGURED_TIMEOUT)) {
             unit.extend_stop_timeout(time);
@@ -68,12 +70,12 @@ impl Shim {
         self.on_request(NO_CONNECTION, stop, Some(Vec::new()));
     }
 
-    /// Whether the container is being deleted, and neither a request nor the policy has decided that something follows.
+    /// Whether the container is being deleted, and neither a request nor the restart policy will start or remove it.
     fn is_final_deletion(&self) -> bool {
         self.stage == Stage::Deleting && self.stopping.is_none() && self.state.phase != Phase::Restarting
     }
 
-    /// Shortens the deadline of a start that may hang, if `what` is to end the container.
+    /// Shortens the deadline of a start that may hang, if `action` ends the container.
     fn shorten_start_for(&mut self, action: &Action) {
         let timeout = match *action {
             Action::Stop(_, timeout) | Action::Restart(_, timeout) => self.timeout_of_stop(timeout),
@@ -93,7 +95,8 @@ impl Shim {
         }
     }
 
-    /// How long a stop waits before it kills; `None` means for ever. `requested` is the timeout in [`Action::Stop`].
+    /// How long a stop waits before it sends SIGKILL; `None` means without limit. `requested` is the timeout in
+    /// [`Action::Stop`].
     fn timeout_of_stop(&self, requested: i64) -> Option<Duration> {
         let timeout = if requested == CONFIGURED_TIMEOUT { self.setup.stop_timeout_ms } else { requested };
         u64::try_from(timeout).ok().map(Duration::from_millis)
@@ -103,7 +106,7 @@ impl Shim {
         self.stopping = Some(Stopping { replies: vec![reply], kill_at: None, then });
     }
 
-    /// Runs the requests that were deferred.
+    /// Runs the requests that were deferred during the start or the deletion.
     pub(super) fn run_deferred(&mut self) {
         for (from, request, descriptors) in std::mem::take(&mut self.deferred) {
             self.on_request(from, request, Some(descriptors));
@@ -113,7 +116,7 @@ impl Shim {
     fn run_request(&mut self, reply: Reply, action: Action, descriptors: Vec<OwnedFd>) {
         let name = &self.setup.identity.name;
         let not_running = match self.stage {
-            // The request was deferred during a start that then failed.
+            // The request was deferred during a start, and the start failed.
             Stage::Ending(_) if !self.state.error.is_empty() => {
                 format!("container {name} is not running: {}", self.state.error)
             }
@@ -127,7 +130,7 @@ impl Shim {
                 self.replies_to_start.push(reply);
                 self.start();
             }
-            // Without a reply: the engine does this itself once the shim has ended, which is soon.
+            // Do not reply: the shim ends soon, and the engine then runs the request itself.
             (Stage::Ending(_), Action::Remove | Action::Restart(..)) => {}
             (Stage::Ending(_), Action::Stop(..)) => {
                 if !self.setup.auto_remove {
@@ -137,7 +140,7 @@ impl Shim {
                 }
                 self.reply(reply, Ok(String::new()));
             }
-            // As in docker, the reply to SIGKILL comes when the container has ended.
+            // The reply to SIGKILL comes when the container has ended, as in docker.
             (Stage::Alive, Action::Kill(libc::SIGKILL)) => {
                 self.state.stopped_by_hand = true;
                 self.save();
@@ -146,7 +149,7 @@ impl Shim {
             }
             (Stage::Alive, Action::Kill(signal)) => {
                 if self.state.phase == Phase::Paused {
-                    // A frozen process does not handle the signal before it is thawed.
+                    // A frozen process handles a signal only when it is thawed.
                     let _ = self.thaw(None);
                 }
                 if signal == self.setup.stop_signal {
@@ -223,16 +226,17 @@ impl Shim {
         }
     }
 
-    /// Sends SIGKILL to process 1, and thaws it if it is frozen, without the runtime.
+    /// Sends SIGKILL to process 1. Thaws the process without the runtime if it is frozen.
     pub(super) fn kill_even_if_frozen(&mut self) {
-        // Signals that still wait are announced as sent: the process could have got them just before its end.
+        // Do not send early signals any more. They are announced as sent, since process 1 could have got them just
+        // before its end.
         self.early_signals_at = None;
         for signal in std::mem::take(&mut self.early_signals) {
             self.announce("kill", &[("signal", &signal.to_string())]);
         }
         let _ = self.signal(libc::SIGKILL);
         if self.is_frozen() {
-            // A command that still runs could freeze the container again.
+            // Kill running commands that could freeze the container again.
             self.commands.iter_mut().filter(|command| is_freezing(command)).for_each(RuntimeCommand::kill);
             freezer::thaw(self.state.pid);
         }
@@ -257,22 +261,22 @@ impl Shim {
             self.early_signals_at = Some(Instant::now() + SIGNAL_RETRY_DELAY);
             return Ok(());
         }
-        // The process is not reaped yet, so no other process can have got its id.
+        // The process is not reaped yet, so no other process can have its ID.
         sampan_os::syscall::send_signal(self.state.pid, signal)
             .map_err(|errno: Errno| format!("cannot send signal {signal}: {errno}"))?;
         self.announce("kill", &[("signal", &signal.to_string())]);
         Ok(())
     }
 
-    /// Sends the signals that came too early, or keeps them once more.
+    /// Sends the early signals again; keeps the signals for another delay if process 1 still runs runc's program.
     pub(super) fn signal_again(&mut self) {
         for signal in std::mem::take(&mut self.early_signals) {
             let _ = self.signal(signal);
         }
     }
 
-    /// Whether process 1 is still runc's own program, which has not executed the container's yet. Go's signal handling
-    /// would end it with status 2 on a signal.
+    /// Whether process 1 still runs runc's own program, and has not executed the container's program. Go's signal
+    /// handling would end runc's program with status 2 on a signal.
     fn is_runtime_init(&self) -> bool {
         let age = sampan_ipc::time::now().saturating_sub(self.state.started);
         let is_young = age < i64::try_from(RUNC_INIT_TIME_MAX.as_nanos()).unwrap_or(i64::MAX);
@@ -297,10 +301,10 @@ impl Shim {
         self.spawn_runtime(Purpose::Resume(reply), &["resume", &id], [None, None, None])
     }
 
-    /// Handles the end of the runtime's `pause` or `resume`; `problem` if it failed.
+    /// Handles the end of the runtime's `pause` or `resume`. `problem` is the reason why the command failed.
     pub(super) fn on_freeze_command(&mut self, reply: Reply, is_paused: bool, problem: Option<(u8, String)>) {
         if let Some((_, reason)) = problem {
-            // A command that was killed may have left the container frozen, or some of its processes.
+            // A command that was killed may have left all or some processes of the container frozen.
             if self.stage == Stage::Alive && self.state.phase == Phase::Running {
                 freezer::thaw(self.state.pid);
             }
@@ -407,7 +411,7 @@ impl Shim {
         self.spawn_runtime(Purpose::Exec(execution.id.clone()), &args, standard)
     }
 
-    /// Handles a client's control message, to the execution with this id or to the container itself.
+    /// Handles a control message of a client of the execution `execution`; of the container if `execution` is `None`.
     pub(super) fn on_control(&mut self, execution: Option<&str>, control: Control) {
         match (control, execution) {
             (Control::Signal(signal), None) => self.forward_signal(signal),
@@ -430,7 +434,8 @@ impl Shim {
         }
     }
 
-    /// Forwards a client's signal to process 1 as soon as it runs. A terminating signal also ends a start that hangs.
+    /// Forwards a client's signal to process 1 when the process runs. A signal that terminates also ends a start that
+    /// hangs.
     fn forward_signal(&mut self, signal: i32) {
         if self.stage != Stage::Starting {
             return drop(self.signal(signal));
@@ -443,8 +448,8 @@ impl Shim {
         }
     }
 
-    /// Forwards a client's signal to an execution's process as soon as it runs. A terminating signal also ends a start
-    /// of the execution that hangs.
+    /// Forwards a client's signal to an execution's process when the process runs. A signal that terminates also ends
+    /// a start of the execution that hangs.
     fn forward_exec_signal(&mut self, id: &str, signal: i32) {
         let Some(execution) = self.executions.iter_mut().find(|execution| execution.id == id) else { return };
         if execution.pid > 0 {
@@ -467,7 +472,7 @@ fn is_freezing(command: &RuntimeCommand) -> bool {
     matches!(command.purpose, Purpose::Pause(_) | Purpose::Resume(_))
 }
 
-/// Whether people and supervisors end a process by this signal.
+/// Whether people and supervisors usually end a process by this signal.
 fn is_terminating(signal: i32) -> bool {
     matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP | libc::SIGKILL)
 }

@@ -1,25 +1,25 @@
 //! Decides whether a container that has ended starts again, and after which delay. docs/run.md, "Restart policies".
 //!
-//! Pure; called when a run has ended. What each policy means is in [`sampan_ipc::restart_policy`], since the engine
-//! decides by the same rule for a container whose shim was killed.
+//! Called when a run has ended; does no I/O. [`sampan_ipc::restart_policy`] has the rule of each policy, since the
+//! engine uses the same rule for a container whose shim was killed.
 
 use sampan_ipc::restart_policy::Restart;
 use sampan_ipc::shim::State;
 use std::time::Duration;
 
-/// Whether the container starts again by its policy, now that a run has ended with `state.exit_code`.
+/// Whether the policy starts the container again, after a run that has ended with `state.exit_code`.
 ///
-/// `is_stopping`: a stop, a restart or a removal has ended the run. What follows is that request's to say then, and no
-/// policy is applied.
+/// `is_stopping`: a stop, a restart or a removal has ended the run. That request decides what follows, and the policy
+/// is not applied.
 pub(crate) fn starts_again(policy: Restart, state: &State, is_stopping: bool) -> bool {
     !is_stopping && policy.starts_again(state.exit_code, state.restarts, state.stopped_by_hand)
 }
 
-/// First delay; doubles each time.
+/// The first delay; each further delay is twice as long.
 const DELAY_MIN: Duration = Duration::from_millis(100);
-/// Longest delay.
+/// The longest delay.
 const DELAY_MAX: Duration = Duration::from_secs(60);
-/// After a run of at least this length the delays begin with the first one again.
+/// After a run of at least this length the next delay is [`DELAY_MIN`] again.
 const GOOD_RUN: Duration = Duration::from_secs(10);
 
 /// The delay before the next start by policy.
@@ -33,7 +33,7 @@ impl Backoff {
         Backoff { next: DELAY_MIN }
     }
 
-    /// The delay after a run of length `lasted`; doubles the one after it.
+    /// Returns the delay after a run of length `lasted`, and doubles the next delay.
     pub(crate) fn next_delay(&mut self, lasted: Duration) -> Duration {
         if lasted >= GOOD_RUN {
             self.next = DELAY_MIN;

@@ -1,7 +1,8 @@
-//! Removes what runc leaves of a container whose processes have all ended: a directory with `state.json`, and cgroups.
+//! Removes what runc leaves of a container whose processes have all ended: a directory with `state.json`, and control
+//! groups.
 //!
-//! Does so without a process of runc, which would cost as much as half a start. Does what `runc delete` does in that
-//! case and no more. If anything is not as expected, the caller runs the runtime's `delete` instead.
+//! Runs no process of runc, which would cost half the time of a start. Does exactly what `runc delete` does for such a
+//! container. If a file or group is not as expected, the caller runs the runtime's `delete` instead.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -11,19 +12,20 @@ use std::path::{Path, PathBuf};
 
 /// Name of the file in which runc keeps its state of a container.
 const STATE: &str = "state.json";
-/// The key of that file whose value maps each controller to the path of the container's cgroup.
+/// The key in `state.json` whose value maps each controller to the path of the container's control group.
 const CGROUPS: &str = "\"cgroup_paths\":";
 
-/// Removes what the runtime has left of container `id`; false if the caller must run the runtime's `delete`.
+/// Removes the runtime's leftovers of container `id`. Returns false if the caller must run the runtime's `delete`.
 ///
-/// `words` are the runtime's program and global arguments. Stops at the first thing that is not as expected, with a
-/// part removed. The runtime's `delete` copes with that: it ignores what is missing.
+/// `words` are the runtime's program and global arguments. Stops at the first file or group that is not as expected,
+/// when other files may be removed already. The runtime's `delete` then removes the rest.
 pub(crate) fn remove(words: &[String], id: &str) -> bool {
     let Some(dir) = state_dir(words, id) else { return false };
     let Some(groups) = fs::read_to_string(dir.join(STATE)).ok().and_then(|text| cgroups(&text)) else {
         return false;
     };
-    // Only this container has a cgroup named after its id; rmdir(2) refuses a cgroup with a process or a cgroup in it.
+    // Only this container has a control group whose name is its ID. rmdir(2) refuses a group that contains a process
+    // or a group.
     let is_its_own = |group: &PathBuf| group.is_absolute() && group.ends_with(id);
     let is_removed = |group: &PathBuf| match fs::remove_dir(group) {
         Err(error) => error.kind() == ErrorKind::NotFound,
@@ -32,7 +34,7 @@ pub(crate) fn remove(words: &[String], id: &str) -> bool {
     groups.iter().all(is_its_own) && groups.iter().all(is_removed) && fs::remove_dir_all(dir).is_ok()
 }
 
-/// runc's directory for the container; `None` for another runtime, or if systemd manages the cgroups.
+/// runc's directory for the container; `None` for another runtime, or if systemd manages the control groups.
 fn state_dir(words: &[String], id: &str) -> Option<PathBuf> {
     let [program, "--root", root] = [words.first()?, words.get(1)?.as_str(), words.get(2)?] else {
         return None;
@@ -41,11 +43,11 @@ fn state_dir(words: &[String], id: &str) -> Option<PathBuf> {
         .then(|| Path::new(root).join(id))
 }
 
-/// The paths of the container's cgroups, from the text of `state.json`. libcontainer, `State.CgroupPaths`.
+/// The paths of the container's control groups, from the text of `state.json`. libcontainer, `State.CgroupPaths`.
 fn cgroups(text: &str) -> Option<Vec<PathBuf>> {
-    // Searched from the end: the key comes after the container's configuration, which may hold the same text.
+    // Search from the end: the container's configuration, which comes before the key, may contain the same text.
     let (_, rest) = text.rsplit_once(CGROUPS)?;
-    // The deserializer stops at the end of the object; the text after it is not checked.
+    // The deserializer stops at the end of the object, and ignores the text after it.
     let mut object = serde_json::Deserializer::from_str(rest);
     let paths = BTreeMap::<String, PathBuf>::deserialize(&mut object).ok()?;
     (!paths.is_empty()).then(|| paths.into_values().collect())
@@ -60,7 +62,7 @@ mod tests {
         [&[program, "--root", root.as_str()], more].concat().into_iter().map(str::to_owned).collect()
     }
 
-    /// A runtime's root with one container, and two directories that stand for its cgroups.
+    /// A root directory of the runtime with one container, and two directories instead of its control groups.
     fn one() -> (tempfile::TempDir, Vec<PathBuf>) {
         let dir = tempfile::tempdir().expect("a directory");
         let groups = ["cpu", "pids"].map(|name| dir.path().join(name).join("abc"));

@@ -1,7 +1,7 @@
 //! Runs commands of the OCI runtime beside the event loop, each as a child.
 //!
-//! A command that takes too long is killed. If it fails, the reason is read from its log file. The event loop waits for
-//! the child and enforces the deadline.
+//! Kills a command that takes too long. If a command fails, reads the reason from the command's log file. The event
+//! loop reaps the child and enforces the deadline.
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -16,36 +16,37 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Longest time that the runtime may take to make a container, or a process in one: it may have to wait for disks.
+/// Longest time for the runtime to create a container, or a process in a container; a slow disk may delay both.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Longest time for any other command, which makes only a few system calls.
+/// Longest time for any other command. Such a command makes only a few system calls.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of the end of the runtime's log is read, in bytes.
+/// Number of bytes at the end of the runtime's log that the shim reads.
 const LOG_TAIL: u64 = 64 << 10;
-/// Longest reason that is reported, in characters.
+/// Longest reason in a report, in characters.
 const REASON_MAX: usize = 1000;
 
-/// The runtime's environment. A command of runc, which is written in Go, lasts a few milliseconds: starting threads for
-/// more processors costs more than they save. runc does not pass the variable on to the container's program.
+/// The runtime's environment. runc is written in Go, and runs for a few milliseconds: threads for more processors
+/// would cost more time than they save. runc does not pass the variable on to the container's program.
 const ENVIRONMENT: [&CStr; 1] = [c"GOMAXPROCS=1"];
 
-/// Where a reply goes: the number of a connection, and the number of the request. `None`: no reply is wanted.
+/// The destination of a reply: the number of a connection, and the number of the request. `None` for a request without
+/// a reply.
 pub(crate) type Reply = Option<(u64, u64)>;
 
-/// What a command is for, and what is needed when it has ended.
+/// The purpose of a command, with the data that its end needs.
 #[derive(Clone, Debug)]
 pub(crate) enum Purpose {
     /// Starts the container.
     Start,
-    /// Deletes what is left of the container.
+    /// Deletes the runtime's state of the container.
     Delete,
     /// Freezes the container.
     Pause(Reply),
     /// Thaws the container.
     Resume(Reply),
-    /// Starts the process of the execution with this id.
+    /// Starts the process of the execution with this ID.
     Exec(String),
-    /// Lists process ids.
+    /// Lists the IDs of the container's processes.
     Pids(Reply),
 }
 
@@ -61,12 +62,12 @@ pub(crate) struct RuntimeCommand {
     output: Option<PathBuf>,
 }
 
-/// A command's stdin, stdout and stderr; `/dev/null` for `None`.
+/// A command's stdin, stdout and stderr; `None` means `/dev/null`.
 pub(crate) type StandardFds = [Option<OwnedFd>; 3];
 
 impl RuntimeCommand {
-    /// Starts `runtime ARGUMENTS`. `number` makes the names of its log and output files unique. The descriptors
-    /// `inherited` are passed on under their present numbers.
+    /// Starts `runtime ARGUMENTS`. `number` makes the names of the command's log and output files unique. The command
+    /// inherits the descriptors `inherited` with their present numbers.
     pub(crate) fn spawn(
         setup: &Setup,
         number: u64,
@@ -94,7 +95,8 @@ impl RuntimeCommand {
         }
         let standard = standard.each_ref().map(|end| end.as_ref().map_or(null.as_fd(), OwnedFd::as_fd));
         let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
-        // The child leads a process group: a runtime that hangs is killed together with all that it has started.
+        // The child leads a process group, so that a kill of a runtime that hangs also ends the processes that it has
+        // started.
         let program_of = Program {
             path,
             args: &words,
@@ -114,16 +116,16 @@ impl RuntimeCommand {
         Ok(RuntimeCommand { pid, purpose, deadline: begun + timeout, is_killed: false, begun, log, output })
     }
 
-    /// Moves the deadline to `timeout` from now, unless it is earlier already.
+    /// Moves the deadline to `timeout` from now, if the present deadline is later.
     pub(crate) fn shorten_deadline(&mut self, timeout: Duration) {
         let deadline = Instant::now().checked_add(timeout).unwrap_or(self.deadline);
         self.deadline = self.deadline.min(deadline);
     }
 
-    /// Kills the command and all that it has started in its process group. The event loop still waits for its end.
+    /// Kills the command and all processes of its process group. The event loop still has to reap the command.
     pub(crate) fn kill(&mut self) {
         self.is_killed = true;
-        // The child is not reaped yet, so no other process can have got the id of its group.
+        // The child is not reaped yet, so no other process group can have its ID.
         let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 
@@ -137,7 +139,7 @@ impl RuntimeCommand {
         self.output.as_ref().and_then(|path| read(path).ok()).unwrap_or_default()
     }
 
-    /// Why the command failed, with the exit status for that: 125, 126 or 127. podman-run(1), "Exit Status".
+    /// Why the command failed, and the exit status for that reason: 125, 126 or 127. podman-run(1), "Exit Status".
     pub(crate) fn reason(&self) -> (u8, String) {
         if self.is_killed {
             let seconds = self.begun.elapsed().as_secs_f32();
@@ -169,11 +171,12 @@ fn tail(path: &PathBuf) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The exit status for a reason: 127 not found, 126 not to be run, 125 anything else.
+/// The exit status for a reason: 127 if the program is not found, 126 if it cannot be executed, 125 for any other
+/// reason.
 fn status_of(reason: &str) -> u8 {
     let lower = reason.to_ascii_lowercase();
-    // Only messages about the program itself count: a mount whose source is missing is not a missing command. The texts
-    // were seen with runc 1.1.5 and crun 1.8.1.
+    // Check only messages about the program itself: a mount whose source is missing is not a missing program. The
+    // texts are those of runc 1.1.5 and crun 1.8.1.
     const OF_PROGRAM: [&str; 4] = ["exec:", "executable file", "exec container process", "open executable"];
     let of_program = OF_PROGRAM.iter().any(|word| lower.contains(word));
     let has = |words: &[&str]| of_program && words.iter().any(|word| lower.contains(word));
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(reason, "exec: \"nope\": executable file not found in $PATH ");
         assert_eq!(status_of(&reason), 127);
         assert_eq!(status_of("exec: \"/etc\": permission denied"), 126);
-        // crun's messages, for a file that is not executable and for a directory.
+        // crun's messages for a file that is not executable, and for a directory.
         assert_eq!(status_of("open executable: Permission denied"), 126);
         assert_eq!(status_of("open executable: Operation not permitted"), 126);
         assert_eq!(

@@ -1,9 +1,9 @@
-//! Cleans up what the runtime's own `delete` does not: commands of the runtime that still run, and its state on the
-//! disk.
+//! Removes what the runtime's own `delete` leaves: commands of the runtime that still run, and the runtime's state on
+//! the disk.
 //!
-//! The runtime may have been killed before it recorded what it had made, or its `delete` may hang. Called by shims
-//! after a start that failed, and by the engine for a container whose shim was killed. Control groups are removed by
-//! `sampan_os::cgroup`.
+//! A killed runtime may not have recorded what it had created, and its `delete` may hang. Shims call this module after
+//! a start that failed; the engine calls it for a container whose shim was killed. `sampan_os::cgroup` removes control
+//! groups.
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -11,19 +11,20 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Longest wait for killed processes to end. Only a process that is blocked in the kernel takes that long.
+/// Longest time to wait until killed processes have ended. Only a process that is blocked in the kernel needs that
+/// long.
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// Pause between two attempts.
+/// Pause between two searches for processes.
 const RETRY_DELAY: Duration = Duration::from_millis(2);
 
 /// Kills the runtime's commands for container `id` that a killed shim has left running, and waits until they are gone.
 ///
-/// `home` is the container's directory, `root` the runtime's state directory. A command that ran on could make things
-/// that nobody removes afterwards.
+/// `home` is the container's directory, `root` is the runtime's state directory. A command that kept running could
+/// create files and groups that no process removes.
 ///
-/// A pidfd reports a shim's end before the kernel has killed the shim's children. A child that is about to execute the
-/// runtime has the shim's command line, and none at all for an instant in execve(2). So this function returns only
-/// after two searches in a row have found no process.
+/// A pidfd reports a shim's end before the kernel has killed the shim's children. A child that has not executed the
+/// runtime yet has the shim's command line, and for an instant in execve(2) no command line at all. Therefore this
+/// function returns only after two consecutive searches without a process.
 pub fn end_commands(root: &Path, home: &Path, id: &str) {
     let deadline = Instant::now() + WAIT_MAX;
     let mut was_empty = false;
@@ -34,7 +35,7 @@ pub fn end_commands(root: &Path, home: &Path, id: &str) {
         }
         was_empty = commands.is_empty();
         for pid in commands {
-            // A command leads its own process group, unless the shim was killed before the command could make one.
+            // A command leads its own process group, unless the shim was killed before it could create the group.
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
@@ -42,7 +43,7 @@ pub fn end_commands(root: &Path, home: &Path, id: &str) {
     }
 }
 
-/// Processes whose command line is a runtime's command for the container, or its shim's.
+/// The processes whose command line is that of a runtime's command for the container, or that of the container's shim.
 fn commands(root: &Path, home: &Path, id: &str) -> Vec<i32> {
     let (root, home) = (root.as_os_str().as_encoded_bytes(), home.as_os_str().as_encoded_bytes());
     let is_one = |pid: &i32| {
@@ -57,8 +58,8 @@ fn commands(root: &Path, home: &Path, id: &str) -> Vec<i32> {
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
 }
 
-/// Removes the runtime's state of container `id` from its state directory `root`, so that the runtime accepts the id
-/// again. For a runtime whose `delete` failed.
+/// Removes the runtime's state of container `id` from its state directory `root`, so that the runtime accepts the ID
+/// again. For a container that the runtime's `delete` could not delete.
 pub fn remove_state(root: &Path, id: &str) {
     // runc and crun keep a container's state in ROOT/ID.
     if !id.is_empty() {

@@ -1,13 +1,13 @@
-//! Sends the container's status to the service manager. sd_notify(3).
+//! Sends messages about the container's status to the service manager. sd_notify(3).
 //!
-//! Never waits. Errors are ignored: a manager that has gone does not need the message.
+//! Never waits, and ignores errors: a service manager that has gone does not need the message.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-/// Sends `READY=1`. A shim that is not a unit's main process (`is_main`) also asks systemd to treat it as such, since
-/// it exits when the container does, with the container's exit code.
+/// Sends `READY=1`. If the shim is not the unit's main process (`is_main`), also asks systemd to treat the shim as the
+/// main process: it exits when the container does, with the container's exit code.
 pub(crate) fn send_ready(socket: &Path, is_main: bool) {
     match is_main {
         true => send(socket, "READY=1\n"),
@@ -15,7 +15,7 @@ pub(crate) fn send_ready(socket: &Path, is_main: bool) {
     }
 }
 
-/// Sends `text`, lines of `NAME=value`.
+/// Sends `text`, which consists of lines `NAME=value`.
 pub(crate) fn send(socket: &Path, text: &str) {
     let address = match socket.to_str().and_then(|path| path.strip_prefix('@')) {
         Some(name) => SocketAddr::from_abstract_name(name),

@@ -1,6 +1,6 @@
 //! The start of the shim's process: reads the setup from stdin, becomes subreaper, replaces stdin, stdout and stderr.
 //!
-//! The process is an orphan in its own session when it starts, or the main process of a systemd unit.
+//! The process starts as an orphan in its own session, or as the main process of a systemd unit.
 
 use super::connection::Connection;
 use super::systemd_unit::Unit;
@@ -14,11 +14,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// How long the engine may take to send the first frame.
+/// Longest time until the engine has sent the first frame.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the setup and prepares the process. Returns the setup, the connection to the engine, and the systemd unit if
-/// any.
+/// there is one.
 pub(crate) fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     let is_unit = std::env::args_os().nth(2).is_some_and(|word| word == UNIT);
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -31,8 +31,9 @@ pub(crate) fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     let unit = match is_unit {
         true => {
             let of_unit = next_frame(&mut connection, deadline)?;
-            // If the engine was replaced before this process had executed the shim, the new engine has not found a
-            // shim, and declares the container dead: so do not start it. A later engine finds this process.
+            // The engine has ended meanwhile. A new engine that started before this process had executed the shim has
+            // found no shim, and has declared the container dead; so this process must not start the container. A
+            // still later engine would find this process.
             if !connection.receive() {
                 return Err(io::Error::other("the engine ended before it had handed over the start"));
             }

@@ -1,5 +1,4 @@
-//! What happens when the container starts, in this order: mount, runtime, process id, state, events, replies.
-//! docs/run.md.
+//! Starts the container, in this order: mount, runtime, process ID, state, events, replies. docs/run.md.
 
 use super::console::Console;
 use super::event_loop::{Execution, Shim, Stage, TRIM_AFTER};
@@ -13,7 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 impl Shim {
-    /// Begins a start; [`Shim::on_started`] or [`Shim::fail_start`] follows.
+    /// Begins a start. [`Shim::on_started`] or [`Shim::fail_start`] is called when the start has succeeded or failed.
     pub(super) fn start(&mut self) {
         self.stage = Stage::Starting;
         if let Err(reason) = self.try_start() {
@@ -32,7 +31,8 @@ impl Shim {
                 .map_err(|error| format!("cannot open the log: {error}"))?;
         }
         if let Some(path) = &self.setup.pidfile {
-            // Checked before there is a process whose id could not be written.
+            // Check the PID file's path before the start, so that no container runs whose process ID cannot be
+            // written.
             let target = named_file::resolve(path).and_then(|target| named_file::look(&target));
             target.map_err(|error| pidfile_error(path, &error))?;
         }
@@ -120,7 +120,8 @@ impl Shim {
         self.run_deferred();
     }
 
-    /// Announces `restart` if this was not the first start, with the number of starts by policy if there were any.
+    /// Announces `restart`, unless this was the first start. If the restart policy has started the container, the
+    /// event has the number of starts by policy.
     fn announce_restart(&mut self) {
         let is_auto = std::mem::take(&mut self.is_auto_restart);
         if std::mem::take(&mut self.is_person_restart) || is_auto {
@@ -130,7 +131,8 @@ impl Shim {
         }
     }
 
-    /// Handles a start that failed: reports `reason` to all, then deletes what the runtime has made.
+    /// Handles a start that failed: reports `reason` to engines and clients, then deletes what the runtime has
+    /// created.
     pub(super) fn fail_start(&mut self, status: u8, reason: String) {
         self.stdio.discard_pipes();
         self.console = None;

@@ -1,8 +1,8 @@
-//! The streams of one process, the container's or an execution's: moves bytes between it, its log and attached clients.
+//! The streams of a process of the container: moves bytes between the process, its log and attached clients.
 //!
-//! Owned by the event loop. Output is read only once the log and every client have taken the bytes before it: a client
-//! that stops reading holds up its own process and no other. The bytes that wait for a client are bounded by one pipe
-//! and one read.
+//! The event loop owns the streams. The shim reads output only when the log and all clients have accepted the bytes
+//! read before: a client that stops reading delays only its own process. At most one pipe and one read of bytes wait
+//! for a client.
 
 use super::attach::Client;
 use super::log::Log;
@@ -18,14 +18,14 @@ use sampan_os::syscall;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Most moves of one stream in a turn of the loop, so that no stream starves the others.
+/// Most moves of one stream in a turn of the event loop, so that one stream does not delay the others.
 const MOVES_PER_TURN: usize = 16;
-/// Bytes of one read.
+/// Most bytes of one read.
 const READ_LEN: usize = 16 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Stdio {
-    /// The shim's end: the writing end of a pipe, or the terminal.
+    /// The shim's end of the process's stdin: the write end of a pipe, or the terminal.
     stdin: Option<OwnedFd>,
     outputs: PerStream<Option<Output>>,
     terminal: bool,
@@ -36,12 +36,12 @@ pub(crate) struct Stdio {
 #[derive(Debug)]
 struct Output {
     fd: OwnedFd,
-    /// The client's pipe, into which the output is spliced, is full.
+    /// Whether the client's pipe, into which the kernel splices the output, is full.
     is_target_full: bool,
 }
 
 impl Stdio {
-    /// Makes the process's pipes and returns the ends that the process gets.
+    /// Creates the process's pipes and returns the ends for the process.
     pub(crate) fn make_pipes(&mut self, with_stdin: bool, with_output: bool) -> io::Result<StandardFds> {
         let (mut stdin, mut outputs) = (None, PerStream::default());
         self.terminal = false;
@@ -75,7 +75,7 @@ impl Stdio {
         Ok(())
     }
 
-    /// Sets the terminal's size; false if it had that size already.
+    /// Sets the terminal's size. Returns false if the terminal had this size already.
     pub(crate) fn resize(&self, rows: u16, columns: u16) -> io::Result<bool> {
         match (&self.outputs.out, self.terminal) {
             (Some(output), true) if syscall::window(output.fd.as_fd()) == Ok((rows, columns)) => Ok(false),
@@ -87,20 +87,20 @@ impl Stdio {
         }
     }
 
-    /// Closes the process's stdin, so that the process reads its end. Does nothing if stdin is a terminal.
+    /// Closes the process's stdin, so that the process reads end-of-file. Does nothing for a terminal.
     pub(crate) fn close_stdin(&mut self) {
         if !self.terminal {
             self.stdin = None;
         }
     }
 
-    /// Closes the pipes of a process that could not be started, with what is in them.
+    /// Closes the pipes of a process that could not be started. The bytes in the pipes are lost.
     pub(crate) fn discard_pipes(&mut self) {
         (self.stdin, self.outputs) = (None, PerStream::default());
     }
 
-    /// Moves the bytes that can be moved now. `keep_stdin`: the process's stdin stays open when a client's ends,
-    /// unless the client came with the start.
+    /// Moves the bytes that can be moved now. `keep_stdin`: the process's stdin stays open when a client's stdin ends,
+    /// unless the client came with the request that started the process.
     pub(crate) fn pump(&mut self, log: &mut Log, keep_stdin: bool) {
         log.flush();
         for nth in 0..self.clients.len() {
@@ -143,7 +143,7 @@ impl Stdio {
     fn move_output(&mut self, stream: Stream, log: &mut Log) -> Transfer {
         let Some(output) = self.outputs.of_mut(stream) else { return Transfer::SourceEnded };
         let mut sinks = self.clients.iter_mut().filter_map(|client| client.sinks.of_mut(stream).as_mut());
-        // One client, no log, no terminal: the kernel moves the bytes from pipe to pipe.
+        // With one client, no log and no terminal, the kernel moves the bytes from pipe to pipe.
         if let (Some(sink), None, false, true) = (sinks.next(), sinks.next(), self.terminal, log.is_none())
             && let Some(target) = sink.direct_pipe()
         {
@@ -158,7 +158,7 @@ impl Stdio {
         output.is_target_full = false;
         let mut bytes = [0; READ_LEN];
         match read(&output.fd, &mut bytes) {
-            // EIO: no process has the terminal open any more.
+            // EIO means that no process has the terminal open.
             Ok(0) | Err(Errno::EIO) => Transfer::SourceEnded,
             Ok(len) => {
                 let bytes = bytes.get(..len).unwrap_or_default();
@@ -206,9 +206,10 @@ impl Stdio {
         }
     }
 
-    /// Logs what is in the pipes of a process that has ended, passes it to the clients, and closes the pipes.
+    /// Reads the rest of the output of a process that has ended, logs it and sends it to the clients; then closes the
+    /// pipes.
     ///
-    /// A child of the process may still have the pipes open. What the child writes later is lost.
+    /// A child of the process may still have the pipes open. Output that the child writes later is lost.
     pub(crate) fn finish(&mut self, log: &mut Log) {
         self.stdin = None;
         for stream in Stream::BOTH {
@@ -234,7 +235,7 @@ impl Stdio {
         self.terminal = false;
     }
 
-    /// Calls `want` with each descriptor that poll(2) is to wait on.
+    /// Calls `want` with each descriptor that poll(2) must wait for.
     pub(crate) fn interest<'a>(&'a self, log: &'a Log, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
         for client in &self.clients {
             let (fd, flags) = client.control.interest();
@@ -277,7 +278,8 @@ impl Stdio {
     }
 }
 
-/// Moves typed bytes from a client's socket to the terminal. `typed` holds those that the terminal has not taken yet.
+/// Moves typed bytes from a client's socket to the terminal. `typed` holds bytes that the terminal has not accepted
+/// yet.
 fn copy_to_terminal(source: BorrowedFd<'_>, terminal: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Transfer {
     if typed.is_empty() {
         let mut bytes = [0; 4096];

@@ -1,9 +1,9 @@
 //! The two output streams of a process, and a pair of values for them.
 
-/// Stdout or stderr.
+/// An output stream: stdout or stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
-    /// Stdout; with a terminal, all output.
+    /// Stdout. If the process has a terminal, all output.
     Out,
     Err,
 }

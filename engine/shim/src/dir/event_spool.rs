@@ -1,9 +1,8 @@
-//! Keeps events of a container that its shim could not write into the FIFO before the shim ended, because the monitor
-//! was away. The engine writes them into the FIFO later.
+//! Saves events of a container that the shim could not write into the FIFO before it ended, because monitord did not
+//! run. The engine writes these events into the FIFO later.
 //!
-//! Each shim writes one file, `DATA/containers/.unsaid/ID.RANDOM`. It holds the records as the FIFO would have got
-//! them, with their writer and number. Shims write the files; the engine reads and removes them
-//! (`container::event_replay`).
+//! Each shim writes one file, `DATA/containers/.unsaid/ID.RANDOM`. It contains the records with the bytes that the
+//! FIFO would have got. Shims write the files; the engine reads and removes them (`container::event_replay`).
 
 use sampan_ipc::sender::random;
 use std::fs;
@@ -11,16 +10,16 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Name of the directory that holds the files, beside the containers' directories.
+/// Name of the directory for the files, which is in the directory of all containers.
 pub const DIR: &str = ".unsaid";
-/// Most files. Once there are this many, the events of further shims are lost. A spool has at most 1 MiB, so a monitor
-/// that never comes back costs at most 64 MiB of disk.
+/// Most files. If there are this many, the events of further shims are lost. A file has at most 1 MiB, so the files
+/// take at most 64 MiB of disk if monitord never runs again.
 const FILES_MAX: usize = 64;
 
-/// Saves `records` of the container whose directory is `home`. That directory may be gone already.
+/// Saves `records` of the container whose directory is `home`, which may be removed already.
 ///
 /// # Errors
-/// There are 64 files already, or the file cannot be written. Nothing has been saved then.
+/// There are [`FILES_MAX`] files already, or the file cannot be written. Nothing is saved after an error.
 pub fn save(home: &Path, records: &[u8]) -> io::Result<()> {
     let (dir, id) = (home.with_file_name(DIR), home.file_name().unwrap_or_default());
     match fs::DirBuilder::new().mode(0o700).create(&dir) {

@@ -1,4 +1,4 @@
-//! Removes a container's directory such that `destroy` is announced once, whichever process is killed meanwhile.
+//! Removes a container's directory such that `destroy` is announced, even if a process is killed in the middle.
 //!
 //! Called by shims and by the engine, in these steps:
 //!
@@ -6,16 +6,17 @@
 //! 2. The caller announces `destroy`, with the names that `container.json` has.
 //! 3. [`finish`] removes `container.json`, then the rest.
 //!
-//! A process that finds a `.ID` later continues: while `container.json` is there, `destroy` may be missing.
+//! A process that later finds a `.ID` continues with the next step. If `container.json` still exists, `destroy` may
+//! not have been announced.
 
 use sampan_os::remove_tree;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// The file that identifies the container. Removed only after `destroy` was announced.
+/// The file that identifies the container. It is removed only after `destroy` was announced.
 pub const IDENTITY_FILE: &str = "container.json";
-/// The container's state; kept as long as [`IDENTITY_FILE`].
+/// The file with the container's state. It is removed together with [`IDENTITY_FILE`].
 const STATE_FILE: &str = "state";
 
 /// Renames `dir` to its hidden name and removes all but [`IDENTITY_FILE`] and the state.
@@ -23,7 +24,7 @@ const STATE_FILE: &str = "state";
 /// Returns the hidden directory, or `None` if there is nothing whose `destroy` the caller must announce.
 ///
 /// # Errors
-/// Something cannot be removed. The directory keeps its hidden name then; the caller may try again.
+/// A file cannot be removed. The directory then keeps its hidden name, and the caller may try again.
 pub fn hide_and_empty(dir: &Path) -> io::Result<Option<PathBuf>> {
     let hidden = hidden_path(dir);
     match fs::rename(dir, &hidden) {
@@ -50,7 +51,7 @@ pub fn hide_and_empty(dir: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// Removes what [`hide_and_empty`] has left. To be called once `destroy` was announced.
+/// Removes the files that [`hide_and_empty`] has left. The caller must have announced `destroy`.
 ///
 /// # Errors
 /// The directory or a file in it cannot be removed.
@@ -59,7 +60,7 @@ pub fn finish(left: &Path) -> io::Result<()> {
     remove_tree::remove(left)
 }
 
-/// The hidden name of `dir`, which it has while it is made and while it is removed.
+/// The hidden name of `dir`. The directory has this name during its creation and its removal.
 pub fn hidden_path(dir: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(dir.file_name().unwrap_or_default());
@@ -81,7 +82,7 @@ mod tests {
         let left = hide_and_empty(&dir).expect("removed").expect("left");
         assert_eq!(left, top.path().join(".ab"));
         assert_eq!(fs::read_dir(&left).expect("there").count(), 2);
-        // A process that was killed at this moment leaves the directory so; the next one continues.
+        // A process that is killed at this point leaves the directory like this; the next process continues.
         assert_eq!(hide_and_empty(&dir).expect("removed"), Some(left.clone()));
         finish(&left).expect("removed");
         assert_eq!(hide_and_empty(&dir).expect("nothing to do"), None);

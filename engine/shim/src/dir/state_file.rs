@@ -1,12 +1,12 @@
-//! The file that holds a container's state: written in place, readable at every moment.
+//! The file that contains a container's state. Writes are in place, and a reader finds a valid state at every moment.
 //!
-//! Layout: two slots of 16 KiB, written alternately. A slot holds `frame::encode(&(generation, state))` from its
-//! beginning; `generation` is a `u64` that grows by one a write, and the slot with the higher generation is valid. A
-//! kill, a power cut or a reader in the middle of a write finds the other slot whole.
+//! Layout: two slots of 16 KiB, which are written alternately. Each slot begins with
+//! `frame::encode(&(generation, state))`. `generation` is a `u64` that grows by one with each write; the slot with the
+//! higher generation is valid. If a write is interrupted or still running, the other slot is complete.
 //!
-//! A change costs one pwrite(2). Writing a new file and renaming it costs five calls, and ext4 begins to write the file
-//! out at once (ext4(5), "auto_da_alloc"). This module does not decide which process may write: the shim does while
-//! it lives, else the engine.
+//! A change of state costs one pwrite(2). A new file and a rename would cost five system calls, and ext4 would write
+//! the file to the disk at once (ext4(5), "auto_da_alloc"). This module does not decide which process may write: the
+//! shim writes while it lives, otherwise the engine.
 
 use sampan_ipc::frame::{self, FrameError, HEADER_LEN};
 use sampan_ipc::shim::State;
@@ -17,9 +17,9 @@ use std::path::Path;
 
 /// Bytes of a slot.
 const SLOT: u64 = 16 << 10;
-/// Bytes of a slot that are read first. Only a longer state needs a second read, and few are longer.
+/// Bytes of a slot that the first read gets. Only a longer state, which is rare, needs a second read.
 const FIRST_READ: usize = 512;
-/// Longest [`State::error`] that is kept, in bytes. The rest of a state is far from filling a slot.
+/// Longest [`State::error`] that is stored, in bytes. The other fields are short, so that any state fits into a slot.
 const ERROR_MAX: usize = 8 << 10;
 
 /// An open state file.
@@ -42,10 +42,10 @@ impl StateFile {
         Ok(made)
     }
 
-    /// Opens the file at `path` for writing. Makes an empty file if there is none.
+    /// Opens the file at `path` for writing. Creates an empty file if the path does not exist.
     ///
     /// # Errors
-    /// The file cannot be opened or made.
+    /// The file cannot be opened or created.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -53,10 +53,11 @@ impl StateFile {
         Ok(StateFile { file, generation })
     }
 
-    /// Writes `state` as the newest one. Does not sync: after power loss the file may hold the state before it.
+    /// Writes `state` as the newest state. Does not sync: after a power loss the file may contain the state before
+    /// `state`.
     ///
     /// # Errors
-    /// The file cannot be written. It still holds the state before it then.
+    /// The file cannot be written. It then still contains the previous state.
     pub fn write(&mut self, state: &State) -> io::Result<()> {
         let generation = self.generation.wrapping_add(1);
         let bytes = encode(generation, state).map_err(io::Error::other)?;
@@ -68,13 +69,13 @@ impl StateFile {
     /// Syncs the file to the disk. fsync(2).
     ///
     /// # Errors
-    /// The disk failed; the state may be lost at a power loss.
+    /// The disk reports an error; a power loss may then remove the newest state.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 }
 
-/// The newest state in the file at `path`; `None` if there is no such file, or no slot of it can be read.
+/// The newest state in the file at `path`; `None` if there is no such file, or if neither slot is valid.
 pub fn read(path: &Path) -> Option<State> {
     newest(&File::open(path).ok()?).map(|(_, state)| state)
 }
@@ -86,7 +87,7 @@ fn newest(file: &File) -> Option<(u64, State)> {
         .max_by_key(|(generation, _)| *generation)
 }
 
-/// The generation and state in the slot that `generation` is written to.
+/// Reads the slot that belongs to `generation`; returns the generation and the state in the slot.
 fn slot(file: &File, generation: u64) -> Option<(u64, State)> {
     [FIRST_READ, SLOT as usize].into_iter().find_map(|len| {
         let mut bytes = vec![0; len];
@@ -152,7 +153,7 @@ mod tests {
                 continue;
             }
             std::fs::write(&path, cut).expect("written");
-            // Generation 2 is in the first slot; generation 1 is in the second one, which is cut off here.
+            // Generation 2 is in the first slot. Generation 1 is in the second slot, which this test cuts off.
             let is = read(&path);
             assert!(is.is_none() || is == Some(state(2, "after")), "{at}: {is:?}");
         }

@@ -1,17 +1,17 @@
 //! The journald log: one datagram a line, in the native protocol, with the fields of docker's journald driver.
 //!
-//! systemd.journal-fields(7), and systemd's "Native Journal Protocol". While journald is slow, the container's output
-//! is not read, so the container waits. While journald is not running, lines are lost.
+//! systemd.journal-fields(7), and systemd's "Native Journal Protocol". While journald is slow, the shim does not read
+//! the container's output, so that the container waits. While journald does not run, lines are lost.
 
 use sampan_ipc::shim::Identity;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixDatagram;
 
-/// Where journald listens.
+/// journald's socket.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// A connection to the journal.
+/// A connection to journald.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(super) socket: UnixDatagram,
@@ -27,20 +27,21 @@ impl Journal {
         Ok(Journal { socket, prefix: prefix(identity, tag), queue: VecDeque::new() })
     }
 
-    /// Queues a line or a part of a line, and sends what the journal takes now.
+    /// Queues a line or a part of a line, and sends as many lines as journald accepts now.
     pub(crate) fn add(&mut self, line: &[u8], is_end: bool, is_error: bool) {
         self.queue.push_back(message(&self.prefix, line, is_end, is_error));
         self.flush();
     }
 
-    /// Sends the lines that wait, as far as the journal takes them.
+    /// Sends as many of the waiting lines as journald accepts now.
     pub(crate) fn flush(&mut self) {
         while let Some(message) = self.queue.front() {
             match self.socket.send(message) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => {
-                    // journald may have restarted, with a new socket: one more try. If it fails, the line is lost.
+                    // journald may have restarted and made a new socket: connect and send again. If that fails, the
+                    // line is lost.
                     let _ = self.socket.connect(SOCKET).and_then(|()| self.socket.send(message));
                 }
                 Ok(_) => {}
@@ -55,7 +56,7 @@ impl Journal {
     }
 }
 
-/// The fields with which every message of the container begins.
+/// The fields at the beginning of every message of the container.
 fn prefix(identity: &Identity, tag: &str) -> Vec<u8> {
     let short = identity.id.get(..12).unwrap_or(&identity.id);
     let mut out = Vec::new();
@@ -82,7 +83,7 @@ fn message(prefix: &[u8], line: &[u8], is_end: bool, is_error: bool) -> Vec<u8> 
     out
 }
 
-/// Appends a field. Always in the form with a length, so that no value can pass for another field.
+/// Appends a field in the form with a length, in which no value can be mistaken for another field.
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.push(b'\n');

@@ -1,7 +1,7 @@
-//! The json-file log: one JSON object a line, byte for byte as docker's json-file driver writes it.
+//! The json-file log: one JSON object per line, byte for byte as docker's json-file driver writes it.
 //!
-//! All lines of one read from the container go out in one write, so that a crash loses no whole line. A full file is
-//! rotated by renaming.
+//! All lines from one read of the container's output go to the file in one write, so that a crash loses no complete
+//! line of earlier reads. A full file is rotated by renaming.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -19,8 +19,8 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// Opens or makes the file at `path`; a symbolic link is refused. A file of `bytes_max` bytes is rotated (0:
-    /// never); at most `files_max` files are kept, the current one included.
+    /// Opens the file at `path`, or creates it; refuses a symbolic link. Rotates a file of `bytes_max` bytes, or never
+    /// if `bytes_max` is 0. Keeps at most `files_max` files, including the current file.
     pub(crate) fn open(path: &Path, bytes_max: u64, files_max: u32) -> io::Result<Self> {
         let file = append(path)?;
         let bytes = file.metadata()?.len();
@@ -44,14 +44,14 @@ impl LogFile {
         Ok(())
     }
 
-    /// Writes the lines that were added.
+    /// Writes the lines that [`LogFile::add`] has added.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
         self.bytes += pending.len() as u64;
         self.file.write_all(&pending)
     }
 
-    /// Renames `path` to `path.1`, `path.1` to `path.2`, and so on; the oldest file is removed.
+    /// Renames `path` to `path.1`, `path.1` to `path.2`, and so on, and removes the oldest file.
     fn rotate(&mut self) -> io::Result<()> {
         let numbered = |nth: u32| {
             let mut name = self.path.clone().into_os_string();
@@ -83,8 +83,8 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Appends `line` as the inside of a JSON string. Each byte that is not UTF-8 becomes one U+FFFD; `<`, `>` and `&` are
-/// escaped, as Go does.
+/// Appends `line` in the form that it has inside a JSON string. Each byte that is not UTF-8 becomes one U+FFFD.
+/// Escapes `<`, `>` and `&` as Go does.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.utf8_chunks() {
         escape_text(chunk.valid(), out);
@@ -95,7 +95,7 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn escape_text(text: &str, out: &mut Vec<u8>) {
-    // Text that needs no escape is copied in one piece, which begins here.
+    // The beginning of the text that needs no escape, which is copied in one piece.
     let mut plain = 0;
     for (at, letter) in text.char_indices() {
         let escaped: &[u8] = match letter {
@@ -115,8 +115,8 @@ fn escape_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.get(plain..).unwrap_or_default().as_bytes());
 }
 
-/// RFC 3339 in UTC with up to nine digits of the second and no trailing zeros, as Go's RFC3339Nano writes it. `nanos`
-/// are nanoseconds since the epoch.
+/// Formats a time as RFC 3339 in UTC, with up to nine digits of a second and no trailing zeros, as Go's RFC3339Nano.
+/// `nanos` is in nanoseconds since the epoch.
 pub(crate) fn utc(nanos: i64) -> String {
     let (seconds, fraction) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
@@ -133,7 +133,7 @@ pub(crate) fn utc(nanos: i64) -> String {
     text + "Z"
 }
 
-/// Year, month and day of the month of the day that is `days` after 1970-01-01. Howard Hinnant, "chrono-Compatible
+/// The date (year, month, day of the month) that is `days` days after 1970-01-01. Howard Hinnant, "chrono-Compatible
 /// Low-Level Date Algorithms", civil_from_days.
 fn date(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;

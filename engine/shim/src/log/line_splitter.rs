@@ -1,6 +1,6 @@
 //! Splits the output of one stream into lines, as docker's log copier does. Holds at most one unfinished line.
 
-/// Longest line that is logged whole, in bytes; a longer line is logged in parts.
+/// Longest line that is logged as one entry, in bytes. A longer line is logged in several parts.
 pub(crate) const LINE_MAX: usize = 16 << 10;
 
 #[derive(Debug, Default)]
@@ -10,8 +10,8 @@ pub(crate) struct LineSplitter {
 }
 
 impl LineSplitter {
-    /// Takes the next bytes of the stream. Calls `emit` for each line or part of a line, with true if the line ends
-    /// there.
+    /// Adds the next bytes of the stream. Calls `emit` for each line or part of a line; the second argument is whether
+    /// the line is complete.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mut emit: impl FnMut(&[u8], bool)) {
         while !bytes.is_empty() {
             let room = LINE_MAX.saturating_sub(self.held.len()).min(bytes.len());
@@ -37,7 +37,7 @@ impl LineSplitter {
         }
     }
 
-    /// Emits the unfinished line of a stream that has ended, as a part.
+    /// Calls `emit` with the unfinished line of a stream that has ended, as a part of a line.
     pub(crate) fn end(&mut self, emit: impl FnOnce(&[u8], bool)) {
         if !self.held.is_empty() {
             emit(&std::mem::take(&mut self.held), false);
