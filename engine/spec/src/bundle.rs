@@ -1,8 +1,8 @@
-//! Makes a container's bundle: `config.json`, the directories to make before the start, and warnings.
+//! Makes a container's bundle: `config.json`, the directories to create before the start, and warnings.
 //!
-//! Called when a container is made, to check that it could start, and again at each start. [`bundle`] reads the root
-//! file system's layers and the sources of mounts and devices, and changes nothing. Missing directories are only listed
-//! ([`Bundle::make`]); the caller makes them.
+//! Called when a container is created, to check that it could start, and again at each start. [`bundle`] reads the
+//! root file system's layers and the sources of mounts and devices, and changes nothing. It only lists missing
+//! directories ([`Bundle::make`]); the caller creates them.
 
 use super::config_json::{Linux, Namespace, Process, Root as RootOf, Spec};
 use super::error::SpecError;
@@ -21,53 +21,53 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Digits of a container's id that make its default host name.
+/// Number of digits of a container's ID that make its default host name.
 const HOSTNAME_DIGITS: usize = 12;
 
-/// All that a bundle depends on.
+/// The data from which a bundle is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
     /// The container's id: 64 hexadecimal digits.
     pub id: &'a str,
     /// The requested options.
     pub create: &'a Create,
-    /// What the image's config says about running it.
+    /// The settings of the image's config for running the image.
     pub run: &'a Run,
     /// This host.
     pub host: &'a Host,
     /// The OCI runtime.
     pub runtime: &'a Runtime,
-    /// The configuration.
+    /// The engine's settings for containers.
     pub settings: &'a Settings,
     /// The container's network: never [`Network::Default`].
     pub network: Network,
     /// The layers of the root file system.
     pub root: &'a Root,
-    /// Where the root file system is mounted when the runtime runs.
+    /// Path at which the root file system is mounted when the runtime runs.
     pub rootfs: &'a Path,
-    /// The container's own files, on the host.
+    /// Paths on the host of the container's own files.
     pub files: &'a Files,
-    /// The container's SELinux labels, chosen when the container was made.
+    /// The container's SELinux labels, which were chosen when the container was created.
     pub labels: &'a Labels,
 }
 
-/// A bundle, before anything of it is written.
+/// A bundle. None of its files is written yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bundle {
     /// `config.json`.
     pub spec: Spec,
-    /// Directories of the host that have to be made first: [`Bundle::make_sources`].
+    /// Directories of the host that [`Bundle::make_sources`] must create before the start.
     pub make: Vec<PathBuf>,
-    /// Files of the host that get another SELinux label before the start: [`Bundle::relabel`].
+    /// Files of the host that [`Bundle::relabel`] must give another SELinux label before the start.
     pub relabel: Vec<Relabel>,
-    /// What the container goes without, and why.
+    /// Features that the container lacks, with the reasons.
     pub warnings: Vec<String>,
 }
 
 /// Makes the bundle of a container.
 ///
 /// # Errors
-/// [`SpecError`]: an option breaks a rule, or this host or its runtime cannot do it.
+/// [`SpecError`] if an option breaks a rule, or if this host or its runtime does not support an option.
 pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     let Input { create, host, .. } = *input;
     validate::check(create)?;
@@ -96,8 +96,8 @@ pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     Ok(Bundle { spec, make: mounts.make, relabel: mounts.relabel, warnings })
 }
 
-/// If the runtime cannot set an AppArmor profile, removes the default profile with a warning, and fails for a requested
-/// one. Fails as well if the runtime cannot set the container's SELinux label.
+/// Handles a runtime that cannot set an AppArmor profile or an SELinux label. Removes a default profile with a
+/// warning; fails for a profile or a label that the container must have.
 fn check_runtime(
     input: &Input<'_>,
     process: &mut Process,
@@ -129,10 +129,10 @@ fn check_runtime(
     Ok(())
 }
 
-/// The process of an execution in the container of `input`.
+/// Makes the process of an execution in the container of `input`.
 ///
 /// # Errors
-/// [`SpecError`]: an option breaks a rule, or the host cannot do it.
+/// [`SpecError`] if an option breaks a rule, or if this host does not support an option.
 pub fn exec_process(input: &Input<'_>, exec: &Exec) -> Result<Process, SpecError> {
     process::exec_process(&process_input(input), exec)
 }
@@ -147,10 +147,10 @@ impl Bundle {
         serde_json::to_string(&self.spec).expect("all keys of maps are strings")
     }
 
-    /// Makes the missing directories that are to be mounted, with mode 0755 as docker does.
+    /// Creates missing directories that are to be mounted, with mode 0755 as docker does.
     ///
     /// # Errors
-    /// [`SpecError::Option`]: a directory cannot be made. Those before it were made.
+    /// [`SpecError::Option`] if a directory cannot be created. Earlier directories in the list stay.
     pub fn make_sources(&self) -> Result<(), SpecError> {
         for path in &self.make {
             let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
@@ -165,16 +165,16 @@ impl Bundle {
         Ok(())
     }
 
-    /// Gives the host's files that are mounted with `z` or `Z` the container's SELinux label. Returns warnings.
+    /// Sets the container's SELinux label on the host's files that are mounted with `z` or `Z`. Returns warnings.
     ///
     /// # Errors
-    /// [`SpecError::Option`]: a file cannot be labelled. Those before it were.
+    /// [`SpecError::Option`] if a label cannot be set. Earlier files in the list keep their new labels.
     pub fn relabel(&self) -> Result<Vec<String>, SpecError> {
         self.relabel.iter().filter_map(|relabel| relabel.run().transpose()).collect()
     }
 }
 
-/// The container's host name. With the host's network it is the host's, as in docker.
+/// The container's host name. With the host's network, the container has the host's name, as in docker.
 pub fn hostname<'a>(input: &Input<'a>) -> &'a str {
     match &input.create.hostname {
         Some(name) => name,
@@ -195,7 +195,8 @@ fn process_input<'a>(input: &Input<'a>) -> process::Input<'a> {
     }
 }
 
-/// The container's labels; none if SELinux is off now, even if it was on when the container was made.
+/// The container's labels. Returns no labels while SELinux is off, even if SELinux was on when the container was
+/// created.
 fn labels_of<'a>(input: &Input<'a>) -> &'a Labels {
     static NONE: Labels = Labels { process: String::new(), mount: String::new() };
     if input.host.selinux { input.labels } else { &NONE }
@@ -231,7 +232,7 @@ fn namespaces(input: &Input<'_>) -> Vec<Namespace> {
     if input.network != Network::Host {
         kinds.push("network");
     }
-    // With version 1, /proc/self/cgroup in the container would name another path than the runtime mounts.
+    // With version 1, /proc/self/cgroup in the container would name another path than the runtime's mount.
     if input.host.cgroup_namespaces && input.host.cgroups == Cgroups::V2 {
         kinds.push("cgroup");
     }
@@ -337,7 +338,7 @@ mod tests {
         assert_eq!(process.selinux_label, label("system_r:container_t"));
         assert_eq!(process.apparmor_profile.as_deref(), Some("docker-default"));
 
-        // A container that was made while SELinux was off has no label to relabel with.
+        // A container that was created while SELinux was off has no label for the mounted files.
         parts.7 = Labels::default();
         let bare = bundle(&input(&parts)).expect("a bundle");
         assert!(bare.relabel.is_empty() && bare.warnings.len() == 2, "{:?}", bare.warnings);
@@ -361,7 +362,8 @@ mod tests {
         assert!(error.contains("mine") && error.contains("built without AppArmor"), "{error}");
         parts.0.security = vec!["apparmor=unconfined".into()];
         assert!(bundle(&input(&parts)).expect("a bundle").warnings.is_empty());
-        // SELinux labels separate containers from each other, so a runtime without them is an error, not a warning.
+        // SELinux labels separate containers from each other, so a runtime that cannot set them is an error and not a
+        // warning.
         (parts.2.selinux, parts.3.lacks_selinux) = (true, true);
         parts.7.process = "system_u:system_r:container_t:s0:c1,c2".into();
         assert!(bundle(&input(&parts)).expect_err("no label").to_string().contains("built without SELinux"));

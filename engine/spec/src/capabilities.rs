@@ -1,4 +1,4 @@
-//! The capabilities of a container. capabilities(7). Pure.
+//! The capabilities of a container. capabilities(7). Does no I/O.
 
 use super::config_json::Capabilities;
 use super::error::SpecError;
@@ -48,7 +48,7 @@ const ALL: [&str; 41] = [
     "BPF",
     "CHECKPOINT_RESTORE",
 ];
-/// The capabilities of a container by default: docker's set.
+/// The default capabilities of a container: docker's set.
 const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -66,7 +66,7 @@ const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-/// A set of capabilities, as the kernel writes it in `/proc/PID/status`.
+/// A set of capabilities as a bit mask, as the kernel writes it in `/proc/PID/status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Set(pub u64);
 
@@ -74,7 +74,7 @@ impl Set {
     /// All capabilities that this program knows.
     pub const ALL: Set = Set((1 << ALL.len()) - 1);
 
-    /// True if `name` (`CAP_SYS_ADMIN`) is in it.
+    /// Whether the capability `name`, such as `CAP_SYS_ADMIN`, is in the set.
     pub fn has(self, name: &str) -> bool {
         let bare = name.strip_prefix("CAP_").unwrap_or(name);
         ALL.iter().position(|known| *known == bare).is_some_and(|at| self.0 >> at & 1 == 1)
@@ -92,19 +92,19 @@ impl Set {
     }
 }
 
-/// The capabilities that a container may have, and those of them that were added by name.
+/// The capabilities of a container, and the ones among them that a request added by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// All that the container may have.
+    /// All capabilities that the container may have.
     pub all: Set,
-    /// Those that were added by name: an ordinary user in the container has them as well.
+    /// The capabilities that a request added by name: an ordinary user in the container has these as well.
     pub added: Set,
 }
 
-/// The capabilities that the options request, whatever the engine itself has.
+/// The capabilities that the options request, even if the engine itself lacks some of them.
 ///
 /// # Errors
-/// [`SpecError::Option`]: there is no capability of that name.
+/// [`SpecError::Option`] if a name is no capability.
 pub fn wanted(create: &Create) -> Result<Chosen, SpecError> {
     let (add, drop) = (read("--cap-add", &create.cap_add)?, read("--cap-drop", &create.cap_drop)?);
     if create.privileged {
@@ -119,7 +119,7 @@ pub fn wanted(create: &Create) -> Result<Chosen, SpecError> {
     Ok(Chosen { all: Set(all), added: Set(add.0 & all) })
 }
 
-/// The part of `wanted` that an engine with the capabilities `own` can give, and the set of those that it cannot.
+/// Splits `wanted`: returns the capabilities that an engine with the capabilities `own` can give, and the rest.
 pub fn possible(wanted: Chosen, own: Set) -> (Chosen, Set) {
     let left_out = Set(wanted.all.0 & !own.0);
     (Chosen { all: Set(wanted.all.0 & own.0), added: Set(wanted.added.0 & own.0) }, left_out)
@@ -127,8 +127,8 @@ pub fn possible(wanted: Chosen, own: Set) -> (Chosen, Set) {
 
 /// The capability sets of a process of user `uid`.
 ///
-/// Root has all of them. An ordinary user has those that were added by name, also in programs that it executes (ambient
-/// set). It can get the others only by executing a file that has them.
+/// Root has all capabilities of `chosen`. An ordinary user has the ones that were added by name, also in programs that
+/// the user executes (ambient set). The user gets the others only by executing a file that has them.
 pub fn sets(chosen: Chosen, uid: u32) -> Capabilities {
     let bounding = chosen.all.names();
     match uid {
@@ -151,7 +151,7 @@ pub fn sets(chosen: Chosen, uid: u32) -> Capabilities {
     }
 }
 
-/// The set of the capabilities in `words`, without the word `ALL`.
+/// Parses the capabilities in `words`; skips the word `ALL`.
 fn named(words: &[String]) -> Result<Set, SpecError> {
     let single: Vec<String> =
         words.iter().filter(|word| !word.eq_ignore_ascii_case("ALL")).cloned().collect();

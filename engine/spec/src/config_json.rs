@@ -1,15 +1,15 @@
-//! The types of `config.json`: the fields that this engine writes, by the names of the OCI runtime-spec. Plain data.
+//! The types of `config.json`: the fields that this engine writes, with the names of the OCI runtime-spec.
 
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Where the small init program is in a container with `--init`.
+/// Path of the small init program in a container with `--init`.
 pub const INIT: &str = "/sbin/docker-init";
-/// Where the notification socket is in a container with `--sdnotify=container`.
+/// Path of the notification socket in a container with `--sdnotify=container`.
 pub const NOTIFY: &str = "/run/notify.sock";
 
-/// The whole file. OCI runtime-spec, "Configuration".
+/// The whole document. OCI runtime-spec, "Configuration".
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
@@ -23,7 +23,7 @@ pub struct Spec {
     pub hostname: String,
     /// The mounts, in the order in which they are made.
     pub mounts: Vec<Mount>,
-    /// The part for Linux only.
+    /// The part for Linux.
     pub linux: Linux,
     /// Free text about the container.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -36,7 +36,7 @@ pub struct Spec {
 pub struct Process {
     /// Whether the process has a pseudo-terminal.
     pub terminal: bool,
-    /// The first size of the terminal.
+    /// Initial size of the terminal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console_size: Option<ConsoleSize>,
     /// The user of the process.
@@ -49,18 +49,19 @@ pub struct Process {
     pub cwd: String,
     /// The process's capabilities.
     pub capabilities: Capabilities,
-    /// The process's resource limits, where they differ from the engine's.
+    /// The process's resource limits that differ from the engine's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rlimits: Vec<Rlimit>,
-    /// No program that the process executes can give it more privileges. prctl(2), PR_SET_NO_NEW_PRIVS.
+    /// Whether programs that the process executes give it no more privileges. prctl(2), PR_SET_NO_NEW_PRIVS.
     pub no_new_privileges: bool,
     /// The AppArmor profile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apparmor_profile: Option<String>,
-    /// The SELinux label; empty for none.
+    /// The SELinux label; empty if the process has none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selinux_label: String,
-    /// Processes with a higher score are killed first when memory is short. proc_pid_oom_score_adj(5).
+    /// OOM score adjustment: when memory is short, the kernel prefers to kill processes with a high score.
+    /// proc_pid_oom_score_adj(5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
 }
@@ -90,16 +91,16 @@ pub struct User {
 /// The five capability sets of a process. capabilities(7), "Thread capability sets".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
-    /// Limits what the process can gain by execve(2).
+    /// Capabilities that the process can gain by execve(2).
     pub bounding: Vec<String>,
-    /// What the kernel checks.
+    /// Capabilities that the kernel checks.
     pub effective: Vec<String>,
-    /// What the process may make effective.
+    /// Capabilities that the process may make effective.
     pub permitted: Vec<String>,
-    /// Kept across execve(2) of a file whose inheritable set has it as well.
+    /// Capabilities that the process keeps when it executes a file whose inheritable set also has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inheritable: Vec<String>,
-    /// Kept across execve(2) of an ordinary file.
+    /// Capabilities that the process keeps when it executes an ordinary file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ambient: Vec<String>,
 }
@@ -107,12 +108,12 @@ pub struct Capabilities {
 /// A resource limit. setrlimit(2).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rlimit {
-    /// `RLIMIT_NOFILE`, ….
+    /// Name of the limit, such as `RLIMIT_NOFILE`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The soft limit; `u64::MAX` is no limit.
+    /// The soft limit; `u64::MAX` means no limit.
     pub soft: u64,
-    /// The hard limit; `u64::MAX` is no limit.
+    /// The hard limit; `u64::MAX` means no limit.
     pub hard: u64,
 }
 
@@ -121,7 +122,7 @@ pub struct Rlimit {
 pub struct Root {
     /// Path on the host.
     pub path: String,
-    /// Whether it is mounted read-only.
+    /// Whether the root file system is mounted read-only.
     pub readonly: bool,
 }
 
@@ -133,26 +134,26 @@ pub struct Mount {
     /// Type of the file system.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What is mounted: a path on the host, or a name.
+    /// The source of the mount: a path on the host, or a name.
     pub source: String,
-    /// Options of mount(8), and those of the runtime-spec.
+    /// Mount options of mount(8) and of the runtime-spec.
     pub options: Vec<String>,
 }
 
-/// The part for Linux only. OCI runtime-spec, "Linux Container Configuration".
+/// The part for Linux. OCI runtime-spec, "Linux Container Configuration".
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Linux {
     /// New namespaces of the container.
     pub namespaces: Vec<Namespace>,
-    /// Devices beside the default ones.
+    /// Devices in addition to the default devices.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
-    /// The container's control group, in the form that the runtime's cgroup manager takes.
+    /// The container's control group, in the form that the runtime's cgroup manager expects.
     pub cgroups_path: String,
     /// Limits of resources and access to devices.
     pub resources: Resources,
-    /// The filter of system calls; most containers share one.
+    /// The filter of system calls. Most containers share one filter.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shared")]
     pub seccomp: Option<Arc<Seccomp>>,
     /// Paths that the container cannot read.
@@ -167,7 +168,7 @@ pub struct Linux {
     /// Mount propagation of the root file system. mount_namespaces(7).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs_propagation: Option<String>,
-    /// The SELinux label of the file systems that the runtime mounts; empty for none.
+    /// The SELinux label of the file systems that the runtime mounts; empty if they get none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mount_label: String,
 }
@@ -175,7 +176,7 @@ pub struct Linux {
 /// A new namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Namespace {
-    /// `pid`, ….
+    /// Kind of the namespace, such as `pid`.
     #[serde(rename = "type")]
     pub kind: &'static str,
 }
@@ -184,7 +185,7 @@ pub struct Namespace {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
-    /// `c`, a character device, or `b`, a block device.
+    /// `c` for a character device, `b` for a block device.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Absolute path in the container.
@@ -221,18 +222,18 @@ pub struct Resources {
 /// A rule of access to devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeviceRule {
-    /// Whether the rule allows or denies.
+    /// Whether the rule allows access; otherwise the rule denies access.
     pub allow: bool,
     /// `a` (all), `b` (block) or `c` (character).
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Major number; every one if absent.
+    /// Major number; all numbers if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub major: Option<i64>,
-    /// Minor number; every one if absent.
+    /// Minor number; all numbers if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minor: Option<i64>,
-    /// Some of `r` (read), `w` (write) and `m` (mknod).
+    /// Kinds of access: some of `r` (read), `w` (write) and `m` (mknod).
     pub access: String,
 }
 
@@ -242,7 +243,7 @@ pub struct Memory {
     /// Limit of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
-    /// Limit of memory and swap together; -1 is no limit.
+    /// Limit of memory and swap together; -1 means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<i64>,
 }
@@ -272,7 +273,7 @@ pub struct Seccomp {
     /// The errno that the default action returns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u32>,
-    /// `SCMP_ARCH_X86_64`, ….
+    /// Names of architectures, such as `SCMP_ARCH_X86_64`.
     pub architectures: Vec<String>,
     /// Flags of seccomp(2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -287,17 +288,17 @@ pub struct Seccomp {
 pub struct Syscall {
     /// Names of the system calls.
     pub names: Vec<String>,
-    /// `SCMP_ACT_ALLOW`, ….
+    /// Name of the action, such as `SCMP_ACT_ALLOW`.
     pub action: String,
     /// The errno that the action returns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u32>,
-    /// Conditions that must all hold for the rule to match.
+    /// Conditions on the arguments. The rule matches if all conditions hold.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Argument>,
 }
 
-/// A condition on an argument.
+/// A condition on an argument of a system call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Argument {
@@ -308,7 +309,7 @@ pub struct Argument {
     /// The second value of `SCMP_CMP_MASKED_EQ`.
     #[serde(default)]
     pub value_two: u64,
-    /// `SCMP_CMP_EQ`, ….
+    /// Name of the comparison, such as `SCMP_CMP_EQ`.
     pub op: String,
 }
 

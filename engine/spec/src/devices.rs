@@ -1,7 +1,7 @@
-//! Device nodes and rules of access: those of every container, those of `--device`, and all of the host's devices for a
-//! privileged container.
+//! Device nodes and access rules: the devices of every container, the devices of `--device`, and all devices of the
+//! host for a privileged container.
 //!
-//! The runtime itself makes nodes like /dev/null in every container (OCI runtime-spec, "Default Devices").
+//! The runtime itself creates nodes such as /dev/null in every container (OCI runtime-spec, "Default Devices").
 
 use super::config_json::{Device, DeviceRule};
 use super::error::SpecError;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// Most devices of one container.
 const COUNT_MAX: usize = 4096;
-/// How many levels of directories are searched for devices.
+/// Most levels of directories in which devices are searched.
 const DEPTH_MAX: usize = 8;
 /// Major and minor numbers of the devices that every container may use: null, zero, full, tty, random, urandom,
 /// console, ptmx and pseudo-terminals.
@@ -29,7 +29,7 @@ const USABLE: [(i64, Option<i64>); 9] = [
     (136, None),
 ];
 
-/// `HOST[:CONTAINER[:rwm]]`.
+/// A parsed `--device`: `HOST[:CONTAINER[:rwm]]`.
 #[derive(Debug, PartialEq, Eq)]
 struct Request<'a> {
     host: &'a str,
@@ -37,10 +37,10 @@ struct Request<'a> {
     access: &'a str,
 }
 
-/// Checks the form of each `--device`, without a look at the host.
+/// Checks the form of each `--device`, without reading the host's devices.
 ///
 /// # Errors
-/// [`SpecError::Option`]: one is not of the form `HOST[:CONTAINER[:rwm]]`.
+/// [`SpecError::Option`] if a `--device` does not have the form `HOST[:CONTAINER[:rwm]]`.
 pub fn check(devices: &[String]) -> Result<(), SpecError> {
     devices.iter().try_for_each(|device| parse(device).map(drop))
 }
@@ -48,15 +48,15 @@ pub fn check(devices: &[String]) -> Result<(), SpecError> {
 /// Splits a `--device` into the path on the host, the path in the container, and the access (some of `rwm`).
 ///
 /// # Errors
-/// [`SpecError::Option`]: it is not of the form `HOST[:CONTAINER[:rwm]]`.
+/// [`SpecError::Option`] if `device` does not have the form `HOST[:CONTAINER[:rwm]]`.
 pub fn parts(device: &str) -> Result<(&str, &str, &str), SpecError> {
     parse(device).map(|request| (request.host, request.container, request.access))
 }
 
-/// The nodes that the runtime is to make, and the rules of access.
+/// Returns the nodes that the runtime must create, and the access rules.
 ///
 /// # Errors
-/// [`SpecError::Option`]: a device is not there, or there are more than 4096.
+/// [`SpecError::Option`] if a device does not exist, or if there are more than 4096 devices.
 pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError> {
     let mut nodes = Vec::new();
     if create.privileged {
@@ -83,10 +83,10 @@ pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError>
     Ok((nodes, rules))
 }
 
-/// The rules of access of a container without `--device`.
+/// The access rules of a container without `--device`.
 pub fn default_rules() -> Vec<DeviceRule> {
     let mut rules = vec![rule(false, "a", None, None, "rwm")];
-    // The container may make any node (mknod), though not open it, as in docker.
+    // The container may create any node (mknod), as in docker; it still cannot open the node.
     rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
     rules.extend(USABLE.map(|(major, minor)| rule(true, "c", Some(major), minor, "rwm")));
     rules
@@ -121,9 +121,9 @@ fn is_access(word: &str) -> bool {
     !word.is_empty() && word.chars().all(|c| "rwm".contains(c) && count(c) == 1)
 }
 
-/// The requested device, or all devices below it if it is a directory.
+/// The requested device. If the path is a directory, all devices below it.
 fn find(device: &str, request: &Request<'_>) -> Result<Vec<Device>, SpecError> {
-    // Symbolic links of the host are followed: /dev/disk/by-id consists of them.
+    // Follow symbolic links of the host: /dev/disk/by-id consists of symbolic links.
     let status = stat(request.host).map_err(|errno| {
         SpecError::option("--device", device, format!("cannot stat {}: {}", request.host, errno.desc()))
     })?;
@@ -140,7 +140,7 @@ fn find(device: &str, request: &Request<'_>) -> Result<Vec<Device>, SpecError> {
     }
 }
 
-/// Adds all devices below `dir` of the host, except those that each container has its own instance of.
+/// Adds all devices below `dir` of the host, except devices of which each container has an instance of its own.
 fn devices_below(dir: &Path, target: &str, nodes: &mut Vec<Device>, depth: usize) {
     const OWN: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx"];
     let Ok(entries) = fs::read_dir(dir) else { return };

@@ -1,7 +1,8 @@
-//! What this host can do for containers: control groups, security modules, limits, the engine's own capabilities.
+//! The features of this host that containers need: control groups, security modules, limits, the engine's
+//! capabilities.
 //!
-//! [`Host::get`] reads this from /proc and /sys, once. The other modules get a [`Host`] and read nothing of that
-//! themselves. Reading never fails: a feature whose file cannot be read counts as missing.
+//! [`Host::get`] reads the features from /proc and /sys at its first call. The other modules get a [`Host`] and do not
+//! read these files. Reading never fails: a feature whose file cannot be read counts as missing.
 
 use super::capabilities::Set;
 use super::lsm::{self, Contexts, Loaded};
@@ -14,7 +15,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Paths at which a small init program is searched: statically linked ones, which need no library in the container.
+/// Paths at which the small init program is searched. These programs are statically linked, and need no library in the
+/// container.
 pub const INITS: [&str; 9] = [
     "/usr/libexec/podman/catatonit",
     "/usr/bin/catatonit",
@@ -27,10 +29,10 @@ pub const INITS: [&str; 9] = [
     "/usr/local/bin/tini-static",
 ];
 
-/// Where control groups are mounted. If version 2 is used alone, it is mounted here itself.
+/// The directory of the control groups. If only version 2 is in use, its hierarchy is mounted directly here.
 const UNIFIED: &str = "/sys/fs/cgroup";
 
-/// How control groups are mounted. cgroups(7).
+/// The versions of control groups that are mounted. cgroups(7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cgroups {
     /// Control groups are not mounted.
@@ -38,7 +40,7 @@ pub enum Cgroups {
     None,
     /// Version 1: a hierarchy for each controller.
     V1,
-    /// Version 1, with a hierarchy of version 2 that has no controllers.
+    /// Version 1, with an additional hierarchy of version 2 that has no controllers.
     Hybrid,
     /// Version 2: one hierarchy.
     V2,
@@ -56,28 +58,28 @@ impl Cgroups {
     }
 }
 
-/// What this host can do.
+/// The features of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// How control groups are mounted.
+    /// The versions of control groups that are mounted.
     pub cgroups: Cgroups,
     /// Controllers of the control groups: `memory`, `pids`, `cpu`, ….
     pub controllers: BTreeSet<String>,
-    /// Number of processors that the engine may run on; 0 if it is not known.
+    /// Number of processors that the engine may run on; 0 if unknown.
     pub processors: u32,
     /// Whether swap can be limited.
     pub swap: bool,
-    /// The engine's own capabilities. It can give a container no others.
+    /// The engine's own capabilities: the engine can give a container only these.
     pub capabilities: Set,
     /// The kernel's version, major and minor.
     pub kernel: (u32, u32),
-    /// The processor architecture, as Go and images call it: `amd64`.
+    /// The processor architecture, by the name that Go and images use, such as `amd64`.
     pub arch: String,
     /// Whether the kernel has seccomp filters.
     pub seccomp: bool,
     /// Whether AppArmor is on.
     pub apparmor: bool,
-    /// The AppArmor profiles that are loaded; `None` if the list cannot be read.
+    /// The loaded AppArmor profiles; `None` if the list cannot be read.
     pub profiles: Loaded,
     /// Whether SELinux is on.
     pub selinux: bool,
@@ -89,30 +91,30 @@ pub struct Host {
     pub systemd: bool,
     /// The host's name.
     pub hostname: String,
-    /// The engine's own soft and hard limits, by docker's names; `u64::MAX` is no limit.
+    /// The engine's own soft and hard limits, by docker's names; `u64::MAX` means no limit.
     pub limits: BTreeMap<String, (u64, u64)>,
-    /// The engine's own OOM score.
+    /// The engine's own OOM score adjustment.
     pub oom_score_adj: i32,
-    /// Whether the kernel has the parameter `net.ipv4.ip_unprivileged_port_start`: see [`crate::resources`].
+    /// Whether the kernel has the parameter `net.ipv4.ip_unprivileged_port_start`; see [`crate::resources`].
     pub unprivileged_ports: bool,
-    /// The small init program, if one was found.
+    /// Path of the small init program, if one was found.
     pub init: Option<PathBuf>,
 }
 
 impl Host {
-    /// This host as at the first call of [`Host::get`], but with the AppArmor profiles that are loaded now.
+    /// The features at the first call of [`Host::get`], but with the AppArmor profiles that are loaded now.
     pub fn now() -> Host {
         let host = Host::get();
         Host { profiles: profiles(host.apparmor), ..host.clone() }
     }
 
-    /// This host, as it was at the first call.
+    /// The features of this host at the first call.
     pub fn get() -> &'static Host {
         static HOST: OnceLock<Host> = OnceLock::new();
         HOST.get_or_init(Host::probe)
     }
 
-    /// Reads what this host can do.
+    /// Reads the features of this host.
     pub fn probe() -> Self {
         let (cgroups, controllers, memory) = cgroups();
         let swap = match cgroups {
@@ -121,7 +123,8 @@ impl Host {
         };
         let status = text("/proc/self/status");
         let apparmor = text("/sys/module/apparmor/parameters/enabled").starts_with('Y');
-        // A kernel may have SELinux while no policy is loaded: then processes have no context of three parts or more.
+        // A kernel may have SELinux without a loaded policy. The contexts of processes then have fewer than three
+        // parts.
         let selinux = Path::new("/sys/fs/selinux/enforce").exists()
             && text("/proc/self/attr/current").split(':').count() >= 3;
         Host {
@@ -147,7 +150,7 @@ impl Host {
         }
     }
 
-    /// Whether the control groups have `controller`.
+    /// Whether the control groups have the controller `controller`.
     pub fn controls(&self, controller: &str) -> bool {
         self.controllers.contains(controller)
     }
@@ -158,8 +161,8 @@ fn profiles(apparmor: bool) -> Loaded {
     file?.ok().map(|file| lsm::loaded(&file))
 }
 
-/// The contexts of SELinux's policy for containers: from the file of container-selinux, else from the policy's
-/// directory.
+/// The contexts of SELinux's policy for containers, from the file of container-selinux; if there is none, from the
+/// policy's own directory.
 fn contexts(selinux: bool) -> Option<Contexts> {
     if !selinux {
         return None;
@@ -182,10 +185,11 @@ fn text(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The mode of control groups, the controllers, and where version 1's memory controller is mounted.
+/// The versions of control groups, the controllers, and the mount point of version 1's memory controller.
 fn cgroups() -> (Cgroups, BTreeSet<String>, Option<PathBuf>) {
     let (hierarchies, memory, unified) = mounted(&text("/proc/self/mountinfo"));
-    // Hierarchies of version 1 may be mounted below a version 2 that hides them. Runtimes check only this, too.
+    // Version 2 may be mounted over hierarchies of version 1, which are hidden then. Runtimes also check only this
+    // path.
     let is_v2 = statfs(UNIFIED).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
     let unified = if is_v2 { Some(PathBuf::from(UNIFIED)) } else { unified };
     match (hierarchies.is_empty() || is_v2, unified) {
@@ -199,7 +203,8 @@ fn cgroups() -> (Cgroups, BTreeSet<String>, Option<PathBuf>) {
     }
 }
 
-/// Version 1's controllers, where its memory controller is mounted, and where version 2 is. proc_pid_mountinfo(5).
+/// The controllers of version 1, the mount point of its memory controller, and the mount point of version 2.
+/// proc_pid_mountinfo(5).
 fn mounted(mountinfo: &str) -> (BTreeSet<String>, Option<PathBuf>, Option<PathBuf>) {
     const KNOWN: [&str; 11] = [
         "blkio",
@@ -235,7 +240,7 @@ fn mounted(mountinfo: &str) -> (BTreeSet<String>, Option<PathBuf>, Option<PathBu
     (controllers, memory, unified)
 }
 
-/// The number of processors that this process may run on, as docker counts. Limits of CPU time do not matter.
+/// Number of processors that this process may run on, as docker counts them. Limits of CPU time do not matter.
 fn processors() -> u32 {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return 0 };
     let is_in = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
@@ -245,7 +250,7 @@ fn processors() -> u32 {
 fn permitted(status: &str) -> Option<Set> {
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
     let set = |name| u64::from_str_radix(field(name)?.trim(), 16).ok();
-    // A capability outside the bounding set is lost when the runtime is executed.
+    // A capability outside the bounding set is lost when the engine executes the runtime.
     Some(Set(set("CapPrm:")? & set("CapBnd:")?))
 }
 
@@ -264,7 +269,7 @@ fn arch(rust: &str) -> &str {
     }
 }
 
-/// Reads `/proc/self/limits`: `Max open files  1024  4096  files`.
+/// Parses `/proc/self/limits`, with lines such as `Max open files  1024  4096  files`.
 fn limits(table: &str) -> BTreeMap<String, (u64, u64)> {
     const TITLES: [(&str, &str); 16] = [
         ("Max cpu time", "cpu"),

@@ -6,15 +6,15 @@
 //! | [`config_json`] | the types of the document |
 //! | [`process`], [`user`], [`capabilities`] | the process: arguments, environment, user, capabilities, limits |
 //! | [`security`], [`lsm`] | AppArmor profiles and SELinux labels |
-//! | [`mounts`], [`devices`], [`resources`], [`seccomp`] | the other parts |
-//! | [`validate`], [`words`] | checks of a request before anything is made: the whole, and single values |
+//! | [`mounts`], [`devices`], [`resources`], [`seccomp`] | mounts, devices, limits of resources, system calls |
+//! | [`validate`], [`words`] | checks of a request before a container is created: the whole request, single values |
 //! | [`names`], [`signals`] | containers' names and ids; names of signals |
-//! | [`settings`] | what the configuration says about containers |
-//! | [`host`], [`runtime`], [`rootfs_view`] | what this host, the OCI runtime and the image's files can do or have |
+//! | [`settings`] | the settings for containers in the configuration |
+//! | [`host`], [`runtime`], [`rootfs_view`] | features of this host and the OCI runtime; files of the image |
 //! | [`relabel`] | SELinux labels of mounted files: the only module that changes existing files |
-//! | [`error`] | why a container cannot be made |
+//! | [`error`] | why a container cannot be created |
 //!
-//! Called by the engine. Knows no container's directory, no store and no process of a container.
+//! Called by the engine. Knows no container's directory, no store and no running process.
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]

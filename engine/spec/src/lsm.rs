@@ -1,32 +1,34 @@
 //! Linux security modules: parses the list of AppArmor's loaded profiles and SELinux's contexts for containers.
 //!
-//! Reads no file: [`super::host::Host`] does. Chooses no profile and no label: [`super::security`] does.
+//! Reads no file: [`super::host::Host`] reads them. Chooses no profile and no label: [`super::security`] chooses them.
 
 use std::collections::BTreeSet;
 
 /// The SELinux level of files that all containers share.
 pub(crate) const SHARED_LEVEL: &str = "s0";
 
-/// Names of the AppArmor profiles that the kernel has; `None` if the list cannot be read.
+/// Names of the AppArmor profiles that the kernel has loaded; `None` if the list cannot be read.
 pub type Loaded = Option<BTreeSet<String>>;
 
-/// Parses `/sys/kernel/security/apparmor/profiles`: `NAME (MODE)` a line. Skips profiles of other AppArmor namespaces.
+/// Parses `/sys/kernel/security/apparmor/profiles`, with a line `NAME (MODE)` for each profile. Skips profiles of
+/// other AppArmor namespaces.
 pub fn loaded(file: &str) -> BTreeSet<String> {
     let name = |line: &str| line.rsplit_once(" (").map(|(name, _)| name.to_owned());
     file.lines().filter_map(name).filter(|name| !name.starts_with(':')).collect()
 }
 
-/// The contexts that the host's SELinux policy has for containers.
+/// The contexts for containers in the host's SELinux policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contexts {
-    /// The context of processes: `system_u:system_r:container_t:s0`.
+    /// The context of processes, such as `system_u:system_r:container_t:s0`.
     pub process: Context,
-    /// The context of files: `system_u:object_r:container_file_t:s0`.
+    /// The context of files, such as `system_u:object_r:container_file_t:s0`.
     pub file: Context,
 }
 
 impl Contexts {
-    /// Parses the policy's file `lxc_contexts`; `None` if it lacks one of the two. The file has no manual page.
+    /// Parses the policy's file `lxc_contexts`; `None` if it lacks one of the two contexts. The file has no manual
+    /// page.
     pub fn parse(file: &str) -> Option<Self> {
         let value = |wanted: &str| {
             file.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
@@ -38,7 +40,7 @@ impl Contexts {
     }
 }
 
-/// An SELinux context (label), in its parts.
+/// The parts of an SELinux context (label).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     pub(crate) user: String,

@@ -1,6 +1,6 @@
 //! The mounts of a container: the kernel's file systems, the container's own files in /etc, the requested mounts.
 //!
-//! Called by `bundle`. Reads the sources of mounts on the host; makes nothing.
+//! Called by `bundle`. Reads the sources of mounts on the host; creates nothing.
 
 use super::config_json::Mount as Line;
 use super::config_json::{INIT, NOTIFY};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const SHM: u64 = 64 << 20;
 /// Most requested mounts.
 const COUNT_MAX: usize = 1024;
-/// Paths that a container cannot read: they give information about the host, or allow to harm it.
+/// Paths that a container cannot read: their files tell about the host, or can be used to harm it.
 pub const MASKED: [&str; 13] = [
     "/proc/acpi",
     "/proc/asound",
@@ -37,7 +37,7 @@ pub const MASKED: [&str; 13] = [
 /// Paths that a container can read and not write.
 pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Options of mount(8) that are passed on unchanged.
+/// Options of mount(8) that the runtime gets unchanged.
 const FLAGS: [&str; 20] = [
     "async",
     "atime",
@@ -61,10 +61,10 @@ const FLAGS: [&str; 20] = [
     "nosymfollow",
 ];
 const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "unbindable", "runbindable"];
-/// Options of docker and podman that have no meaning here: for other systems, or for named volumes.
+/// Options of docker and podman that have no meaning for this engine: for other systems, or for named volumes.
 const IGNORED: [&str; 6] = ["consistent", "cached", "delegated", "nocopy", "defaults", "notmpcopyup"];
 
-/// The container's own files in /etc: their paths on the host.
+/// Paths on the host of the container's own files in /etc.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
     /// `/etc/hostname`.
@@ -75,34 +75,34 @@ pub struct Files {
     pub resolv_conf: PathBuf,
 }
 
-/// All mounts, and what must happen before them.
+/// All mounts of a container, and the preparations that they need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mounts {
     /// The mounts, in the order in which the runtime makes them.
     pub lines: Vec<Line>,
     /// Mount propagation of the root file system; the runtime's default if absent.
     pub propagation: Option<String>,
-    /// Directories of the host that must be made first.
+    /// Directories of the host that must be created before the mounts.
     pub make: Vec<PathBuf>,
-    /// Files of the host that get another SELinux label first.
+    /// Files of the host that get another SELinux label before the mounts.
     pub relabel: Vec<Relabel>,
-    /// What a person should know.
+    /// Warnings for a person.
     pub warnings: Vec<String>,
 }
 
-/// Which containers may use a mount's files, by SELinux.
+/// Which containers may use the files of a mount, according to SELinux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Share {
-    /// `z`: all containers.
+    /// Option `z`: all containers.
     All,
-    /// `Z`: this one.
+    /// Option `Z`: only this container.
     Own,
 }
 
-/// Checks the requested mounts, without a look at the host.
+/// Checks the requested mounts, without reading the host's files.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`] if a mount breaks a rule.
 pub fn check(mounts: &[Mount]) -> Result<(), SpecError> {
     if mounts.len() > COUNT_MAX {
         return Err(SpecError::option(
@@ -142,10 +142,10 @@ fn option_name(mount: &Mount) -> &'static str {
     }
 }
 
-/// All mounts of a container.
+/// Makes the list of all mounts of a container.
 ///
 /// # Errors
-/// [`SpecError`]: an option breaks a rule, a source is missing, no small init program was found.
+/// [`SpecError`] if an option breaks a rule, a source is missing, or no small init program was found.
 pub fn all(
     create: &Create,
     host: &Host,
@@ -164,10 +164,10 @@ pub fn all(
     for mount in &create.mounts {
         requested.push(requested_mount(mount, host, runtime, labels, &mut mounts)?);
     }
-    // A requested mount replaces a default one on the same target.
+    // A requested mount replaces a default mount on the same target.
     mounts.lines.retain(|line| requested.iter().all(|other| other.destination != line.destination));
     mounts.lines.extend(requested);
-    // A directory is mounted before the mounts in it, whatever the order of the options.
+    // Mount a directory before the mounts below it, in whatever order the options are.
     mounts.lines.sort_by_key(|line| line.destination.matches('/').count());
     Ok(mounts)
 }
@@ -210,7 +210,7 @@ fn add_own_files(create: &Create, files: &Files, mounts: &mut Mounts) -> Result<
     if let (Notify::Container, Some(socket)) = (create.sdnotify, &create.notify_socket) {
         match socket.starts_with('/') {
             true => mounts.lines.push(bind(socket, NOTIFY, &[])),
-            // An abstract socket belongs to a network namespace, and has no file that could be mounted. unix(7).
+            // An abstract socket belongs to a network namespace, and has no file to mount. unix(7).
             false => {
                 return Err(SpecError::host(
                     "pass NOTIFY_SOCKET on into the container",
@@ -260,7 +260,8 @@ fn requested_mount(
     if !words.iter().any(|word| word == "bind" || word == "rbind") {
         words.insert(0, "rbind".to_owned());
     }
-    // Read-only recursively if the runtime can: else file systems mounted below the source could still be written.
+    // Use the recursive option if possible: otherwise the container could write to file systems mounted below the
+    // source.
     if words.iter().any(|word| word == "ro") && runtime.mounts_with("rro") && host.kernel >= (5, 12) {
         words.push("rro".to_owned());
     }
@@ -268,7 +269,7 @@ fn requested_mount(
     Ok(Line { destination, kind: "bind".into(), source: mount.source.clone(), options: words })
 }
 
-/// Records that the source of `mount` gets a label, or a warning why it does not.
+/// Records that the source of `mount` gets a label. If it does not, adds a warning with the reason.
 fn relabel(mount: &Mount, share: Share, host: &Host, labels: &Labels, mounts: &mut Mounts) {
     let label = match share {
         Share::All => labels.shared(),
@@ -276,7 +277,7 @@ fn relabel(mount: &Mount, share: Share, host: &Host, labels: &Labels, mounts: &m
     };
     let why = match label {
         _ if !host.selinux => "SELinux is off on this host",
-        // The runtime mounts a tmpfs with the container's label.
+        // A tmpfs needs no entry: the runtime mounts it with the container's label.
         _ if mount.kind == MountKind::Tmpfs => return,
         Some(label) => {
             return mounts.relabel.push(Relabel { source: PathBuf::from(&mount.source), label });
@@ -299,8 +300,8 @@ fn check_source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
     }
 }
 
-/// Adds the mount's propagation if none was requested. For a slave mount the root file system must be a slave as well,
-/// or mounts of the host would stop there.
+/// Adds the default propagation, unless the mount has an option for it. For a slave mount, also makes the root file
+/// system a slave: otherwise later mounts of the host would not reach the container.
 fn set_propagation(words: &mut Vec<String>, mounts: &mut Mounts) {
     let Some(requested) = words.iter().find(|word| PROPAGATION.contains(&word.as_str())) else {
         words.push("rprivate".to_owned());
@@ -311,7 +312,8 @@ fn set_propagation(words: &mut Vec<String>, mounts: &mut Mounts) {
     }
 }
 
-/// Appends the options of `mount` to `to`, in the runtime's terms. Returns how its files are to be labelled, if at all.
+/// Appends the options of `mount` to `to`, in the runtime's form. Returns which containers may use the files; `None`
+/// if the files keep their labels.
 fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<Option<Share>, SpecError> {
     let mut share = None;
     for word in &mount.options {
@@ -327,7 +329,7 @@ fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<Option<Share>, SpecE
             "Z" => share = Some(Share::Own),
             "U" | "idmap" => return bad("owners of files are not changed"),
             "readonly" => to.push("ro".to_owned()),
-            // Mounts of the host enter the shim's mount namespace; mounts made in it never reach the host.
+            // The shim's mount namespace gets mounts of the host, but the host never gets mounts of that namespace.
             _ if !is_tmpfs && [key, value].iter().any(|word| word.ends_with("shared")) => {
                 return bad(
                     "what a container mounts does not reach the host; rslave lets what the host mounts in",
@@ -362,7 +364,8 @@ fn is_size(word: &str) -> bool {
         && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// `path` without `.`, `..` and redundant slashes. The runtime follows symbolic links in it, inside the container.
+/// Removes `.`, `..` and redundant slashes from `path`. The runtime follows symbolic links in the path, inside the
+/// container.
 fn clean(path: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in path.split('/') {
@@ -375,10 +378,11 @@ fn clean(path: &str) -> String {
     format!("/{}", words.join("/"))
 }
 
-/// The masked paths and the read-only paths; none for a privileged container, or with `systempaths=unconfined`.
+/// The masked paths and the read-only paths. The lists are empty for a privileged container and with
+/// `systempaths=unconfined`.
 ///
 /// # Errors
-/// [`SpecError::Option`]: `systempaths` has another value.
+/// [`SpecError::Option`] if `systempaths` has another value.
 pub fn hidden(create: &Create) -> Result<(Vec<String>, Vec<String>), SpecError> {
     let own = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
     match security::option(create, "systempaths") {

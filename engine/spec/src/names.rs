@@ -1,13 +1,13 @@
-//! Names and ids of containers: checks given names, and generates names and ids.
+//! Names and IDs of containers: checks names that people choose, and generates names and IDs.
 //!
-//! Pure but for the random bytes. The caller knows which names are taken.
+//! Does no I/O except to get random bytes. The caller knows which names are in use.
 
 use super::error::SpecError;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// Longest name, in bytes.
 pub const NAME_MAX: usize = 128;
-/// How many generated names are tried before a number is appended to one.
+/// Number of generated names that are tried. If all are in use, a number is appended to a name.
 const TRIES_MAX: usize = 10;
 
 const ADJECTIVES: [&str; 48] = [
@@ -25,10 +25,10 @@ const BOATS: [&str; 48] = [
     "tide", "trawler", "tug", "whaler", "yawl",
 ];
 
-/// Checks a name that a person gave. docker-create(1): `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+/// Checks a name that a person has chosen. docker-create(1): `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
 ///
 /// # Errors
-/// [`SpecError::Option`]: the name is not allowed, or looks like an id.
+/// [`SpecError::Option`] if the name is not allowed, or looks like an ID.
 pub fn check(name: &str) -> Result<(), SpecError> {
     let bad = |why: &str| Err(SpecError::option("--name", name, why));
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -43,36 +43,36 @@ pub fn check(name: &str) -> Result<(), SpecError> {
     }
     match name.chars().find(|&c| !fine(c)) {
         Some(c) => bad(&format!("{c:?} cannot be in a name: letters, digits, '_', '.' and '-' can")),
-        // Such a name could be taken for the id of another container.
+        // A request could mean the name or the ID of another container.
         None if name.len() == 64 && is_hex(name) => bad("it looks like a container's id"),
         None => Ok(()),
     }
 }
 
-/// Whether `word` may be a container's id, or the beginning of an id.
+/// Whether `word` may be a container's ID, or the beginning of an ID.
 pub fn is_hex(word: &str) -> bool {
     !word.is_empty() && word.len() <= 64 && word.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Generates an id: 64 hexadecimal digits of random bytes.
+/// Generates an ID: 64 hexadecimal digits of random bytes.
 ///
 /// # Errors
-/// The kernel gives no random bytes.
+/// The kernel returns no random bytes.
 pub fn id() -> Result<String, SpecError> {
     let digits = |bytes: [u8; 32]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     loop {
         let id = digits(random()?);
-        // Some tools would read a short id that consists of decimal digits as a number.
+        // The short ID must contain a letter: some tools would read a short ID of decimal digits as a number.
         if id.get(..12).is_some_and(|short| short.bytes().any(|b| b.is_ascii_alphabetic())) {
             return Ok(id);
         }
     }
 }
 
-/// Generates a name for which `is_taken` is false.
+/// Generates a name that is not in use, according to `is_taken`.
 ///
 /// # Errors
-/// The kernel gives no random bytes.
+/// The kernel returns no random bytes.
 pub fn generate(is_taken: impl Fn(&str) -> bool) -> Result<String, SpecError> {
     for _ in 0..TRIES_MAX {
         let name = name_of_bytes(random()?);

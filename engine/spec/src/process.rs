@@ -13,19 +13,19 @@ use super::{user, validate, words};
 use sampan_ipc::container::{Create, Exec, Notify};
 use sampan_oci::Run;
 
-/// The default of `PATH`, if neither the image nor the options set it.
+/// The default `PATH`, used if neither the image nor the options set the variable.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// All that a process depends on.
+/// The data from which a process is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
     /// The requested options.
     pub create: &'a Create,
-    /// What the image's config says about running it.
+    /// The settings of the image's config for running the image.
     pub run: &'a Run,
     /// This host.
     pub host: &'a Host,
-    /// The configuration.
+    /// The engine's settings for containers.
     pub settings: &'a Settings,
     /// The root file system.
     pub root: &'a Root,
@@ -35,13 +35,13 @@ pub struct Input<'a> {
     pub labels: &'a Labels,
 }
 
-/// The program and its arguments: entrypoint and command of the options, else of the image.
+/// The program and its arguments: entrypoint and command from the options, or from the image.
 ///
 /// # Errors
-/// [`SpecError::Option`]: neither names a program.
+/// [`SpecError::Option`] if neither the options nor the image names a program.
 pub fn arguments(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
     let entrypoint: Vec<String> = match &create.entrypoint {
-        // `--entrypoint ""` clears it.
+        // `--entrypoint ""` clears the image's entrypoint.
         Some(words) if words.iter().all(String::is_empty) => Vec::new(),
         Some(words) => words.clone(),
         None => run.entrypoint.clone(),
@@ -62,10 +62,10 @@ pub fn arguments(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
     }
 }
 
-/// The container's first process, and warnings about what it goes without.
+/// Makes the container's first process, and warnings about features that it lacks.
 ///
 /// # Errors
-/// [`SpecError`]: an option breaks a rule, or the host cannot do it.
+/// [`SpecError`] if an option breaks a rule, or if the host does not support an option.
 pub fn first_process(of: &Input<'_>) -> Result<(Process, Vec<String>), SpecError> {
     let create = of.create;
     let requested = create.user.as_deref().or(of.run.user.as_deref()).unwrap_or_default();
@@ -92,16 +92,16 @@ pub fn first_process(of: &Input<'_>) -> Result<(Process, Vec<String>), SpecError
         no_new_privileges: security::no_new_privileges(create)?,
         apparmor_profile: security::apparmor(create, of.host, of.settings)?,
         selinux_label: of.labels.process.clone(),
-        // Only a process with CAP_SYS_RESOURCE may go below the lowest score it had. proc_pid_oom_score_adj(5).
+        // A process without CAP_SYS_RESOURCE cannot go below the lowest score that it had. proc_pid_oom_score_adj(5).
         oom_score_adj: Some(of.host.oom_score_adj.max(0)),
     };
     Ok((process, warnings))
 }
 
-/// The process of an execution in the container.
+/// Makes the process of an execution in the container.
 ///
 /// # Errors
-/// [`SpecError`]: an option breaks a rule, or the host cannot do it.
+/// [`SpecError`] if an option breaks a rule, or if the host does not support an option.
 pub fn exec_process(of: &Input<'_>, exec: &Exec) -> Result<Process, SpecError> {
     validate::check_exec(exec)?;
     let (first, _) = first_process(of)?;
@@ -154,7 +154,7 @@ fn environment(of: &Input<'_>, home: &str) -> Vec<String> {
     env
 }
 
-/// The environment that the image and the options set, without the variables that the engine adds.
+/// The environment from the image and the options, without the variables that the engine adds.
 pub fn own_environment(run: &Run, create: &Create) -> Vec<String> {
     let mut env = Vec::new();
     set_requested(&mut env, run, create);
@@ -162,7 +162,7 @@ pub fn own_environment(run: &Run, create: &Create) -> Vec<String> {
 }
 
 fn set_requested(env: &mut Vec<String>, run: &Run, create: &Create) {
-    // An image is hostile: entries that are no variables are skipped.
+    // Images are not trusted: skip entries that are no variables.
     let usable = |variable: &&String| {
         !variable.contains('\0') && variable.split_once('=').is_some_and(|(key, _)| !key.is_empty())
     };
@@ -170,7 +170,7 @@ fn set_requested(env: &mut Vec<String>, run: &Run, create: &Create) {
     create.env.iter().for_each(|variable| set(env, variable));
 }
 
-/// Sets `KEY=value`, replacing the variable of that key; `KEY` alone removes it.
+/// Sets a variable from `KEY=value`, and replaces the old value. `KEY` without a value removes the variable.
 fn set(env: &mut Vec<String>, variable: &str) {
     let Some((key, _)) = variable.split_once('=') else {
         env.retain(|known| known.split('=').next() != Some(variable));
@@ -186,12 +186,12 @@ fn workdir(root: &Root, requested: Option<&str>, run: &Run) -> Result<String, Sp
     let dir = match requested.or(run.working_dir.as_deref()).unwrap_or("/") {
         "" => "/".to_owned(),
         dir if dir.starts_with('/') => dir.to_owned(),
-        // The image's may be relative: like docker's builder, from the root directory.
+        // The image's working directory may be relative: it then starts at the root directory, as in docker's builder.
         dir => format!("/{dir}"),
     };
     words::absolute("--workdir", &dir)?;
     match root.kind(&dir)? {
-        // The runtime makes a missing directory.
+        // A missing directory is fine: the runtime creates it.
         None | Some(Kind::Directory) => Ok(dir),
         Some(Kind::File | Kind::Other) => {
             Err(SpecError::option("--workdir", &dir, "it is not a directory in the container"))

@@ -1,8 +1,8 @@
-//! Sets SELinux labels of the host's files that a container uses: of mounts with `:z` or `:Z`, and of its files in
-//! /etc.
+//! Sets SELinux labels of the host's files that a container uses: mounts with `:z` or `:Z`, and its files in /etc.
 //!
-//! Called at each start, before the shim. A running container may have the directory mounted and change it meanwhile.
-//! So below the mounted path no symbolic link is followed, and each entry is labelled by way of its opened directory.
+//! Called at each start, before the shim starts. A running container may have the directory mounted and may change it
+//! meanwhile. Therefore no symbolic link below the mounted path is followed, and each entry is labelled through the
+//! open descriptor of its directory.
 
 use super::error::SpecError;
 use nix::dir::Dir;
@@ -17,20 +17,20 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The extended attribute that holds the label of a file.
+/// The extended attribute that contains the label of a file.
 const SELINUX_XATTR: &std::ffi::CStr = c"security.selinux";
 /// Directories whose own labels the host depends on. Directories below them may be relabelled.
 const HOST_DIRECTORIES: [&str; 15] = [
     "/", "/bin", "/boot", "/home", "/lib", "/lib64", "/media", "/opt", "/root", "/run", "/sbin", "/srv",
     "/tmp", "/var", "/var/lib",
 ];
-/// Directories that the host depends on, with all below them.
+/// Directories that the host depends on, together with everything below them.
 const HOST_TREES: [&str; 5] = ["/dev", "/etc", "/proc", "/sys", "/usr"];
 
-/// A file of the host that gets a label, or a directory with all below it.
+/// A file that gets a label, or a directory that gets a label together with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relabel {
-    /// The path, as the mount names it.
+    /// The path in the mount option.
     pub source: PathBuf,
     /// The label.
     pub label: String,
@@ -40,7 +40,8 @@ impl Relabel {
     /// Sets the labels. Returns a warning if the file system does not keep labels.
     ///
     /// # Errors
-    /// [`SpecError::Option`]: the host depends on the directory, or a file cannot be labelled. Some may have been.
+    /// [`SpecError::Option`] if the host depends on the directory, or a file cannot be labelled. Other files may have
+    /// the new label already.
     pub fn run(&self) -> Result<Option<String>, SpecError> {
         let text = self.source.to_string_lossy();
         let bad = |why: String| {
@@ -67,19 +68,20 @@ fn is_host_directory(path: &Path) -> bool {
         || HOST_TREES.iter().any(|other| path.starts_with(other))
 }
 
-/// Calls `make`. Every file that this thread creates meanwhile has `label` from its beginning; an empty label is none.
+/// Calls `make`. Every file that this thread creates meanwhile has `label` from its beginning. An empty label changes
+/// nothing.
 ///
 /// # Errors
-/// The kernel refuses the label. `make` was not called then.
+/// The kernel refuses the label. `make` was not called.
 pub fn creating_as<T>(label: &str, make: impl FnOnce() -> T) -> io::Result<T> {
-    // An attribute of the thread, not of the process. proc_pid_attr(5), "fscreate".
+    // An attribute of the thread and not of the process. proc_pid_attr(5), "fscreate".
     const NEXT: &str = "/proc/thread-self/attr/fscreate";
     if label.is_empty() {
         return Ok(make());
     }
     std::fs::write(NEXT, label)?;
     let made = make();
-    // A line feed alone clears it: new files get the label of the policy again.
+    // A line feed alone clears the attribute: new files again get the label that the policy gives them.
     if let Err(error) = std::fs::write(NEXT, "\n") {
         log::error!(
             "cannot clear {NEXT}: {error}; files that this thread of the engine creates will have the SELinux label {label}: \
@@ -98,7 +100,8 @@ pub fn label_file(path: &Path, label: &str) -> Result<(), Errno> {
     xattr::lsetxattr(&path, SELINUX_XATTR, label.as_bytes())
 }
 
-/// Labels `path` and all below it. The top comes last: if it has the label, all below has it, too.
+/// Labels `path` and everything below it. `path` itself comes last: if it has the label, all files below have the
+/// label, too.
 fn label_tree(path: &Path, label: &str) -> Result<(), Errno> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL) };
     let parent = open_top(parent)?;
@@ -116,11 +119,11 @@ fn label_below(top: &OwnedFd, label: &str) -> Result<(), Errno> {
     let mut pending = vec![Vec::new()];
     while let Some(path) = pending.pop() {
         let directory = match open_beneath(top, &path) {
-            // The entry was removed or replaced meanwhile.
+            // Another process has removed or replaced the entry meanwhile.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
             other => other?,
         };
-        // A second descriptor: the listing takes the first one over.
+        // Open a second descriptor, since the listing closes its descriptor.
         let mut listing = Dir::from_fd(open_beneath(&directory, b"")?)?;
         for entry in listing.iter() {
             let entry = entry?;
@@ -148,8 +151,8 @@ fn label_below(top: &OwnedFd, label: &str) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Labels an entry of an open directory. No system call takes a directory's descriptor and a name for this, so the
-/// path is made of /proc/self/fd and the name, which is one component and no link that lsetxattr(2) follows.
+/// Labels an entry of an open directory. No system call sets a label by a directory's descriptor and a name, so the
+/// path is made of /proc/self/fd and the name. lsetxattr(2) does not follow a link at the end of that path.
 fn label_entry(directory: &OwnedFd, name: &std::ffi::CStr, label: &str) -> Result<(), Errno> {
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());
@@ -173,7 +176,7 @@ mod tests {
         Relabel { source: source.to_owned(), label: LABEL.to_owned() }.run()
     }
 
-    /// Whether this process may set labels: as root, on a file system that keeps them, if no policy forbids it.
+    /// Whether this process may set labels: it needs root, a file system with labels, and a policy that allows it.
     fn may_label(dir: &Path) -> bool {
         let file = dir.join("probe");
         fs::write(&file, "").expect("written");
@@ -196,7 +199,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(&outside, top.join("a/link")).expect("linked");
         std::os::unix::fs::symlink(&top, dir.path().join("named")).expect("linked");
-        // A link that the person named is followed, as the mount follows it.
+        // The path that the person named may be a link: it is followed, as the mount follows it.
         assert_eq!(run(&dir.path().join("named")).expect("labelled"), None);
         for below in ["", "a", "a/b", "a/b/c", "a/b/c/file", "file", "a/link"] {
             assert_eq!(label(&top.join(below)).as_deref(), Some(LABEL.as_bytes()), "{below}");

@@ -1,4 +1,4 @@
-//! Limits of a container: memory, CPU time, processes; and the kernel parameters of its namespaces. Pure.
+//! Limits of a container (memory, CPU time, processes), and the kernel parameters of its namespaces. Does no I/O.
 
 use super::config_json::{Cpu, Memory, Pids, Resources};
 use super::error::SpecError;
@@ -7,21 +7,21 @@ use super::words;
 use sampan_ipc::container::{Create, Network};
 use std::collections::BTreeMap;
 
-/// Least limit of memory, in bytes, as in docker: with less no runtime starts a process.
+/// Smallest limit of memory, in bytes, as in docker: no runtime starts a process with less.
 const MEMORY_MIN: u64 = 6 << 20;
 /// One processor, in the unit of `nano_cpus`.
 const CPU: u64 = 1_000_000_000;
-/// Period of the limit of CPU time, in microseconds. cgroups(7), "cpu".
+/// Period for the limit of CPU time, in microseconds. cgroups(7), "cpu".
 const PERIOD: u64 = 100_000;
-/// Highest limit of processes that the kernel takes. linux/threads.h, PID_MAX_LIMIT.
+/// Highest limit of processes that the kernel accepts. linux/threads.h, PID_MAX_LIMIT.
 const PIDS_MAX: i64 = 4 << 20;
-/// Least quota of CPU time that the kernel takes, in microseconds.
+/// Smallest quota of CPU time that the kernel accepts, in microseconds.
 const QUOTA_MIN: u64 = 1_000;
 
-/// Checks the requested limits, without a look at the host.
+/// Checks the requested limits, without regard to the host.
 ///
 /// # Errors
-/// [`SpecError::Option`]: a limit is too low, too high, or contradicts another one.
+/// [`SpecError::Option`] if a limit is too low, too high, or contradicts another limit.
 pub fn check(create: &Create) -> Result<(), SpecError> {
     let bytes = |option, value: u64, why| Err(SpecError::option(option, &value.to_string(), why));
     let most = i64::MAX as u64;
@@ -69,10 +69,10 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
     }
 }
 
-/// Checks the requested limits against what this host has.
+/// Checks the requested limits against the host's resources.
 ///
 /// # Errors
-/// [`SpecError::Option`]: more processors than there are, as in docker.
+/// [`SpecError::Option`] for more processors than the host has, as in docker.
 pub fn check_host(create: &Create, host: &Host) -> Result<(), SpecError> {
     let nanos = create.nano_cpus.unwrap_or(0);
     if host.processors == 0 || nanos <= u64::from(host.processors) * CPU {
@@ -83,7 +83,7 @@ pub fn check_host(create: &Create, host: &Host) -> Result<(), SpecError> {
     Err(SpecError::option("--cpus", &requested, why))
 }
 
-/// The limits that this host can enforce. Adds a warning for each requested one that it cannot.
+/// The limits that this host can enforce. Adds a warning for each requested limit that it cannot enforce.
 pub fn limits(create: &Create, host: &Host, warnings: &mut Vec<String>) -> Resources {
     let mut can = |requested: bool, controller: &str, option: &str| {
         let can = host.controls(controller);
@@ -124,14 +124,14 @@ fn memory_limits(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<S
         }
         return Memory { limit: Some(limit), swap: None };
     }
-    // By default as much swap as memory, as in docker.
+    // The default for swap is the amount of memory, as in docker.
     Memory { limit: Some(limit), swap: Some(requested.unwrap_or(limit.saturating_mul(2))) }
 }
 
 /// Checks the requested kernel parameters.
 ///
 /// # Errors
-/// [`SpecError::Option`]: a parameter is not one of the container's own namespaces, so setting it would change the
+/// [`SpecError::Option`] if a parameter does not belong to the container's own namespaces, so that it would change the
 /// host.
 pub fn check_sysctls(create: &Create) -> Result<(), SpecError> {
     for (key, value) in &create.sysctls {
@@ -169,11 +169,11 @@ pub fn check_sysctls(create: &Create) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The kernel parameters of the container: the requested ones. With its own network also those that, as in docker, let
-/// every user bind low ports and send pings.
+/// The kernel parameters of the container: the requested ones. A container with its own network also gets parameters
+/// that let every user bind low ports and send pings, as in docker.
 ///
 /// # Errors
-/// [`SpecError::Option`]: a requested parameter would change the host, which depends on `network`, too.
+/// [`SpecError::Option`] if a requested parameter would change the host. Which parameters do depends on `network`.
 pub fn sysctls(
     create: &Create,
     network: Network,
@@ -183,7 +183,7 @@ pub fn sysctls(
     let mut all = BTreeMap::new();
     if network != Network::Host && host.unprivileged_ports {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        // All groups may open ICMP sockets, so that ping(8) needs no capability. icmp(7).
+        // Let all groups open ICMP sockets, so that ping(8) needs no capability. icmp(7).
         all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }
     all.extend(create.sysctls.iter().cloned());

@@ -1,11 +1,11 @@
 //! Finds and reads files in a root file system that is not mounted: a stack of overlayfs directories.
 //!
-//! Gives what the mounted root would give: the uppermost layer wins, directories are merged, whiteouts and opaque
-//! directories hide what is below, symbolic links are resolved inside the root. Used for /etc/passwd and /etc/group,
-//! and to check paths.
+//! The result is that of the mounted root file system: the uppermost layer wins, directories are merged, whiteouts and
+//! opaque directories hide the files below, and symbolic links are resolved inside the root. Used for /etc/passwd and
+//! /etc/group, and to check paths.
 //!
-//! The layers are hostile, and so is the directory that a running container writes. So each component of a path is
-//! opened by itself, the kernel follows no link, and only regular files are ever opened for reading.
+//! Neither the layers nor the directory that a running container writes can be trusted. Therefore each component of a
+//! path is opened separately, the kernel follows no link, and only regular files are opened for reading.
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
@@ -20,20 +20,20 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Most symbolic links on the way to one file, as in the kernel. path_resolution(7).
+/// Most symbolic links that one lookup follows, as in the kernel. path_resolution(7).
 const LINKS_MAX: usize = 40;
-/// Longest path, in bytes. A lookup may read at most [`LINKS_MAX`] times as much in targets of links.
+/// Longest path, in bytes. The targets of all links of one lookup may have [`LINKS_MAX`] times this length.
 const PATH_MAX: usize = 4096;
 
 /// Why a root file system cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// The path has too many symbolic links, or is no regular file.
+    /// The path has too many symbolic links, or is not a regular file.
     #[error("cannot find {path:?} in the root file system: {why}")]
     Refused {
         /// The requested path.
         path: String,
-        /// The rule that it breaks.
+        /// The rule that the path breaks.
         why: &'static str,
     },
     /// The file is longer than the caller allows.
@@ -61,22 +61,22 @@ pub enum Kind {
     Directory,
     /// A regular file.
     File,
-    /// A device, a socket, a named pipe.
+    /// A device, a socket or a FIFO.
     Other,
 }
 
-/// A root file system, as a stack of directories.
+/// A root file system: a stack of directories.
 #[derive(Clone, Debug, Default)]
 pub struct Root {
     layers: Vec<PathBuf>,
 }
 
-/// The entry of one name in a merged directory.
+/// The entry of a merged directory for one name.
 enum Entry {
     Missing,
-    /// A directory; the layers that have it, uppermost first.
+    /// A directory, with the positions of the layers that contain it, uppermost layer first.
     Directory(Vec<usize>),
-    /// A symbolic link; its target.
+    /// A symbolic link, with its target.
     Link(OsString),
     /// Any other file.
     Leaf(OwnedFd, FileStat),
@@ -90,7 +90,7 @@ enum Found {
 }
 
 impl Root {
-    /// Makes the root of `layers`. The uppermost, which the container writes, comes first.
+    /// Makes the root file system of `layers`. The first layer is the uppermost one, to which the container writes.
     pub fn new(layers: impl IntoIterator<Item = PathBuf>) -> Self {
         Root { layers: layers.into_iter().collect() }
     }
@@ -98,7 +98,7 @@ impl Root {
     /// The kind of the file at `path`; `None` if there is no file.
     ///
     /// # Errors
-    /// [`LookupError`]: the path has too many symbolic links, or a system call fails.
+    /// [`LookupError`] if the path has too many symbolic links, or if a system call fails.
     pub fn kind(&self, path: &str) -> Result<Option<Kind>, LookupError> {
         Ok(match self.find(path)? {
             Found::Missing => None,
@@ -111,7 +111,7 @@ impl Root {
     /// The content of the regular file at `path`, of at most `max` bytes; `None` if there is no file.
     ///
     /// # Errors
-    /// [`LookupError`]: the file is not a regular one or is too long, the path has too many symbolic links, or a
+    /// [`LookupError`] if the file is not regular or is too long, if the path has too many symbolic links, or if a
     /// system call fails.
     pub fn read(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, LookupError> {
         let fd = match self.find(path)? {
@@ -119,7 +119,7 @@ impl Root {
             Found::Leaf(fd, stat) if is(&stat, SFlag::S_IFREG) => fd,
             Found::Directory | Found::Leaf(..) => return Err(refused(path, "it is no regular file")),
         };
-        // Opened by its descriptor: another file may have its name by now.
+        // Open by the descriptor: another file may have taken the name meanwhile.
         let file = File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|e| system(path, e))?;
         let mut bytes = Vec::new();
         file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| system(path, e))?;
@@ -155,7 +155,7 @@ impl Root {
                     left.extend(components(&target));
                 }
                 Entry::Leaf(fd, stat) if left.is_empty() => return Ok(Found::Leaf(fd, stat)),
-                // A component that is not a directory: the path does not exist (ENOTDIR).
+                // A component is not a directory, so the path does not exist (ENOTDIR).
                 Entry::Leaf(..) => return Ok(Found::Missing),
             }
         }
@@ -175,7 +175,7 @@ impl Root {
                     break;
                 }
             } else if !merged.is_empty() || is_whiteout(&stat) {
-                // A file below directories is hidden by them; a whiteout hides everything below.
+                // Stop here: directories hide a file in the layers below, and a whiteout hides everything below.
                 break;
             } else if is(&stat, SFlag::S_IFLNK) {
                 return readlinkat(&fd, "").map(Entry::Link);
@@ -187,10 +187,11 @@ impl Root {
     }
 }
 
-/// Removes the layers below one whose root directory is opaque. `layers` have the uppermost first.
+/// Removes the layers below the uppermost layer whose root directory is opaque. The first of `layers` is the uppermost
+/// one.
 ///
-/// Overlayfs ignores an opaque mark on the root of a layer. So the list must be cut before it is mounted, and before
-/// it is given to [`Root::new`].
+/// Overlayfs ignores an opaque mark on the root of a layer. Therefore callers must cut the list before they mount it
+/// and before they pass it to [`Root::new`].
 pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
     let is_last =
         |layer: &PathBuf| CString::new(layer.as_os_str().as_bytes()).is_ok_and(|dir| is_opaque(&dir));
@@ -198,21 +199,21 @@ pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
     layers.into_iter().take(count).collect()
 }
 
-/// Whether the directory is opaque for overlayfs, by the extended attribute that this process's user can set. Linux,
-/// filesystems/overlayfs.rst.
+/// Whether overlayfs treats the directory as opaque, according to the extended attribute that this process's user can
+/// set. Linux, filesystems/overlayfs.rst.
 fn is_opaque(path: &CStr) -> bool {
     xattr::lgetxattr(path, marks().opaque).is_ok_and(|value| value == b"y")
 }
 
 /// Names of extended attributes that overlayfs reads.
 pub struct Marks {
-    /// Marks a directory as opaque.
+    /// The attribute that marks a directory as opaque.
     pub opaque: &'static CStr,
-    /// Marks an empty file as a whiteout.
+    /// The attribute that marks an empty file as a whiteout.
     pub whiteout: &'static CStr,
 }
 
-/// The attributes for mounts by this process's user: root's, or those of an ordinary user.
+/// The names of the attributes for mounts by this process's user: root has other names than an ordinary user.
 pub fn marks() -> Marks {
     match geteuid().is_root() {
         true => Marks { opaque: c"trusted.overlay.opaque", whiteout: c"trusted.overlay.whiteout" },
@@ -220,8 +221,8 @@ pub fn marks() -> Marks {
     }
 }
 
-/// Opens `inside` below the directory `layer`, as O_PATH. No symbolic link is followed below `layer`. `None` if
-/// missing.
+/// Opens `inside` below the directory `layer`, with O_PATH. Follows no symbolic link below `layer`. Returns `None` if
+/// the path does not exist.
 fn open_inside(layer: &Path, inside: &Path) -> Result<Option<(OwnedFd, FileStat)>, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let root = match openat(AT_FDCWD, layer, flags | OFlag::O_DIRECTORY, Mode::empty()) {
@@ -234,9 +235,9 @@ fn open_inside(layer: &Path, inside: &Path) -> Result<Option<(OwnedFd, FileStat)
     );
     match openat2(&root, inside, how) {
         Ok(fd) => fstat(&fd).map(|stat| Some((fd, stat))),
-        // ELOOP and ENOTDIR: a running container has just replaced a component.
+        // ELOOP or ENOTDIR means that a running container has just replaced a component.
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-        // The name is not possible, so there is no such file.
+        // The file system allows no such name, so no file has it.
         Err(Errno::ENAMETOOLONG | Errno::EINVAL) => Ok(None),
         Err(errno) => Err(errno),
     }
@@ -250,7 +251,7 @@ fn is_whiteout(stat: &FileStat) -> bool {
     is(stat, SFlag::S_IFCHR) && stat.st_rdev == 0
 }
 
-/// The components of `path` in reverse order, without `.` and empty ones.
+/// The components of `path` in reverse order, without `.` and empty components.
 fn components(path: &OsStr) -> Vec<OsString> {
     let words = path.as_bytes().split(|b| *b == b'/').filter(|word| !word.is_empty() && *word != b".");
     words.rev().map(|word| OsString::from_vec(word.to_vec())).collect()
@@ -336,7 +337,7 @@ mod tests {
         stack.write("middle/c", "a file now");
         assert_eq!((stack.read("/a/one"), stack.read("/b/two"), stack.read("/c/three")), (None, None, None));
         assert_eq!(stack.read("/c").as_deref(), Some("a file now"));
-        // A new directory above a whiteout begins empty.
+        // A new directory in a layer above a whiteout begins empty.
         stack.write("upper/a/other", "x");
         assert_eq!((stack.read("/a/one"), stack.read("/a/other").as_deref()), (None, Some("x")));
     }

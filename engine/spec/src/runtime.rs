@@ -1,9 +1,9 @@
 //! Finds the OCI runtime: its program, its version and features, and whether it works on this host.
 //!
-//! Called when a container is made or started. The result is cached until the program's file changes. A runtime that
+//! Called when a container is created or started. Caches the result until the program's file changes. A runtime that
 //! the request or the configuration names is used without a trial. Otherwise crun and then runc are tried, each with a
-//! container whose program does not exist: a runtime that complains about anything else does not work here. The reason
-//! is logged and kept in [`Runtime::passed_over`].
+//! container whose program does not exist: a runtime that reports any other error does not work on this host. The
+//! reason is logged and stored in [`Runtime::passed_over`].
 
 use super::devices;
 use super::error::SpecError;
@@ -28,17 +28,17 @@ use std::time::{Duration, Instant};
 
 /// The runtimes that are tried, in this order.
 const CANDIDATES: [&str; 2] = ["crun", "runc"];
-/// Variables that systemd sets for the engine. A runtime would pass them on to a container. sd_notify(3),
-/// sd_listen_fds(3).
+/// Variables that systemd sets for the engine. The engine removes them, since a runtime would pass them on to a
+/// container. sd_notify(3), sd_listen_fds(3).
 const SYSTEMD_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 /// Directories in which programs are searched, after those of `PATH`.
 const EXTRA_DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Longest time that a program run by [`run_program`] may take.
+/// Longest run time of a program that [`run_program`] runs.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most output that is read, in bytes.
+/// Most bytes of output that are read from a program.
 const OUTPUT_MAX: u64 = 1 << 20;
-/// A program that does not exist. An error message with this text is about the program, since no other path of the
-/// trial contains the text.
+/// Path of a program that does not exist. An error message with this text is about the program, since no other path of
+/// the trial contains the text.
 const MISSING_PROGRAM: &str = "/there-is-no-such-program";
 
 /// An OCI runtime.
@@ -52,7 +52,7 @@ pub struct Runtime {
     pub version: String,
     /// The version of the runtime-spec that the runtime reports.
     pub spec: String,
-    /// Whether systemd makes the control groups.
+    /// Whether systemd creates the control groups.
     pub systemd: bool,
     /// Whether the runtime can filter system calls.
     pub seccomp: bool,
@@ -60,14 +60,14 @@ pub struct Runtime {
     pub lacks_apparmor: bool,
     /// Whether the runtime reports that it cannot set SELinux labels.
     pub lacks_selinux: bool,
-    /// Mount options that the runtime reports to support.
+    /// Mount options that the runtime says it supports.
     pub mount_options: Vec<String>,
-    /// Runtimes that were tried before this one and do not work here, with the reasons.
+    /// Runtimes that were tried before this runtime and do not work on this host, with the reasons.
     pub passed_over: Vec<String>,
 }
 
-/// The cache: a slot for each requested runtime. Each slot has its own lock, so that a runtime that hangs while it is
-/// run does not hold up requests for another one.
+/// The cache, with a slot for each requested runtime. Each slot has a lock of its own, so that a runtime that hangs
+/// does not delay requests for another runtime.
 static SLOTS: Mutex<BTreeMap<String, Arc<Mutex<Slot>>>> = Mutex::new(BTreeMap::new());
 /// Identifies a version of a program's file: device, inode, modification time in seconds and nanoseconds.
 type Stamp = (u64, u64, i64, i64);
@@ -75,9 +75,9 @@ type Stamp = (u64, u64, i64, i64);
 /// The cached result of finding a runtime.
 #[derive(Default)]
 struct Slot {
-    /// The runtime, valid while its file has this stamp.
+    /// The runtime; valid while its program's file has this stamp.
     found: Option<(Stamp, Arc<Runtime>)>,
-    /// When finding it failed last, and why.
+    /// When the search for the runtime last failed, and why.
     failed: Option<(Instant, SpecError)>,
 }
 
@@ -89,10 +89,11 @@ impl Slot {
 }
 
 impl Runtime {
-    /// Finds the runtime `requested` for by name or path, else the configured one, else the first that works here.
+    /// Finds the runtime that is `requested` by name or path; otherwise the configured runtime; otherwise the first
+    /// one that works on this host.
     ///
     /// # Errors
-    /// [`SpecError::Host`]: there is no such runtime, or it does not report its version.
+    /// [`SpecError::Host`] if there is no such runtime, or if it does not report its version.
     pub fn find(settings: &Settings, requested: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
         let user = nix::unistd::geteuid();
         if !user.is_root() {
@@ -110,7 +111,8 @@ impl Runtime {
         if let Some(runtime) = slot.known() {
             return Ok(runtime.clone());
         }
-        // Another thread ran the runtime while this one waited for the lock: its failure counts for this one, too.
+        // While this thread waited for the lock, another thread ran the runtime. Its failure counts for this thread,
+        // too.
         if let Some((at, SpecError::Host { doing, why, hint })) = &slot.failed
             && *at > asked_at
         {
@@ -153,8 +155,8 @@ impl Runtime {
         words
     }
 
-    /// Runs a command of the runtime, with `root` as its state directory. Returns exit code, stdout and stderr. A
-    /// command that takes longer than [`COMMAND_TIMEOUT`] is killed, with all that it has started.
+    /// Runs a command of the runtime, with `root` as its state directory. Returns exit code, stdout and stderr. Kills
+    /// a command that takes longer than [`COMMAND_TIMEOUT`], with all processes that it has started.
     ///
     /// # Errors
     /// The command cannot be run, or was killed.
@@ -164,16 +166,16 @@ impl Runtime {
         run_program(&self.path, &[&global, args].concat())
     }
 
-    /// Whether the runtime reports to support this mount option.
+    /// Whether the runtime says that it supports this mount option.
     pub fn mounts_with(&self, option: &str) -> bool {
         self.mount_options.iter().any(|known| known == option)
     }
 }
 
-/// The cache's slot for the runtime `requested` for, else for the configured one.
+/// The cache's slot for the `requested` runtime, or for the configured one if `requested` is `None`.
 fn slot(settings: &Settings, requested: Option<&str>) -> Arc<Mutex<Slot>> {
     let named = requested.or(settings.runtime.as_deref()).unwrap_or_default();
-    // The result depends on the cgroup manager: in tests one process has several configurations.
+    // The result depends on the cgroup manager, and in tests one process has several configurations.
     let key = format!("{:?} {named}", settings.cgroup_manager);
     Arc::clone(SLOTS.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
 }
@@ -187,11 +189,11 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
 const NAMES: &str =
     "--runtime takes crun, runc, or a name of the table [engine.runtimes]; only root may give a path";
 
-/// Checks that a client may request this runtime, which the engine runs with its own privileges. `is_trusted`: the
-/// client is root or the engine's own user, and can run any program with those privileges anyway.
+/// Checks that a client may request this runtime, which the engine runs with its own privileges. `is_trusted` means
+/// that the client is root or the engine's own user, and may run any program with those privileges.
 ///
 /// # Errors
-/// [`SpecError::Host`]: the client is not trusted, and the runtime is a path that the configuration does not have.
+/// [`SpecError::Host`] if the client is not trusted and requests a path that is not in the configuration.
 pub fn check_requested(
     settings: &Settings,
     requested: Option<&str>,
@@ -275,7 +277,7 @@ fn inspect(path: &Path, host: &Host, manager: Option<Manager>) -> Result<Runtime
         return Err(cannot(last_line(&stderr)));
     }
     let (version, spec) = versions(&stdout);
-    // Older runtimes lack this command.
+    // Older runtimes lack the command `features`.
     let features = run_program(path, &["features"]).ok().filter(|(code, ..)| *code == Some(0));
     let features: Features = features
         .and_then(|(_, stdout, _)| serde_json::from_str(&stdout).ok())
@@ -335,7 +337,7 @@ struct Enabled {
     enabled: Option<bool>,
 }
 
-/// The runtime's version and that of the runtime-spec, from lines such as `runc version 1.1.5` and `spec: 1.0.2-dev`.
+/// The version of the runtime and of the runtime-spec, from lines such as `runc version 1.1.5` and `spec: 1.0.2-dev`.
 fn versions(stdout: &str) -> (String, String) {
     let first = stdout.lines().next().unwrap_or_default();
     let version = first.rsplit(' ').next().unwrap_or_default();
@@ -344,7 +346,7 @@ fn versions(stdout: &str) -> (String, String) {
     (clean(version), clean(spec))
 }
 
-/// The features that an older runtime names in its version: crun's `+SYSTEMD +SECCOMP`, runc's `libseccomp: 2.5.4`.
+/// The features that an older runtime lists in its version: crun's `+SYSTEMD +SECCOMP`, runc's `libseccomp: 2.5.4`.
 fn features_of_version(stdout: &str) -> Features {
     let has = |word: &str| Some(stdout.split_whitespace().any(|known| known == word));
     let mut features = Features::default();
@@ -353,14 +355,14 @@ fn features_of_version(stdout: &str) -> Features {
     features
 }
 
-/// Tries the runtime with a container whose program does not exist; fails unless it complains about just that.
+/// Tries the runtime with a container whose program does not exist; fails unless that is the error that it reports.
 fn try_runtime(runtime: &Runtime) -> Result<(), String> {
     let id = format!("trial-{}", names::id().map_err(|error| error.to_string())?);
     let dir = std::env::temp_dir().join(format!("sampan-{id}"));
     let made = fs::DirBuilder::new().mode(0o700).create(&dir);
     made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     let outcome = try_in(runtime, &dir, &id);
-    // If crun failed at something else, it does not remove the control group in its `delete`.
+    // If crun failed for another reason, its `delete` does not remove the control group.
     cgroup::remove_groups(&id, None);
     if let Err(error) = sampan_os::remove_tree::remove(&dir) {
         log::warn!("cannot remove {} after trying an OCI runtime: {error}; remove it by hand", dir.display());
@@ -377,18 +379,19 @@ fn try_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
         "linux": {
             "namespaces": [{"type": "pid"}, {"type": "mount"}],
             "cgroupsPath": cgroup(runtime.systemd, id),
-            // With version 2 of control groups the runtime loads these as a BPF program, which may be forbidden here.
+            // With version 2 of control groups the runtime loads these rules as a BPF program, which this host may
+            // forbid.
             "resources": {"devices": devices::default_rules()},
         },
     });
     let failed = |error: std::io::Error| format!("cannot try the runtime in {}: {error}", dir.display());
-    // crun opens /dev before it searches for the program, and does not make the directory.
+    // crun opens /dev before it searches for the program, and does not create the directory.
     fs::create_dir_all(dir.join("rootfs/dev")).map_err(failed)?;
     fs::write(dir.join("config.json"), config.to_string()).map_err(failed)?;
     let bundle = dir.to_string_lossy();
     let call = |more: &[&str]| runtime.run_command(&dir.join("state"), more);
     let (code, _, stderr) = call(&["run", "--bundle", &bundle, id]).map_err(failed)?;
-    // Deletes what a runtime that failed may have left; there is usually nothing.
+    // Deletes the files that a failed runtime may have left; usually there are none.
     let _ = call(&["delete", "--force", id]);
     match code {
         Some(0) => Ok(()),
@@ -397,7 +400,7 @@ fn try_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
     }
 }
 
-/// The container's control group, in the form of systemd's cgroup driver or of cgroupfs.
+/// The container's control group, in the form for systemd or for cgroupfs.
 pub fn cgroup(systemd: bool, id: &str) -> String {
     if systemd { format!("system.slice:sampan:{id}") } else { format!("/sampan/{id}") }
 }
@@ -410,14 +413,15 @@ fn last_line(text: &str) -> String {
 /// Runs a program. Returns its exit code, stdout and stderr.
 ///
 /// # Errors
-/// The program cannot be run, took longer than [`COMMAND_TIMEOUT`], or wrote more than 1 MiB; then it was killed.
+/// The program cannot be run, takes longer than [`COMMAND_TIMEOUT`], or writes more than 1 MiB. In the last two cases
+/// it is killed.
 pub fn run_program(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     let mut command = Command::new(path);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in SYSTEMD_VARIABLES {
         command.env_remove(name);
     }
-    // Its own process group: a program that hangs is killed together with all that it has started.
+    // The program gets its own process group, so that a kill also ends the processes that it has started.
     let mut child = command.process_group(0).spawn()?;
     let deadline = Instant::now() + COMMAND_TIMEOUT;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
@@ -461,7 +465,7 @@ fn read_output(
     Ok(())
 }
 
-/// Reads from a pipe that is ready; closes it at its end.
+/// Reads from a pipe that is ready, and closes the pipe at its end.
 fn take(pipe: &mut Option<impl Read>, to: &mut Vec<u8>, is_ready: bool) -> std::io::Result<()> {
     let Some(from) = pipe.as_mut().filter(|_| is_ready) else { return Ok(()) };
     let mut buffer = [0; 4096];
@@ -476,8 +480,8 @@ fn take(pipe: &mut Option<impl Read>, to: &mut Vec<u8>, is_ready: bool) -> std::
 mod tests {
     use super::*;
 
-    /// Writes the script by another process. If this process had it open for writing while another test forks, the
-    /// child would hold it open, and execve(2) would fail with ETXTBSY.
+    /// Writes the script by another process. If this process had the file open for writing while another test forks,
+    /// the child would keep it open, and execve(2) of the script would fail with ETXTBSY.
     fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
         let path = dir.join(name);
         let status = Command::new("sh")
@@ -535,7 +539,7 @@ mod tests {
     #[test]
     fn a_runtime_is_tried_with_all_that_it_needs_and_its_bundle_is_no_program() {
         let dir = tempfile::tempdir().expect("a directory");
-        // The checks are in crun's order; `$5` is the bundle.
+        // The checks are in the order in which crun makes them; `$5` is the bundle.
         let crun = format!(
             "[ \"$3\" = run ] || exit 0; \
              [ -d \"$5/rootfs/dev\" ] || {{ echo \"open /dev directory in $5/rootfs\" >&2; exit 1; }}; \

@@ -1,9 +1,9 @@
-//! The filter of system calls: parses a profile in the form of containers-common, and makes the runtime-spec's form of
-//! it.
+//! The filter of system calls: parses a profile in the form of containers-common, and converts it to the form of the
+//! runtime-spec.
 //!
-//! A profile is `seccomp.json` beside this file, a configured file, or text in a request. All are parsed by the same
-//! code; the latter two are not trusted. A rule may be for some processors, capabilities or kernels only: rules that do
-//! not apply here are left out. containers-seccomp.json(5).
+//! A profile is the file `seccomp.json` in this directory, a configured file, or text in a request. One parser reads
+//! all of them; configured and requested profiles are not trusted. A rule may apply only to some processors,
+//! capabilities or kernels; rules that do not apply to the container are left out. containers-seccomp.json(5).
 
 use super::capabilities::Set;
 use super::config_json::{Argument, Seccomp, Syscall};
@@ -59,7 +59,7 @@ struct Arch {
 struct Rule {
     #[serde(deserialize_with = "null_is_default")]
     names: Vec<String>,
-    /// One name, in old profiles.
+    /// The only name, in profiles of an old form.
     name: String,
     action: String,
     errno: String,
@@ -72,7 +72,7 @@ struct Rule {
     excludes: Filter,
 }
 
-/// Where a rule applies. Empty lists mean everywhere.
+/// Conditions under which a rule applies. An empty list is no condition.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Filter {
@@ -91,10 +91,11 @@ where
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
-/// The filter of a container with `capabilities`; `None` if its system calls are not filtered.
+/// The filter of a container with `capabilities`; `None` if the container's system calls are not filtered.
 ///
 /// # Errors
-/// [`SpecError`]: the profile is not valid, or one was requested and the kernel or the runtime cannot filter.
+/// [`SpecError`] if the profile is not valid, or if a filter was requested and the kernel or the runtime cannot
+/// filter.
 pub fn filter(
     create: &Create,
     capabilities: Set,
@@ -140,8 +141,8 @@ pub fn filter(
         .map_err(|why| SpecError::host(format!("use {from} as seccomp profile"), why, HINT))
 }
 
-/// The filter made from [`DEFAULT`]. The last one is cached: the next container usually needs the same one, both when
-/// it is made and when it starts.
+/// The filter made from [`DEFAULT`]. The last result is cached: the next container usually needs an equal filter, both
+/// when it is created and when it starts.
 #[expect(clippy::expect_used, reason = "the profile is compiled in, and a test converts it")]
 fn default(capabilities: Set, host: &Host) -> Arc<Seccomp> {
     type Kept = ((Set, String, (u32, u32)), Arc<Seccomp>);
@@ -170,7 +171,7 @@ fn read(path: &Path) -> Result<String, SpecError> {
     }
 }
 
-/// Converts a profile to the runtime-spec's form. The error says what is wrong with the profile.
+/// Converts a profile to the form of the runtime-spec. The error describes what is wrong with the profile.
 fn convert(text: &str, capabilities: Set, host: &Host) -> Result<Seccomp, String> {
     let profile: Profile = serde_json::from_str(text).map_err(|error| error.to_string())?;
     check_action(&profile.default_action)?;
@@ -245,7 +246,7 @@ fn check_action(action: &str) -> Result<(), String> {
         ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "TRACE", "TRAP"];
     match action.strip_prefix("SCMP_ACT_") {
         Some(word) if KNOWN.contains(&word) => Ok(()),
-        // The action needs a process that answers each call; there is none.
+        // This action needs a process that answers each call, and the engine has no such process.
         Some("NOTIFY") => Err("SCMP_ACT_NOTIFY is not supported".to_owned()),
         _ => Err(format!("there is no action {:?}", excerpt(action))),
     }
@@ -258,7 +259,7 @@ fn is_word(word: &str, prefix: &str) -> bool {
     word.strip_prefix(prefix).is_some_and(fine)
 }
 
-/// The errno of a rule, by name or number. The number takes precedence, as in containers-common.
+/// The errno of a rule, given by name or number. The number takes precedence, as in containers-common.
 fn errno(name: &str, number: Option<u32>) -> Result<Option<u32>, String> {
     const KNOWN: [(&str, u32); 8] = [
         ("EPERM", 1),
@@ -287,13 +288,14 @@ fn kernel(text: &str) -> Result<(u32, u32), String> {
     Ok((major.parse().map_err(|_| wrong())?, minor.parse().map_err(|_| wrong())?))
 }
 
-/// Whether `word` is a profile's name for the architecture `here`. Profiles use Go's names, and some of libseccomp's.
+/// Whether `word` is a name of the architecture `here` in profiles, which use Go's names and some of libseccomp's
+/// names.
 fn is_arch(word: &str, here: &str) -> bool {
     word == here || matches!((word, here), ("x86", "386") | ("x32" | "386", "amd64") | ("arm", "arm64"))
 }
 
-/// The architectures of the filter: the host's, and those whose programs it also runs. `map` takes precedence over
-/// `fixed`.
+/// The architectures of the filter: the host's, and other ones whose programs the host runs. `map` takes precedence
+/// over `fixed`.
 fn architectures(fixed: &[String], map: &[Arch], host: &Host) -> Result<Vec<String>, String> {
     let native = match host.arch.as_str() {
         "amd64" => "X86_64",

@@ -1,8 +1,8 @@
 //! Security options: chooses a container's AppArmor profile and SELinux labels, and parses `--security-opt`.
 //!
-//! Called when a container is made and when its bundle is made. Pure: decides from the options, the configuration and a
-//! [`Host`], so that tests need neither module in the kernel. [`super::lsm`] parses what the host has. This module
-//! loads no profile and labels no file: [`super::relabel`] does that.
+//! Called when a container is created and when its bundle is made. Decides only from the options, the configuration
+//! and a [`Host`], so that tests need neither AppArmor nor SELinux in the kernel. [`super::lsm`] parses the host's
+//! profiles and contexts. This module loads no profile; [`super::relabel`] labels files.
 
 use super::error::SpecError;
 use super::host::Host;
@@ -12,18 +12,19 @@ use sampan_ipc::container::Create;
 use sampan_ipc::text::excerpt;
 use serde::{Deserialize, Serialize};
 
-/// The AppArmor profile that confines nothing, by its name in the kernel.
+/// The kernel's name of the AppArmor profile that confines nothing.
 const UNCONFINED: &str = "unconfined";
 /// Docker's default profile.
 const DOCKER: &str = "docker-default";
-/// Beginning of the name of podman's default profile; its version follows.
+/// Beginning of the name of podman's default profile; a version follows.
 const PODMAN: &str = "containers-default-";
-/// Categories of SELinux's multi-category security: `c0` to `c1023`.
+/// Number of categories of SELinux's multi-category security, which are `c0` to `c1023`.
 const CATEGORIES: u64 = 1024;
-/// The level of files of containers without a process label. No labelled container gets these categories, so none can
-/// read those files.
+/// The level of the files of containers without a process label. No labelled container gets these two categories, so
+/// none can read such files.
 const UNUSED_LEVEL: &str = "s0:c1022,c1023";
-/// How many pairs of categories are drawn. If all are in use, the last one is shared.
+/// Number of random pairs of categories that are tried. If other containers have all of them, two containers share the
+/// last pair.
 const DRAWS_MAX: usize = 1000;
 /// The forms of `--security-opt label=`, for messages.
 const EXPECTED: &str = "expected disable, user:, role:, type:, level: or filetype: and a word";
@@ -31,37 +32,37 @@ const EXPECTED: &str = "expected disable, user:, role:, type:, level: or filetyp
 /// The SELinux labels of a container; empty if it has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Labels {
-    /// The label of its processes.
+    /// The label of the container's processes.
     pub process: String,
-    /// The label of its files.
+    /// The label of the container's files.
     pub mount: String,
 }
 
 impl Labels {
-    /// Whether the container has neither label.
+    /// Whether the container has no label.
     pub fn is_empty(&self) -> bool {
         self.process.is_empty() && self.mount.is_empty()
     }
 
-    /// The level of the container's files, which no other container should have; `None` without a label.
+    /// The level of the container's files, which is usually unique; `None` without a label.
     pub fn level(&self) -> Option<&str> {
         self.mount.splitn(4, ':').nth(3)
     }
 
-    /// The label of files that the container shares with all others; `None` without a label.
+    /// The label of files that all containers share; `None` if this container has no label.
     pub fn shared(&self) -> Option<String> {
         let context = Context::parse(&self.mount)?;
         Some(Context { level: SHARED_LEVEL.to_owned(), ..context }.to_string())
     }
 }
 
-/// Chooses the labels of a new container. `is_used` tells whether another container has a level.
+/// Chooses the labels of a new container. `is_used` returns whether another container has a level.
 ///
-/// The labels are empty if SELinux is off, if its policy has no contexts for containers, or with `selinux = false` in
-/// the configuration.
+/// The labels are empty if SELinux is off, if its policy has no contexts for containers, or if the configuration has
+/// `selinux = false`.
 ///
 /// # Errors
-/// [`SpecError::Option`]: a `--security-opt label=` has another form.
+/// [`SpecError::Option`] if a `--security-opt label=` is malformed.
 pub fn labels(
     create: &Create,
     host: &Host,
@@ -122,7 +123,7 @@ fn parse_label(text: &str) -> Result<Label<'_>, SpecError> {
         return Ok(Label::Disable);
     }
     let Some((key, value)) = text.split_once(':') else { return bad() };
-    // Only a level has colons: `s0:c1,c2`.
+    // Only a level contains colons, such as `s0:c1,c2`.
     if !is_part(value) || (key != "level" && value.contains([':', ','])) {
         return bad();
     }
@@ -153,10 +154,11 @@ fn draw(mut random: impl FnMut() -> u64, is_used: impl Fn(&str) -> bool) -> Stri
     level
 }
 
-/// Chooses the AppArmor profile of a container. With `None` the container has the engine's profile, usually none.
+/// Chooses the AppArmor profile of a container. `None` means that the container keeps the engine's profile, which is
+/// usually none.
 ///
 /// # Errors
-/// [`SpecError`]: a requested or configured profile is not loaded, or AppArmor is off.
+/// [`SpecError`] if a requested or configured profile is not loaded, or if AppArmor is off.
 pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Option<String>, SpecError> {
     let (option, profile) = match (option(create, "apparmor"), &settings.apparmor_profile) {
         (Some(""), _) => {
@@ -179,7 +181,8 @@ pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Opt
             "AppArmor is off in this host's kernel",
             "leave the profile out, or boot with apparmor=1 security=apparmor",
         )),
-        // A stack of profiles, or one of another namespace, has no line in the kernel's list: passed on unchecked.
+        // The kernel's list has no stacks of profiles and no profiles of other namespaces, so their names are not
+        // checked.
         (Some(loaded), name) if !name.starts_with(':') && !name.contains("//&") && !loaded.contains(name) => {
             Err(SpecError::host(
                 doing(),
@@ -191,7 +194,7 @@ pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Opt
     }
 }
 
-/// The default AppArmor profile: docker's, else the newest of podman's, if one is loaded.
+/// The default AppArmor profile: docker's if it is loaded, otherwise the newest of podman's that is loaded.
 pub fn default_profile(host: &Host) -> Option<&str> {
     let loaded = host.profiles.as_ref().filter(|_| host.apparmor)?;
     if let Some(name) = loaded.get(DOCKER) {
@@ -201,8 +204,8 @@ pub fn default_profile(host: &Host) -> Option<&str> {
     loaded.iter().filter(|name| name.starts_with(PODMAN)).max_by_key(version).map(String::as_str)
 }
 
-/// A key that orders versions: by numbers, so that 0.9 is before 0.50; then a pre-release (0.57.0-dev) before its
-/// release.
+/// A key that orders versions by their numbers, so that 0.9 is lower than 0.50, and a pre-release (0.57.0-dev) is
+/// lower than its release.
 fn numbers(version: &str) -> (Vec<u64>, bool) {
     let (digits, word) = version.split_once('-').map_or((version, ""), |(digits, word)| (digits, word));
     (digits.split('.').map(|number| number.parse().unwrap_or(0)).collect(), word.is_empty())
@@ -244,7 +247,8 @@ pub fn advice(host: &Host, settings: &Settings) -> Vec<&'static str> {
     lines
 }
 
-/// The value of the security option `key`, from `key=value` or docker's older form `key:value`. The last one applies.
+/// The value of the security option `key`, from `key=value` or docker's older form `key:value`. If the option occurs
+/// several times, the last value counts.
 pub fn option<'a>(create: &'a Create, key: &str) -> Option<&'a str> {
     create.security.iter().rev().find_map(|option| {
         let rest = option.strip_prefix(key)?;
@@ -255,7 +259,7 @@ pub fn option<'a>(create: &'a Create, key: &str) -> Option<&'a str> {
 /// Checks that all security options are known.
 ///
 /// # Errors
-/// [`SpecError::Option`]: one is not.
+/// [`SpecError::Option`] for an unknown option.
 pub fn check(create: &Create) -> Result<(), SpecError> {
     const KNOWN: [&str; 5] = ["no-new-privileges", "seccomp", "apparmor", "label", "systempaths"];
     for option in &create.security {
@@ -268,10 +272,10 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Whether the container's processes can gain no privileges by executing a program. prctl(2), PR_SET_NO_NEW_PRIVS.
+/// Whether the container's processes gain no privileges by executing a program. prctl(2), PR_SET_NO_NEW_PRIVS.
 ///
 /// # Errors
-/// [`SpecError::Option`]: `no-new-privileges` has another value than true or false.
+/// [`SpecError::Option`] if `no-new-privileges` has a value other than true or false.
 pub fn no_new_privileges(create: &Create) -> Result<bool, SpecError> {
     match option(create, "no-new-privileges") {
         None | Some("false" | "0") => Ok(false),
@@ -379,7 +383,7 @@ mod tests {
         let mut numbers = [number(5, 5), number(7, 3), number(1023, 1022), number(9, 4)].into_iter();
         let level = draw(|| numbers.next().expect("enough"), |level| level == "s0:c3,c7");
         assert_eq!(level, "s0:c4,c9");
-        // If all levels are in use, one is shared.
+        // If other containers use all levels, the new container shares a level.
         assert_eq!(draw(|| number(2, 1), |_| true), "s0:c1,c2");
     }
 
@@ -411,7 +415,7 @@ mod tests {
         ] {
             let error = labels_of(&[wrong]).expect_err(wrong).to_string();
             assert!(error.contains("--security-opt label") && error.contains("disable"), "{error}");
-            // Invalid options are refused without SELinux as well.
+            // Invalid options are refused even while SELinux is off.
             assert!(
                 super::labels(&ask(&[wrong]), &Host::default(), &Settings::default(), |_| false).is_err()
             );

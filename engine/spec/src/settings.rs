@@ -1,6 +1,6 @@
-//! The configuration's settings for containers: the defaults for what a request does not set.
+//! The configuration's settings for containers, which apply to options that a request does not set.
 //!
-//! Read by the engine's configuration; given to `bundle`, `runtime` and `security`.
+//! The engine's configuration reads them; `bundle`, `runtime` and `security` use them.
 
 use super::error::SpecError;
 use super::words;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// How a container's root file system is made.
+/// How a container's root file system is set up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
@@ -19,17 +19,17 @@ pub enum Form {
     Copy,
 }
 
-/// What makes control groups: the runtime itself or systemd.
+/// The program that creates control groups: the runtime itself or systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Manager {
     /// The runtime itself.
     Cgroupfs,
-    /// systemd, on request of the runtime.
+    /// systemd, at the runtime's request.
     Systemd,
 }
 
-/// A soft and a hard limit, in the form of the configuration: `1024` or `[1024, 2048]`; -1 is no limit.
+/// A soft and a hard limit, in the form of the configuration: `1024` or `[1024, 2048]`; -1 means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Ulimit {
@@ -52,26 +52,27 @@ impl Ulimit {
 /// The settings for containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Name or path of the OCI runtime; crun or runc, whichever works here, if absent.
+    /// Name or path of the OCI runtime. If absent: crun or runc, whichever works on this host.
     pub runtime: Option<String>,
-    /// Names of OCI runtimes that clients may request, beside crun and runc, each with its possible programs. The first
-    /// program that exists is used.
+    /// Names of OCI runtimes that clients may request in addition to crun and runc, each with paths of programs. The
+    /// first existing program is used.
     pub runtimes: BTreeMap<String, Vec<PathBuf>>,
-    /// What makes control groups. If absent: systemd, if it runs and the runtime supports it, else the runtime.
+    /// The program that creates control groups. If absent: systemd if it runs and the runtime supports it, otherwise
+    /// the runtime.
     pub cgroup_manager: Option<Manager>,
-    /// A seccomp profile in the form of containers-common, which replaces the built-in one.
+    /// Path of a seccomp profile in the form of containers-common, which replaces the built-in profile.
     pub seccomp_profile: Option<PathBuf>,
-    /// The default AppArmor profile. If absent: docker's or podman's, if it is loaded.
+    /// The default AppArmor profile. If absent: docker's or podman's profile if it is loaded.
     pub apparmor_profile: Option<String>,
-    /// Whether containers get SELinux labels if SELinux is on.
+    /// Whether containers get SELinux labels while SELinux is on.
     pub selinux: bool,
-    /// The small init program of `--init`. If absent, it is searched.
+    /// Path of the small init program for `--init`. If absent, usual paths are searched.
     pub init_path: Option<PathBuf>,
-    /// How long `stop` waits before it kills, in seconds.
+    /// Seconds that `stop` waits before it sends SIGKILL.
     pub stop_timeout: u32,
     /// Resource limits of all containers, by docker's names.
     pub default_ulimits: BTreeMap<String, Ulimit>,
-    /// How root file systems are made. If absent: by overlayfs, or as copies if this host refuses overlayfs.
+    /// How root file systems are set up. If absent: by overlayfs, or as copies on a host that refuses overlayfs.
     pub rootfs: Option<Form>,
 }
 
@@ -93,10 +94,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks the values beyond their types.
+    /// Checks the rules for values that their types do not express.
     ///
     /// # Errors
-    /// [`SpecError::Option`]: a value breaks a rule.
+    /// [`SpecError::Option`] if a value breaks a rule.
     pub fn check(&self) -> Result<(), SpecError> {
         for (name, limit) in &self.default_ulimits {
             let (soft, hard) = limit.both();

@@ -2,7 +2,7 @@
 
 use super::error::SpecError;
 
-/// Lowest and highest number of the real-time signals, without those that glibc and musl use themselves.
+/// Lowest and highest number of the real-time signals, without the ones that glibc and musl use themselves.
 const RT: (i32, i32) = (34, 64);
 
 /// Linux's signals on most architectures, in the order of their numbers, from 1. signal(7).
@@ -16,7 +16,7 @@ const ALIASES: [(&str, i32); 3] = [("CLD", 17), ("IOT", 6), ("POLL", 29)];
 /// Parses a signal: `SIGTERM`, `term`, `15`, `RTMIN+3` or `SIGRTMAX-1`.
 ///
 /// # Errors
-/// [`SpecError::Option`]: there is no such signal.
+/// [`SpecError::Option`] if there is no such signal.
 pub fn parse(word: &str) -> Result<i32, SpecError> {
     number(word.trim()).ok_or_else(|| {
         let why = "expected a signal's name (TERM, SIGTERM, RTMIN+3) or number, 1 to 64; see signal(7)";
@@ -51,7 +51,8 @@ fn distance(word: &str, sign: char) -> Option<i32> {
     digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The name of a signal, as docker and `kill -l` write it: `SIGTERM`, `SIGRTMIN+3`. The number if it has no name.
+/// The name of a signal, as docker and `kill -l` write it: `SIGTERM`, `SIGRTMIN+3`. A signal without a name gives its
+/// number.
 pub fn name(number: i32) -> String {
     let plain = usize::try_from(number).ok().and_then(|n| n.checked_sub(1)).and_then(|at| NAMES.get(at));
     match plain {

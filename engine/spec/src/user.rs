@@ -1,6 +1,6 @@
 //! Resolves the user and groups of a process (`--user`, `--group-add`) by the container's /etc/passwd and /etc/group.
 //!
-//! The two files come from the container's root file system and are hostile. passwd(5), group(5).
+//! The two files come from the container's root file system and are not trusted. passwd(5), group(5).
 
 use super::config_json::User;
 use super::error::SpecError;
@@ -10,13 +10,13 @@ use super::rootfs_view::Root;
 const FILE_MAX: u64 = 4 << 20;
 /// Most groups of a process. getgroups(2), NGROUPS_MAX.
 const GROUPS_MAX: usize = 65_536;
-/// Highest user or group id, as in docker.
+/// Highest user or group ID, as in docker.
 const ID_MAX: u32 = 0x7fff_ffff;
 
 /// The resolved user of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolved {
-    /// Ids of the user and its groups, for the runtime.
+    /// IDs of the user and its groups, for the runtime.
     pub user: User,
     /// The user's home directory.
     pub home: String,
@@ -30,11 +30,12 @@ struct Account<'a> {
     home: &'a str,
 }
 
-/// Resolves `user` (`user[:group]`, names or numbers; empty is root) in the root file system `root`, and adds `groups`.
+/// Finds `user` (`user[:group]`, names or numbers; empty means root) in the root file system `root`, and adds
+/// `groups`.
 ///
-/// Without a group, the user has the groups that /etc/group lists; with a group, only that one. The primary group is
-/// also a supplementary one, as in docker. Otherwise a process that changes its primary group would leave the old one,
-/// and could then access files whose mode denies access to that group.
+/// Without a group, the user has the groups that /etc/group lists; with a group, the user has only that group. The
+/// primary group is also a supplementary group, as in docker. Otherwise a process could leave its primary group by
+/// changing it, and could then access files whose mode denies access to that group.
 ///
 /// # Errors
 /// [`SpecError::Option`] for names that are not in the files, [`SpecError::Root`] if the files cannot be read.
@@ -54,7 +55,7 @@ fn resolve_in(passwd: &str, group: &str, requested: &str, more: &[String]) -> Re
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = id(user);
-    // A user whose name consists of digits is found by that name before a user with that number, as in docker.
+    // Search for the name first: a name of digits takes precedence over a user ID, as in docker.
     let named = accounts(passwd).find(|account| account.name == user);
     let account = named.or_else(|| accounts(passwd).find(|account| Some(account.uid) == number));
     let Some(uid) = account.as_ref().map(|account| account.uid).or(number) else {
@@ -94,7 +95,7 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     })
 }
 
-/// Name, id and members of each group in /etc/group.
+/// Name, ID and members of each group in /etc/group.
 fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut fields = line.split(':');

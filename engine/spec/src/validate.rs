@@ -1,7 +1,7 @@
-//! Checks a request for a container or an execution, without a look at the host or the image.
+//! Checks a request for a container or an execution, without regard to the host or the image.
 //!
-//! Requests come from any process that may open engine.sock. Counts, lengths and characters are checked here, once, so
-//! that text that is stored, announced and written into `config.json` can be shown on a terminal.
+//! Requests come from any process that may open engine.sock. All counts, lengths and characters are checked here, so
+//! that text that is stored, announced or written into `config.json` can be shown on a terminal.
 
 use super::error::SpecError;
 use super::names;
@@ -9,7 +9,7 @@ use super::words::{WORDS_MAX, absolute, count, pairs, printable, ulimit, variabl
 use super::{capabilities, devices, mounts, resources, signals};
 use sampan_ipc::container::{Create, Exec, Restart};
 
-/// Most bytes of all labels, since every event of the container carries them.
+/// Most bytes of all labels together, since every event of the container contains them.
 const LABELS_MAX: usize = 64 << 10;
 /// Longest host name. gethostname(2), HOST_NAME_MAX.
 const HOSTNAME_MAX: usize = 64;
@@ -19,7 +19,7 @@ const PROFILE_MAX: usize = 1 << 20;
 /// Checks all options of a container.
 ///
 /// # Errors
-/// [`SpecError::Option`]: an option breaks a rule. The first one is reported.
+/// [`SpecError::Option`] for the first option that breaks a rule.
 pub fn check(create: &Create) -> Result<(), SpecError> {
     if let Some(name) = &create.name {
         names::check(name)?;
@@ -54,7 +54,7 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
 /// Checks all options of an execution.
 ///
 /// # Errors
-/// [`SpecError::Option`]: an option breaks a rule. The first one is reported.
+/// [`SpecError::Option`] for the first option that breaks a rule.
 pub fn check_exec(exec: &Exec) -> Result<(), SpecError> {
     if exec.command.first().is_none_or(String::is_empty) {
         return Err(SpecError::option("the command", "", "it is empty"));
@@ -99,7 +99,7 @@ fn texts(create: &Create) -> Result<(), SpecError> {
         if option.len() > PROFILE_MAX {
             return Err(SpecError::option("--security-opt", option, "it has more than 1 MiB"));
         }
-        // A seccomp profile may have line feeds.
+        // A seccomp profile may contain line feeds.
         if !option.starts_with("seccomp=") {
             printable("--security-opt", option)?;
         }

@@ -1,12 +1,12 @@
 //! Checks single values of options: lengths, counts, characters, paths, resource limits.
 //!
-//! Called by `validate` and by the modules that make parts of `config.json`. Knows no request.
+//! Called by `validate` and by the modules that make parts of `config.json`. Never sees a whole request.
 
 use crate::error::SpecError;
 
 /// Longest argument, label or variable, in bytes. execve(2), MAX_ARG_STRLEN.
 const WORD_MAX: usize = 128 << 10;
-/// Most bytes of all arguments and variables together: execve(2) takes this much with the usual stack limit of 8 MiB.
+/// Most bytes of all arguments and variables together: the limit of execve(2) with the usual stack limit of 8 MiB.
 pub const WORDS_MAX: usize = 2 << 20;
 /// Most entries of a list.
 const COUNT_MAX: usize = 4096;
@@ -32,10 +32,10 @@ pub const ULIMITS: [&str; 16] = [
     "stack",
 ];
 
-/// Checks a resource limit; -1 is no limit.
+/// Checks a resource limit; -1 means no limit.
 ///
 /// # Errors
-/// [`SpecError::Option`]: the name or a number is not valid, or the soft limit is above the hard one.
+/// [`SpecError::Option`] if the name or a number is not valid, or if the soft limit is above the hard limit.
 pub fn ulimit(option: &'static str, name: &str, soft: i64, hard: i64) -> Result<(), SpecError> {
     let shown = format!("{name}={soft}:{hard}");
     if !ULIMITS.contains(&name) {
@@ -56,7 +56,7 @@ pub fn ulimit(option: &'static str, name: &str, soft: i64, hard: i64) -> Result<
 /// Checks that `path` is an absolute path, in the container or on the host.
 ///
 /// # Errors
-/// [`SpecError::Option`]: the path is relative or too long, or has control characters.
+/// [`SpecError::Option`] if the path is relative or too long, or contains control characters.
 pub fn absolute(option: &'static str, path: &str) -> Result<(), SpecError> {
     printable(option, path)?;
     match path {
@@ -66,10 +66,10 @@ pub fn absolute(option: &'static str, path: &str) -> Result<(), SpecError> {
     }
 }
 
-/// Checks that `word` has no control characters, and is not too long.
+/// Checks that `word` contains no control characters, and is not too long.
 ///
 /// # Errors
-/// [`SpecError::Option`]: it has one, which the error names, or is too long.
+/// [`SpecError::Option`] if `word` contains a control character, which the error names, or if it is too long.
 pub fn printable(option: &'static str, word: &str) -> Result<(), SpecError> {
     if word.len() > WORD_MAX {
         return Err(SpecError::option(option, word, "it has more than 128 KiB"));
@@ -85,7 +85,7 @@ pub fn printable(option: &'static str, word: &str) -> Result<(), SpecError> {
 /// Checks the number of entries of a list.
 ///
 /// # Errors
-/// [`SpecError::Option`]: there are more than 4096.
+/// [`SpecError::Option`] if there are more than 4096 entries.
 pub fn count(option: &'static str, count: usize) -> Result<(), SpecError> {
     match count {
         0..=COUNT_MAX => Ok(()),
@@ -93,10 +93,10 @@ pub fn count(option: &'static str, count: usize) -> Result<(), SpecError> {
     }
 }
 
-/// Checks the arguments of a command, which may have any characters that execve(2) takes.
+/// Checks the arguments of a command, which may contain any characters that execve(2) accepts.
 ///
 /// # Errors
-/// [`SpecError::Option`]: an argument has a NUL or is too long, or all of them are.
+/// [`SpecError::Option`] if an argument contains NUL or is too long, or if all arguments together are too long.
 pub fn words(option: &'static str, words: &[String]) -> Result<(), SpecError> {
     for word in words {
         if word.contains('\0') {
@@ -112,10 +112,10 @@ pub fn words(option: &'static str, words: &[String]) -> Result<(), SpecError> {
     }
 }
 
-/// Checks variables `KEY=value`. A value may have several lines, a key may not.
+/// Checks variables `KEY=value`. A value may contain line feeds, a key may not.
 ///
 /// # Errors
-/// [`SpecError::Option`]: a variable has no key, a key has control characters, or all of them are too long.
+/// [`SpecError::Option`] if a variable has no key, a key contains control characters, or the variables are too long.
 pub fn variables(option: &'static str, list: &[String]) -> Result<(), SpecError> {
     words(option, list)?;
     for variable in list {
@@ -128,10 +128,10 @@ pub fn variables(option: &'static str, list: &[String]) -> Result<(), SpecError>
     Ok(())
 }
 
-/// Checks labels: neither keys nor values have control characters, and all together have at most `max` bytes.
+/// Checks labels: keys and values contain no control characters, and all together have at most `max` bytes.
 ///
 /// # Errors
-/// [`SpecError::Option`]: a label breaks a rule, or there are too many.
+/// [`SpecError::Option`] if a label breaks a rule, or if there are too many labels.
 pub fn pairs(option: &'static str, pairs: &[(String, String)], max: usize) -> Result<(), SpecError> {
     count(option, pairs.len())?;
     for (key, value) in pairs {
