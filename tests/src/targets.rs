@@ -511,7 +511,11 @@ fn archive(input: &[u8], _: &mut Random) -> bool {
     let look = || -> Option<Vec<(usize, u64)>> {
         (&file).rewind().expect("a file");
         let mut source = Seekable::open(&file).ok().flatten()?;
-        let wanted = manifest::Wanted { select: None, platform: &Platform::of("linux", "amd64", None) };
+        let wanted = manifest::Wanted {
+            select: None,
+            platform: &Platform::of("linux", "amd64", None),
+            is_layout: false,
+        };
         let offers = manifest::read(&mut source, &wanted).ok()?;
         let mut seen = Vec::new();
         for offer in &offers {

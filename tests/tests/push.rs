@@ -323,7 +323,8 @@ fn a_refused_request_is_repeated_and_reported_to_the_user() {
     let host = with_image(&registry, &image());
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let said = host.fails(1, &["push", &format!("{}/from:t", registry.address), &format!("{nobody}/to:t")]);
-    assert_eq!(said.matches("note: config: retrying in").count(), 4, "{said}");
+    let note = format!("note: config of {nobody}/to:t: retrying in");
+    assert_eq!(said.matches(&note).count(), 4, "{said}");
     assert!(said.contains("cannot send blob") && said.contains("Connection refused"), "{said}");
     assert!(!said.contains("fetch") && !said.contains("io: "), "{said}");
 }

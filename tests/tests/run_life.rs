@@ -493,8 +493,11 @@ fn what_waits_to_start_again_is_stopped_removed_and_found_again() {
     containers.kill_engine();
     containers.start_engine();
     waits(&containers, 4);
-    let output = containers.sampan(&["rm", "w"]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("is restarting"));
+    for words in [&["rm", "w"][..], &["exec", "w", "true"], &["kill", "w"], &["pause", "w"], &["attach", "w"]]
+    {
+        let said = String::from_utf8(containers.sampan(words).stderr).expect("text");
+        assert!(said.contains("is restarting") && said.contains("stop"), "{words:?}: {said}");
+    }
     containers.stdout_of(&["stop", "w"]);
     containers.await_summary("w", "its end", |s| s.phase == Phase::Exited && s.exit_code == 1);
     containers.await_no_shim();

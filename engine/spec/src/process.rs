@@ -73,8 +73,10 @@ pub fn first_process(of: &Input<'_>) -> Result<(Process, Vec<String>), SpecError
     let (chosen, left_out) = capabilities::possible(capabilities::wanted(create)?, of.host.capabilities);
     let mut warnings = Vec::new();
     if left_out != capabilities::Set(0) {
-        let names = left_out.names().join(", ");
-        warnings.push(format!("the container goes without {names}: the engine itself does not have them"));
+        let names = left_out.names();
+        let them = if names.len() == 1 { "it" } else { "them" };
+        let names = names.join(", ");
+        warnings.push(format!("the container goes without {names}: the engine itself does not have {them}"));
     }
     let mut args = arguments(create, of.run)?;
     if create.init {

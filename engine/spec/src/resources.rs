@@ -23,7 +23,8 @@ const QUOTA_MIN: u64 = 1_000;
 /// # Errors
 /// [`SpecError::Option`] if a limit is too low, too high, or contradicts another limit.
 pub fn check(create: &Create) -> Result<(), SpecError> {
-    let bytes = |option, value: u64, why| Err(SpecError::option(option, &value.to_string(), why));
+    let bytes = |option, value: u64, why| Err(SpecError::option(option, &size_text(value), why));
+    let processors = |nanos, why| Err(SpecError::option("--cpus", &processors_text(nanos), why));
     let most = i64::MAX as u64;
     match create.memory.unwrap_or(0) {
         0 => {}
@@ -47,9 +48,9 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
     }
     match create.nano_cpus {
         Some(nanos @ 1..10_000_000) => {
-            return bytes("--cpus", nanos, "in billionths: a container has at least 0.01");
+            return processors(nanos, "a container has at least 0.01");
         }
-        Some(nanos) if nanos > 1_000_000_000_000_000 => return bytes("--cpus", nanos, "no host has as many"),
+        Some(nanos) if nanos > 1_000_000_000_000_000 => return processors(nanos, "no host has as many"),
         _ => {}
     }
     match create.pids {
@@ -78,9 +79,24 @@ pub fn check_host(create: &Create, host: &Host) -> Result<(), SpecError> {
     if host.processors == 0 || nanos <= u64::from(host.processors) * CPU {
         return Ok(());
     }
-    let requested = format!("{}.{:02}", nanos / CPU, nanos % CPU / (CPU / 100));
     let why = format!("this host has {}; a container can have 0.01 up to that", host.processors);
-    Err(SpecError::option("--cpus", &requested, why))
+    Err(SpecError::option("--cpus", &processors_text(nanos), why))
+}
+
+/// A size as people type it: `4m` for 4194304.
+fn size_text(bytes: u64) -> String {
+    let units = [(40, "t"), (30, "g"), (20, "m"), (10, "k")];
+    let fits = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
+    match units.into_iter().find(|(shift, _)| fits(*shift)) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
+/// Billionths of a processor as people type them: `2.5` for 2500000000.
+fn processors_text(nanos: u64) -> String {
+    let text = format!("{}.{:09}", nanos / CPU, nanos % CPU);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// The limits that this host can enforce. Adds a warning for each requested limit that it cannot enforce.
@@ -197,6 +213,19 @@ mod tests {
     fn host() -> Host {
         let controllers = ["memory", "cpu", "pids"].map(str::to_owned).into_iter().collect();
         Host { controllers, swap: true, ..Host::default() }
+    }
+
+    #[test]
+    fn errors_show_the_value_as_it_is_typed() {
+        for (bytes, text) in [(0, "0"), (1000, "1000"), (512 << 10, "512k"), (4 << 20, "4m"), (3 << 40, "3t")]
+        {
+            assert_eq!(size_text(bytes), text);
+        }
+        for (nanos, text) in
+            [(1_000_000, "0.001"), (2_010_000_000, "2.01"), (10_000_000_000, "10"), (1, "0.000000001")]
+        {
+            assert_eq!(processors_text(nanos), text);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::definition::short;
 use super::entry::Entry;
 use crate::error;
+use sampan_ipc::container::Phase;
 use sampan_ipc::engine::{Code, Failure};
 
 /// Most names that an error lists.
@@ -15,8 +16,12 @@ pub(super) fn no_container(typed: &str) -> Failure {
     error::new(Code::NotFound, message, "'sampan ps --all' lists all containers")
 }
 
-/// Makes the failure of a request that needs a running container.
-pub(super) fn not_running(name: &str) -> Failure {
+/// Makes the failure of a request that needs a running container. `phase` is the container's phase.
+pub(super) fn not_running(name: &str, phase: Phase) -> Failure {
+    if phase == Phase::Restarting {
+        let hint = "its restart policy starts it again soon; 'sampan logs' shows why it ended, 'sampan stop' stops it first";
+        return error::new(Code::Conflict, format!("container {name:?} is restarting"), hint);
+    }
     error::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
 }
 

@@ -5,7 +5,7 @@
 
 use super::definition::Definition;
 use super::entry::{Busy, Entry, PendingRequest, Queued, Wait};
-use super::error::{no_container, not_running};
+use super::error::no_container;
 use super::manager::ContainerManager;
 use super::outcome::{Outcome, ShimCommand, StartOptions, StartedShim};
 use super::{event_history, remove, state};
@@ -247,7 +247,7 @@ impl ContainerManager {
     fn on_hang_up(&mut self, id: &str, error: &io::Error) {
         self.disconnect(id);
         log::debug!("container {}: its shim has disconnected: {error}", self.name(id));
-        let name = self.name(id);
+        let failure = self.not_running(id);
         let asked: Vec<u64> =
             self.pending.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
         for number in asked {
@@ -259,7 +259,7 @@ impl ContainerManager {
                 (Some(request), Some(entry)) => {
                     entry.queue.push_front(Queued { client, request, descriptors: Vec::new() });
                 }
-                _ => self.refuse(client, not_running(&name)),
+                _ => self.refuse(client, failure.clone()),
             }
         }
         if !self.directories.replay().has(id) {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 const COMMAND_MAX: usize = 1000;
 /// Largest compiled regular expression, in bytes.
 const NAME_PROGRAM_MAX: usize = 32 << 10;
-/// All filter keys.
+/// All filter keys. `health` is last, and errors do not offer it: there are no health checks.
 const KEYS: [&str; 11] =
     ["id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "health"];
 
@@ -98,7 +98,8 @@ fn parse(written: &[String]) -> Result<Filters, Failure> {
         };
         if !KEYS.contains(&key) {
             let message = format!("unknown filter {key:?}");
-            return Err(error::new(Code::Usage, message, &format!("the filters are {}", KEYS.join(", "))));
+            let offered: Vec<&str> = KEYS.into_iter().filter(|key| *key != "health").collect();
+            return Err(error::new(Code::Usage, message, &format!("the filters are {}", offered.join(", "))));
         }
         if key == "name" {
             filters.names.push(name_like(value)?);

@@ -145,7 +145,7 @@ impl ContainerManager {
     ) -> Result<(), Failure> {
         let Some((_, connection)) = self.entries.get_mut(id).and_then(|entry| entry.connection.as_mut())
         else {
-            return Err(not_running(&self.name(id)));
+            return Err(self.not_running(id));
         };
         let number = self.next_number;
         let fallback = fallback(id, &what);
@@ -218,6 +218,12 @@ impl ContainerManager {
     /// Returns the container's name, or its id if it is not in the table any more.
     pub(super) fn name(&self, id: &str) -> String {
         self.entries.get(id).map_or_else(|| id.to_owned(), |entry| entry.definition.name.clone())
+    }
+
+    /// Makes the failure of a request that needs the container to run.
+    pub(super) fn not_running(&self, id: &str) -> Failure {
+        let phase = self.entries.get(id).map_or(Phase::Exited, |entry| entry.state.phase);
+        not_running(&self.name(id), phase)
     }
 
     /// Finds a container by its name, its id or the first digits of its id, and returns its id.

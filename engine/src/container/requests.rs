@@ -5,7 +5,6 @@
 
 use super::definition::{Definition, short};
 use super::entry::{Busy, Entry, Pruning, Queued, Wait};
-use super::error::not_running;
 use super::manager::ContainerManager;
 use super::outcome::{Outcome, StartOptions};
 use super::{context, create, inspect, list, log_driver, recover, remove, start};
@@ -280,7 +279,7 @@ impl ContainerManager {
             Some(entry) if entry.state.phase.is_alive() => {
                 self.request_shim(id, Some(client), what, descriptors)
             }
-            _ => Err(not_running(&self.name(id))),
+            _ => Err(self.not_running(id)),
         }
     }
 
@@ -391,7 +390,7 @@ impl ContainerManager {
         match entry.state.phase {
             Phase::Running => {}
             Phase::Paused => return Err(paused(&entry.definition.name)),
-            _ => return Err(not_running(&entry.definition.name)),
+            _ => return Err(self.not_running(id)),
         }
         let asked = (!exec.detach).then_some(exec.streams);
         let descriptors = check_streams(asked, descriptors)?.map(|(_, d)| d).unwrap_or_default();

@@ -121,6 +121,9 @@ impl PushError {
                 Code::Failed,
                 "'sampan login' stores a credential; this user may also have no right to push there",
             ),
+            PushError::Registry(RegistryError::Status { status: 405, .. }) => {
+                (Code::Failed, "the registry takes no pushes; 'sampan serve' is one that only serves")
+            }
             PushError::Registry(
                 RegistryError::Transport { source, .. } | RegistryError::Send { source, .. },
             ) => (Code::Failed, source.hint()),
@@ -165,10 +168,11 @@ pub fn push(
         cancel: &inner,
         registry: &registry,
         image: &image,
+        target: &target,
         mounts,
         sent: AtomicBool::new(false),
     };
-    match work.run(&target) {
+    match work.run() {
         Err(_) if cancel.is_cancelled() => Err(Cancelled.into()),
         Err(error) => Err(error),
         Ok(unchanged) => Ok(Pushed {
@@ -249,6 +253,8 @@ struct Work<'a> {
     cancel: &'a Cancel,
     registry: &'a Registry,
     image: &'a Loaded,
+    /// Reference of the image in the registry.
+    target: &'a Reference,
     mounts: HashMap<Digest, Vec<String>>,
     /// Whether a blob was sent or mounted.
     sent: AtomicBool,
@@ -265,7 +271,7 @@ struct Outgoing<'a> {
 
 impl Work<'_> {
     /// Sends everything. Returns true if the registry had all of it.
-    fn run(&self, target: &Reference) -> Result<bool, PushError> {
+    fn run(&self) -> Result<bool, PushError> {
         let manifest = &self.image.manifest;
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
         self.progress.begin(rows);
@@ -277,7 +283,7 @@ impl Work<'_> {
         self.blob(&manifest.config, None)?;
         self.layers(&manifest.layers)?;
         self.cancel.check()?;
-        self.manifest(target)
+        self.manifest()
     }
 
     /// Sends the layers, up to `max-downloads` at a time.
@@ -421,8 +427,9 @@ impl Work<'_> {
 
     /// Reports a retry of a document, which has no progress row of its own.
     fn note(&self, what: &str, note: &str) {
-        log::info!("{what}: {note}");
-        self.progress.note(&format!("{what}: {note}"));
+        let text = format!("{what} of {}: {note}", self.target);
+        log::info!("{text}");
+        self.progress.note(&text);
     }
 
     /// Begins an upload, or mounts the blob from a repository that should have it.
@@ -450,10 +457,10 @@ impl Work<'_> {
     }
 
     /// Sends the manifest under its name. Returns true if the name already has this manifest and nothing was sent.
-    fn manifest(&self, target: &Reference) -> Result<bool, PushError> {
+    fn manifest(&self) -> Result<bool, PushError> {
         let entry = &self.image.entry;
         let bytes = self.store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
-        let name = match target.tag() {
+        let name = match self.target.tag() {
             Some(tag) => tag.to_owned(),
             None => entry.digest.to_string(),
         };

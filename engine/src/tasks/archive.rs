@@ -129,6 +129,7 @@ impl Task {
         let subject = load_subject(&request);
         let shared = &self.shared;
         shared.announcer.job("start", self.job, "load", &subject, &[]);
+        let is_layout = request.is_layout;
         let loaded = load::load(&shared.store, &shared.limits, request, &self.progress, &self.cancel);
         let outcome = match loaded {
             Ok(images) => {
@@ -136,7 +137,7 @@ impl Task {
                 Ok(loaded_done(&images))
             }
             Err(error) => {
-                let failure = load_failure(&error);
+                let failure = load_failure(&error, is_layout);
                 self.announce_failure("load-error", &subject, &failure);
                 Err(failure)
             }
@@ -200,8 +201,9 @@ fn loaded_done(images: &[LoadedImage]) -> Done {
     }
 }
 
-fn load_failure(error: &LoadError) -> Failure {
-    let message = format!("cannot load the archive: {}", sampan_ipc::report::chain(error));
+fn load_failure(error: &LoadError, is_layout: bool) -> Failure {
+    let source = if is_layout { "layout" } else { "archive" };
+    let message = format!("cannot load the {source}: {}", sampan_ipc::report::chain(error));
     let (code, hint) = match error {
         LoadError::Cancelled(_) => (Code::Cancelled, ""),
         LoadError::Platform { .. } => (Code::Failed, "--platform selects another one"),

@@ -52,18 +52,18 @@ pub enum ImageError {
         count: usize,
     },
     /// An image was given by ID, and has several references.
-    #[error("image {digest} has {count} references")]
+    #[error("image {name} has {count} references")]
     SeveralReferences {
-        /// Digest of the image's manifest.
-        digest: Digest,
+        /// What the request called the image.
+        name: String,
         /// How many references the image has.
         count: usize,
     },
     /// Containers use the image.
-    #[error("image {digest} is in use by {}", list_containers(containers))]
+    #[error("image {name} is in use by {}", list_containers(containers))]
     InUse {
-        /// Digest of the image's manifest.
-        digest: Digest,
+        /// What the request called the image.
+        name: String,
         /// The names of the containers.
         containers: Vec<String>,
     },
@@ -432,14 +432,13 @@ pub fn remove(
     let users = users(&entry.digest);
     let full = Reference::parse(name).map(|r| r.to_string()).ok().filter(|full| references.contains(full));
     if full.is_none() && !users.is_empty() {
-        return Err(ImageError::InUse { digest: entry.digest, containers: users });
+        return Err(ImageError::InUse { name: name.to_owned(), containers: users });
     }
     if full.is_none() && references.len() > 1 && !force {
-        let (digest, count) = (entry.digest, references.len());
-        return Err(ImageError::SeveralReferences { digest, count });
+        return Err(ImageError::SeveralReferences { name: name.to_owned(), count: references.len() });
     }
     let labels = labels(store, &entry.digest);
-    let (mut removed, swept) = remove_entries(store, &entry.digest, full.as_deref(), false, users)?;
+    let (mut removed, swept) = remove_entries(store, &entry.digest, full.as_deref(), false, name, users)?;
     removed.freed = free_space(store, swept);
     Ok(Removed { labels, ..removed })
 }
@@ -450,7 +449,7 @@ pub fn remove(
 /// [`ImageError::Store`] if the index cannot be read or written.
 pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, ImageError> {
     let labels = labels(store, digest);
-    let (mut removed, swept) = remove_entries(store, digest, None, true, Vec::new())?;
+    let (mut removed, swept) = remove_entries(store, digest, None, true, "", Vec::new())?;
     if !removed.deleted {
         return Ok(None);
     }
@@ -466,12 +465,13 @@ fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
 }
 
 /// Removes the entries of the image `digest` from `index.json`: all of them, or only the one called `name`. With
-/// `only_unused`, does nothing if the image is in use.
+/// `only_unused`, does nothing if the image is in use. `typed` is what the request called the image.
 fn remove_entries(
     store: &Store,
     digest: &Digest,
     name: Option<&str>,
     only_unused: bool,
+    typed: &str,
     users: Vec<String>,
 ) -> Result<(Removed, Swept), ImageError> {
     let commit = DurableCommit::lock(store);
@@ -487,7 +487,7 @@ fn remove_entries(
     index.manifests.retain(|e| !is_removed(e));
     removed.deleted = before > index.manifests.len() && !index.manifests.iter().any(|e| e.digest == *digest);
     if removed.deleted && !users.is_empty() {
-        return Err(ImageError::InUse { digest: digest.clone(), containers: users });
+        return Err(ImageError::InUse { name: typed.to_owned(), containers: users });
     }
     if before > index.manifests.len() {
         commit.remove(index, is_removed)?;

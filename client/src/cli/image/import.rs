@@ -19,7 +19,11 @@ pub(crate) fn run(args: &Import) -> Result<(), Failure> {
             Failure::new(format!("{count} layers are too many: at most {DESCRIPTORS_MAX}")).status(USAGE)
         );
     }
-    let files = args.files.iter().map(open).collect::<Result<Vec<OwnedFd>, Failure>>()?;
+    let files = args.files.iter().map(open).collect::<Result<Vec<OwnedFd>, Failure>>();
+    let files = files.map_err(|failure| match Path::new(&args.reference).exists() {
+        true => failure.hint("the name comes first: sampan import NAME FILE..."),
+        false => failure,
+    })?;
     let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     let request = Request::Import(engine::Import {
         reference: args.reference.clone(),

@@ -234,13 +234,13 @@ impl Work<'_> {
     ) -> Result<Vec<LoadedImage>, LoadError> {
         if is_layout {
             let mut layout = Layout::new(from);
-            let offers = self.listed_images(&mut layout, select, reference)?;
+            let offers = self.listed_images(&mut layout, true, select, reference)?;
             self.check_room(&offers)?;
             return self.images(&mut layout, offers);
         }
         let file = File::from(from);
         if let Some(mut seekable) = Seekable::open(&file)? {
-            let offers = self.listed_images(&mut seekable, select, reference)?;
+            let offers = self.listed_images(&mut seekable, false, select, reference)?;
             self.check_room(&offers)?;
             return self.images(&mut seekable, offers);
         }
@@ -262,7 +262,7 @@ impl Work<'_> {
             Some(error) => LoadError::Full(Arc::clone(error)),
             None => error.into(),
         })?;
-        let offers = self.listed_images(&mut staged, select, reference)?;
+        let offers = self.listed_images(&mut staged, false, select, reference)?;
         self.images(&mut staged, offers)
     }
 
@@ -270,11 +270,12 @@ impl Work<'_> {
     fn listed_images(
         &self,
         source: &mut dyn Source,
+        is_layout: bool,
         select: Option<&str>,
         reference: Option<Reference>,
     ) -> Result<Vec<ListedImage>, LoadError> {
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
-        let mut offers = manifest::read(source, &Wanted { select, platform: &platform })?;
+        let mut offers = manifest::read(source, &Wanted { select, platform: &platform, is_layout })?;
         let is_renamed = reference.is_some();
         if let Some(reference) = reference {
             match offers.as_mut_slice() {

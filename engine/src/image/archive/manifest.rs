@@ -98,6 +98,8 @@ pub struct Wanted<'a> {
     pub select: Option<&'a str>,
     /// The platform to choose from an index.
     pub platform: &'a Platform,
+    /// Whether the source is a directory, which must be an OCI image layout.
+    pub is_layout: bool,
 }
 
 /// Reads the list of images.
@@ -113,10 +115,13 @@ pub fn read(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<ListedIm
         return Err(refused(
             "the archive has no manifest.json: it is of docker before 1.10, which is not supported",
         ));
+    } else if wanted.is_layout {
+        return Err(refused("the directory is no OCI image layout: it has no oci-layout or no index.json"));
     } else {
         return Err(refused("the file is no image archive: it has neither manifest.json nor index.json"));
     };
     match offers.is_empty() {
+        true if wanted.is_layout => Err(refused("the layout holds no image")),
         true => Err(refused("the archive holds no image")),
         false => Ok(offers),
     }
