@@ -58,9 +58,10 @@ Groups that may use root's daemons, in /run/sampan:
 Exit status:
   0    Success
   1    Failure; the reason is on standard error
-  2    'emit' got an event that is not allowed, and did not write it
-  125  Invalid usage; for 'run' and 'exec', any failure to start. Both
-       otherwise exit with the exit code of their command
+  2    'emit' got an event that is not allowed, and did not write it, or
+       invalid arguments
+  125  Invalid usage of another command; for 'run' and 'exec', any failure
+       to start. Both otherwise exit with the exit code of their command
   130  Ctrl-C: sampan dies of the signal, which shells report as 130;
        SIGTERM is 143, and 141 says that the output lost its reader";
 
@@ -73,10 +74,15 @@ pub(crate) enum Command {
     #[command(after_long_help = event::BATCH)]
     Emit(Lazy<event::Emit>),
     /// Create and start a container
-    #[command(disable_help_flag = true, args_override_self = true, after_long_help = container::RUN_STATUS)]
+    #[command(disable_help_flag = true, args_override_self = true, after_long_help = container::RUN_STATUS,
+        override_usage = "sampan run [OPTIONS] IMAGE [COMMAND [ARG]...]")]
     Run(Lazy<Box<container::Run>>),
     /// Create a container
-    #[command(disable_help_flag = true, args_override_self = true)]
+    #[command(
+        disable_help_flag = true,
+        args_override_self = true,
+        override_usage = "sampan create [OPTIONS] IMAGE [COMMAND [ARG]...]"
+    )]
     Create(Lazy<Box<container::Create>>),
     /// Start containers that do not run
     Start(Lazy<container::Start>),
@@ -99,15 +105,17 @@ pub(crate) enum Command {
     /// Print the output of a container
     Logs(Lazy<container::Logs>),
     /// Run another command in a running container
-    #[command(after_long_help = container::RUN_STATUS)]
+    #[command(after_long_help = container::RUN_STATUS,
+        override_usage = "sampan exec [OPTIONS] CONTAINER COMMAND [ARG]...")]
     Exec(Lazy<container::Exec>),
     /// Attach to a running container
     Attach(Lazy<container::Attach>),
     /// Rename a container
     Rename(Lazy<container::Rename>),
     /// List the processes of a container
+    #[command(override_usage = "sampan top [OPTIONS] CONTAINER [PS OPTION]...")]
     Top(Lazy<container::Top>),
-    /// Manage containers: the commands above under docker's names, and more
+    /// Manage containers: docker's longer names of commands, and more
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Container(container::ContainerGroup),
     /// Generate files for other programs
@@ -145,7 +153,7 @@ pub(crate) enum Command {
     Save(Lazy<image::Save>),
     /// Serve the images of this store as a read-only registry, until Ctrl-C
     Serve(Lazy<image::Serve>),
-    /// Manage images: the commands above under docker's names, and more
+    /// Manage images: docker's longer names of commands, and more
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Image(image::ImageGroup),
     /// Manage this installation as a whole

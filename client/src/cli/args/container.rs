@@ -523,10 +523,15 @@ pub(crate) enum ContainerCommand {
     /// Attach to a running container
     Attach(Lazy<Attach>),
     /// Create a container
-    #[command(disable_help_flag = true, args_override_self = true)]
+    #[command(
+        disable_help_flag = true,
+        args_override_self = true,
+        override_usage = "sampan container create [OPTIONS] IMAGE [COMMAND [ARG]...]"
+    )]
     Create(Lazy<Box<Create>>),
     /// Run another command in a running container
-    #[command(after_long_help = RUN_STATUS)]
+    #[command(after_long_help = RUN_STATUS,
+        override_usage = "sampan container exec [OPTIONS] CONTAINER COMMAND [ARG]...")]
     Exec(Lazy<Exec>),
     /// Show containers in full, as JSON
     Inspect(Lazy<InspectContainers>),
@@ -549,13 +554,15 @@ pub(crate) enum ContainerCommand {
     #[command(visible_alias = "remove")]
     Rm(Lazy<RemoveContainers>),
     /// Create and start a container
-    #[command(disable_help_flag = true, args_override_self = true, after_long_help = RUN_STATUS)]
+    #[command(disable_help_flag = true, args_override_self = true, after_long_help = RUN_STATUS,
+        override_usage = "sampan container run [OPTIONS] IMAGE [COMMAND [ARG]...]")]
     Run(Lazy<Box<Run>>),
     /// Start containers that do not run
     Start(Lazy<Start>),
     /// Stop containers
     Stop(Lazy<Stop>),
     /// List the processes of a container
+    #[command(override_usage = "sampan container top [OPTIONS] CONTAINER [PS OPTION]...")]
     Top(Lazy<Top>),
     /// Resume paused containers
     Unpause(Lazy<Containers>),

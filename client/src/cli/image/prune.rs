@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal};
 pub(crate) fn run(args: &Prune) -> Result<(), Failure> {
     let request = Request::Prune(filtered(args)?);
     let what = if args.all { "all images that nothing uses" } else { "all images that have no name" };
-    let question = format!("This removes {what}, and content that no image needs. Go on? [y/N] ");
+    let question = format!("This removes {what}, and content that no image needs. Continue? [y/N] ");
     if !args.force && io::stdin().is_terminal() && !prompt::confirm(&question)? {
         return Ok(());
     }
