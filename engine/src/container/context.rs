@@ -1,4 +1,4 @@
-//! The inputs of a container's bundle: its image's layers, its files, the host, the runtime.
+//! The data from which a container's bundle is made: its image's layers, its files, the host, the runtime.
 //!
 //! Called on threads by create, start and exec. Reads files and writes none.
 
@@ -35,7 +35,7 @@ pub fn check(
     Ok(bundle.warnings)
 }
 
-/// The inputs of a bundle, or of another process in it.
+/// The data from which a bundle, or another process in the container, is made.
 pub(super) struct Context<'a> {
     pub(super) shared: &'a Shared,
     pub(super) definition: &'a Definition,
@@ -58,9 +58,10 @@ impl<'a> Context<'a> {
         let layers = layers(&shared.store, definition);
         let written = directories.written(definition);
         let root = match definition.rootfs {
-            // The copy is complete; a file that was deleted in it must not be found in a layer.
+            // A copy contains all files of the image. A file that was deleted in the copy must not be found in a
+            // layer.
             Form::Copy if written.exists() => Root::new([written]),
-            // A copy that is not made yet will hold what the layers show.
+            // A copy that is not made yet will have the files of the layers.
             Form::Copy | Form::Overlay => Root::new([written].into_iter().chain(layers.iter().cloned())),
         };
         Ok(Context {
@@ -100,7 +101,7 @@ pub fn layers(store: &Store, definition: &Definition) -> Vec<PathBuf> {
     rootfs_view::visible(layers.map(|layer| store.layer_path(layer).join("diff")).collect())
 }
 
-/// Returns the container's network: the requested one, else the configured one.
+/// Returns the container's network: the requested network, otherwise the configured one.
 pub fn network(config: &Config, definition: &Definition) -> Network {
     match definition.create.network {
         Network::Default => config.network,
@@ -121,8 +122,8 @@ pub fn describe(
 ) -> Result<(Box<Exec>, String), Failure> {
     let context = Context::of(shared, directories, definition)?;
     let mut process = bundle::exec_process(&context.input(), &exec).map_err(error::explain)?;
-    // Another AppArmor profile may have been loaded since the container started. The new process gets the profile that
-    // the container's first process has.
+    // Another AppArmor profile may have been loaded since the container started. The new process gets the profile of
+    // the container's first process.
     if let Some(profile) = inspect::profile(directories, definition) {
         process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());
     }

@@ -1,6 +1,6 @@
 //! Creates a container: finds its image, checks the request, writes its directory.
 //!
-//! Called by the manager, on a thread. Never starts anything.
+//! Called by the manager, on a thread. Never starts a process.
 
 use super::definition::{Definition, ImageOf};
 use super::directory::Directories;
@@ -24,7 +24,8 @@ const STOP_SIGNAL: i32 = 15;
 /// Creates container `id` and announces it; returns its definition, the pin on its image, and warnings for the client.
 ///
 /// # Errors
-/// The image is not in the store or not unpacked, or an option is not valid; nothing is left then.
+/// The image is not in the store or not unpacked, or an option is not valid. After an error nothing of the container
+/// is left.
 pub fn create(
     shared: &Shared,
     directories: &Directories,
@@ -40,7 +41,7 @@ pub fn create(
     definition.selinux = labels;
     definition.rootfs = shared.rootfs.form(&shared.config, &shared.store, directories);
     let mut warnings = context::check(shared, directories, &definition)?;
-    // A container that is removed at its end need not survive power loss.
+    // A container that is removed when it ends need not survive a power loss.
     let is_durable = !definition.create.auto_remove;
     let layers = context::layers(&shared.store, &definition);
     let made = directories.make(&mut definition, &layers, &State::default(), is_durable);
@@ -57,7 +58,7 @@ pub fn create(
     Ok((Box::new(definition), pin, warnings))
 }
 
-/// Finds the image and pins it, so that it stays in the store.
+/// Finds the image `typed` and pins it, so that it stays in the store.
 fn find(shared: &Shared, typed: &str) -> Result<(Loaded, Pin), Failure> {
     let store = &shared.store;
     let (image, pin) = images::find_and_pin(store, typed).map_err(error::explain)?;

@@ -1,8 +1,8 @@
 //! How a container was created: the file `container.json`.
 //!
-//! Written by the engine when a container is created or renamed, read when the engine starts. Holds all that a start
-//! needs, so that the image may lose its names in the meantime. The container's state is not here: see
-//! [`sampan_ipc::shim::State`].
+//! The engine writes the file when a container is created or renamed, and reads it when the engine starts. The file
+//! contains all data that a start needs, so that the image may lose its names after the creation. The container's
+//! state is in another file: see [`sampan_ipc::shim::State`].
 
 use sampan_ipc::container::Create;
 use sampan_ipc::shim::Identity;
@@ -22,11 +22,11 @@ pub const FILE: &str = "container.json";
 pub struct Definition {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// Its name; unique among containers.
+    /// The container's name, which is unique among containers.
     pub name: String,
-    /// When it was created, in nanoseconds since the epoch.
+    /// When the container was created, in nanoseconds since the epoch.
     pub created: i64,
-    /// The request that created it.
+    /// The request that created the container.
     pub create: Create,
     /// The image.
     pub image: ImageOf,
@@ -34,15 +34,15 @@ pub struct Definition {
     pub run: Run,
     /// The command line: entrypoint and command.
     pub words: Vec<String>,
-    /// Number of the signal that stops it.
+    /// Number of the signal that stops the container.
     pub stop_signal: i32,
-    /// Whether its root file system is an overlay or a copy.
+    /// Whether the container's root file system is an overlay or a copy.
     #[serde(default)]
     pub rootfs: Form,
     /// Size on disk, in bytes, of a copied root file system before the container wrote anything.
     #[serde(default)]
     pub copied: u64,
-    /// Its SELinux labels.
+    /// The container's SELinux labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub selinux: Labels,
 }
@@ -50,28 +50,28 @@ pub struct Definition {
 /// A container's image, as it was when the container was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageOf {
-    /// The image's full reference if the request named one that it has, else the name in the request.
+    /// The image's full reference if the request named a reference of the image; otherwise the name in the request.
     pub name: String,
-    /// Digest of its config: the image's id.
+    /// Digest of the image's config, which is the image's ID.
     pub id: String,
-    /// Digest of its manifest.
+    /// Digest of the image's manifest.
     pub digest: String,
     /// Digests of all blobs of the image.
     pub blobs: Vec<Digest>,
-    /// Chain ids of its layers, lowest first.
+    /// Chain IDs of the image's layers, lowest first.
     pub layers: Vec<Digest>,
 }
 
-/// Digits of an id that are shown to people.
+/// Number of digits of an ID that people see.
 const SHORT_DIGITS: usize = 12;
 
-/// Returns the first digits of an id, or all of an id that is shorter: `container.json` may hold anything.
+/// Returns the first digits of an ID, or a shorter ID as a whole: `container.json` may contain anything.
 pub fn short(id: &str) -> &str {
     id.get(..SHORT_DIGITS).unwrap_or(id)
 }
 
 impl Definition {
-    /// Returns the image's labels, overridden by the container's own.
+    /// Returns the labels of the image and the container. The container's label wins if both have the key.
     pub fn labels(&self) -> Vec<(String, String)> {
         let mut labels = self.run.labels.clone();
         labels.extend(self.create.labels.iter().cloned());

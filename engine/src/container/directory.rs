@@ -1,8 +1,8 @@
-//! The directories of containers: created and removed as a whole, read back at the engine's start.
+//! The directories of containers: created and removed completely, and read when the engine starts.
 //!
-//! Called by the manager and its threads. `DATA/containers/ID` holds what survives a reboot, `RUN/containers/…` what
-//! does not. A directory has the name `.ID` while it is created or removed, so one that has this name at the engine's
-//! start is incomplete. Never starts or ends anything.
+//! Called by the manager and its threads. `DATA/containers/ID` contains the files that survive a reboot,
+//! `RUN/containers/…` the other files. A directory has the name `.ID` while it is created or removed: if the engine
+//! finds such a name when it starts, the directory is incomplete. Never starts or ends a process.
 
 use super::definition::{self, Definition};
 use super::event_replay::EventReplay;
@@ -22,11 +22,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Digits of an id in the name of a run directory: a socket's path has at most 107 bytes. unix(7).
+/// Number of digits of an ID in the name of a run directory. The path of the socket in it may have at most 107 bytes.
+/// unix(7).
 const RUN_DIGITS: usize = 16;
 /// The file in a run directory that names the control group of the systemd unit that runs the container.
 const UNIT: &str = "unit";
-/// Longest such file that is read, in bytes.
+/// Longest file [`UNIT`] that is read, in bytes.
 const UNIT_MAX: u64 = 64 << 10;
 /// The directory in which overlayfs is tried.
 const TRIAL: &str = ".trial";
@@ -41,7 +42,7 @@ pub enum DirectoryError {
         doing: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The cause.
+        /// Why it failed.
         source: io::Error,
     },
     /// `container.json` cannot be parsed.
@@ -49,7 +50,7 @@ pub enum DirectoryError {
     Definition {
         /// The file.
         path: PathBuf,
-        /// The cause.
+        /// Why it failed.
         source: serde_json::Error,
     },
     /// The image's files cannot be copied to the container.
@@ -74,7 +75,7 @@ impl Directories {
     /// Opens the directories `data` (`DATA/containers`) and `run`/containers; creates them with mode 0700.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]: one of them cannot be created.
+    /// [`DirectoryError::File`] if a directory cannot be created.
     pub fn open(data: &Path, run: &Path) -> Result<Self, DirectoryError> {
         let directories = Directories {
             data: data.to_owned(),
@@ -82,7 +83,7 @@ impl Directories {
             replay: EventReplay::new(data),
         };
         for dir in [&directories.data, &directories.run] {
-            // Images contain setuid programs: no other user of the host may reach them.
+            // Images contain setuid programs, so no other user of the host may reach the files.
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(failed("make the directory", dir))?;
         }
@@ -94,12 +95,12 @@ impl Directories {
         self.data.join(id)
     }
 
-    /// Returns the run directory of container `id`: its shim's socket, gone after a reboot.
+    /// Returns the run directory of container `id`, which has the shim's socket and does not survive a reboot.
     pub fn run(&self, id: &str) -> PathBuf {
         self.run.join(id.get(..RUN_DIGITS).unwrap_or(id))
     }
 
-    /// Returns the directory that holds what the container writes.
+    /// Returns the directory to which the container's changes are written.
     pub fn written(&self, definition: &Definition) -> PathBuf {
         let dir = self.dir(&definition.id);
         match definition.rootfs {
@@ -108,7 +109,7 @@ impl Directories {
         }
     }
 
-    /// Returns the size on disk of what the container has written, in bytes; for a copy, its growth.
+    /// Returns how many bytes on the disk the container's changes take; for a copy, by how many bytes it has grown.
     ///
     /// # Errors
     /// A directory cannot be read.
@@ -117,13 +118,13 @@ impl Directories {
         Ok(size.saturating_sub(definition.copied))
     }
 
-    /// Creates the directory of a container with its initial files; `layers` are its image's, uppermost first. Returns
-    /// how many extended attributes the file system could not take.
+    /// Creates the directory of a container with its initial files. `layers` are the layers of its image, uppermost
+    /// first. Returns the number of extended attributes that the file system did not accept.
     ///
-    /// With `is_durable`, the directory survives power loss once this returns.
+    /// With `is_durable`, the directory survives a power loss after this function has returned.
     ///
     /// # Errors
-    /// [`DirectoryError::File`], [`DirectoryError::Copy`]; nothing is left then.
+    /// [`DirectoryError::File`] or [`DirectoryError::Copy`]. After an error no file is left.
     pub fn make(
         &self,
         definition: &mut Definition,
@@ -171,7 +172,7 @@ impl Directories {
             file.sync().map_err(failed("sync", &path))?;
         }
         match (is_durable, definition.rootfs) {
-            // A copy has too many files for one fsync each.
+            // A copy has too many files to call fsync(2) for each; sync the whole file system.
             (true, Form::Copy) => File::open(draft)
                 .and_then(|dir| syscall::sync_file_system(dir.as_fd()))
                 .map_err(failed("sync", draft))?,
@@ -181,10 +182,10 @@ impl Directories {
         Ok(left_out)
     }
 
-    /// Makes the directories in which overlayfs is tried; the caller removes them.
+    /// Creates the directories in which overlayfs is tried. The caller removes them.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]: they cannot be made, or older ones cannot be removed.
+    /// [`DirectoryError::File`] if a directory cannot be created, or if an older one cannot be removed.
     pub(super) fn make_trial(&self) -> Result<PathBuf, DirectoryError> {
         let dir = self.data.join(TRIAL);
         remove_tree::remove(&dir).map_err(failed("remove", &dir))?;
@@ -198,15 +199,15 @@ impl Directories {
     /// Replaces `container.json` by a synced file.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]; the old file stays then.
+    /// [`DirectoryError::File`]. After an error the old file is unchanged.
     pub fn redefine(&self, definition: &Definition) -> Result<(), DirectoryError> {
         replace(&self.dir(&definition.id), definition::FILE, &json(definition))
     }
 
-    /// Makes an empty run directory for container `id`, in place of an older one.
+    /// Creates an empty run directory for container `id`, and removes an older one.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]: it cannot be made.
+    /// [`DirectoryError::File`] if the directory cannot be created.
     pub fn make_run(&self, id: &str) -> Result<PathBuf, DirectoryError> {
         let run = self.run(id);
         self.remove_run(id);
@@ -214,15 +215,15 @@ impl Directories {
         Ok(run)
     }
 
-    /// Records the control group of the systemd unit that runs container `id`; removed with the run directory.
+    /// Records the control group of the systemd unit that runs container `id`, in the run directory.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]: the file cannot be written.
+    /// [`DirectoryError::File`] if the file cannot be written.
     pub fn set_unit_group(&self, id: &str, group: &str) -> Result<(), DirectoryError> {
         write(&self.run(id).join(UNIT), group.as_bytes(), false)
     }
 
-    /// Returns the control group of the systemd unit that runs container `id`, if one does.
+    /// Returns the control group of the systemd unit that runs container `id`; `None` if no unit runs it.
     pub fn unit_group(&self, id: &str) -> Option<String> {
         let bytes = read(&self.run(id).join(UNIT), UNIT_MAX).ok()?;
         String::from_utf8(bytes).ok().filter(|group| group.starts_with('/'))
@@ -233,11 +234,11 @@ impl Directories {
         let _ = remove_tree::remove(&self.run(id));
     }
 
-    /// Removes all files of container `id`, and returns the freed bytes. Calls `announce` once the container cannot
-    /// come back, unless its removal was announced before.
+    /// Removes all files of container `id`, and returns the number of freed bytes. Calls `announce` when no start of
+    /// the engine can find the container any more, unless the removal was announced before.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]; files may be left, which the engine's next start removes.
+    /// [`DirectoryError::File`]. After an error files may be left, which the engine removes at its next start.
     pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, DirectoryError> {
         let dir = self.dir(id);
         let freed = walk_tree::size_on_disk(&dir).unwrap_or(0);
@@ -250,7 +251,7 @@ impl Directories {
         Ok(freed)
     }
 
-    /// Returns the events that shims could not write.
+    /// Returns the events that shims could not write into the FIFO.
     pub fn replay(&self) -> &EventReplay {
         &self.replay
     }
@@ -264,7 +265,8 @@ impl Directories {
         serde_json::from_slice(&bytes).ok().filter(|_| is_known)
     }
 
-    /// Removes what is left of container `id`, whose creation was interrupted, or whose removal after its announcement.
+    /// Removes the remaining files of container `id`, whose creation was interrupted or whose removal was announced
+    /// already.
     pub fn clear(&self, id: &str) {
         for path in [self.draft(id), self.run(id)] {
             if let Err(error) = remove_tree::remove(&path) {
@@ -273,7 +275,7 @@ impl Directories {
         }
     }
 
-    /// Removes run directories that belong to none of `ids` and for which `is_used` is false.
+    /// Removes the run directories of containers that are not in `ids`, unless `is_used` is true for the directory.
     pub fn clear_runs(&self, ids: &[String], is_used: impl Fn(&Path) -> bool) {
         let known: HashSet<PathBuf> = ids.iter().map(|id| self.run(id)).collect();
         for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
@@ -286,7 +288,7 @@ impl Directories {
     /// Lists the ids of all complete containers, and the ids of containers whose creation or removal was interrupted.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]: the directory cannot be read.
+    /// [`DirectoryError::File`] if the directory cannot be read.
     pub fn list(&self) -> Result<(Vec<String>, Vec<String>), DirectoryError> {
         let entries = fs::read_dir(&self.data).map_err(failed("list", &self.data))?;
         let (mut ids, mut incomplete) = (Vec::new(), Vec::new());
@@ -308,14 +310,15 @@ impl Directories {
     /// Reads the definition of container `id`.
     ///
     /// # Errors
-    /// [`DirectoryError::File`], [`DirectoryError::Definition`]: `container.json` cannot be read or parsed.
+    /// [`DirectoryError::File`] if `container.json` cannot be read, [`DirectoryError::Definition`] if it cannot be
+    /// parsed.
     pub fn definition(&self, id: &str) -> Result<Definition, DirectoryError> {
         let path = self.dir(id).join(definition::FILE);
         let bytes = read(&path, definition::FILE_MAX)?;
         serde_json::from_slice(&bytes).map_err(|source| DirectoryError::Definition { path, source })
     }
 
-    /// Returns the digests that must stay in the store for all containers whose definitions can be read.
+    /// Returns the digests that must stay in the store, for all containers whose definitions can be read.
     pub fn needs(&self) -> Vec<Digest> {
         let (ids, _) = self.list().unwrap_or_default();
         let definitions = ids.iter().filter_map(|id| self.definition(id).ok());
@@ -327,10 +330,11 @@ impl Directories {
         state_file::read(&self.dir(id).join(shim::STATE))
     }
 
-    /// Writes the state file of container `id`. Only for containers without a shim: a shim writes the file itself.
+    /// Writes the state file of container `id`. Only for a container without a shim, since a shim writes the file
+    /// itself.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]: the file cannot be written.
+    /// [`DirectoryError::File`] if the file cannot be written.
     pub fn set_state(&self, id: &str, state: &State) -> Result<(), DirectoryError> {
         let path = self.dir(id).join(shim::STATE);
         StateFile::open(&path).and_then(|mut file| file.write(state)).map_err(failed("write", &path))
@@ -341,7 +345,7 @@ impl Directories {
     }
 }
 
-/// Makes the overlay's directories. The root directory gets the attributes of the uppermost layer's root.
+/// Creates the overlay's directories. The root directory gets the attributes of the uppermost layer's root.
 fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError> {
     make_dir(draft, 0o711)?;
     for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
@@ -353,7 +357,7 @@ fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError>
     }
 }
 
-/// Copies the layers. Mode 0700, because a copy may contain setuid programs and is not mounted elsewhere.
+/// Copies the layers. The copy gets mode 0700, because it may contain setuid programs.
 fn fill_copy(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError> {
     make_dir(draft, 0o700)?;
     let rootfs = draft.join("rootfs");
@@ -381,10 +385,10 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
     fs::rename(&draft, &path).map_err(failed("replace", &path))
 }
 
-/// Writes a whole file with mode 0600.
+/// Writes a file with mode 0600.
 ///
 /// # Errors
-/// [`DirectoryError::File`]; the file may be incomplete then.
+/// [`DirectoryError::File`]. After an error the file may be incomplete.
 pub(crate) fn write(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), DirectoryError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);

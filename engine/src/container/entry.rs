@@ -1,6 +1,6 @@
 //! One container in the manager's table, and the requests that wait for it.
 //!
-//! Plain data, owned by [`super::manager::ContainerManager`]; nothing here reads files or sends anything.
+//! Plain data, which [`super::manager::ContainerManager`] owns. This module reads no files and sends nothing.
 
 use super::definition::Definition;
 use super::shim_connection::ShimConnection;
@@ -16,13 +16,13 @@ use std::sync::Arc;
 pub struct Reply {
     /// The client's token.
     pub client: usize,
-    /// The answers; the last one ends the stream.
+    /// The answers. The last answer ends the stream.
     pub answers: Vec<Answer>,
     /// Descriptors to send with the first answer.
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// A request that waits until its container is no longer busy.
+/// A request that waits while its container is busy.
 pub struct Queued {
     /// The client's token.
     pub client: usize,
@@ -32,38 +32,39 @@ pub struct Queued {
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// An operation that is under way on a container; other requests wait for its end.
+/// An operation that is running on a container. Most other requests wait until it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
     /// A thread creates the container.
     Creating,
-    /// A shim starts the container; this client, if any, waits for the start.
+    /// A shim is starting the container. The client with this token, if any, waits for the start.
     Starting(Option<usize>),
-    /// The container has exited and its shim removes what the run left.
+    /// The container has exited, and its shim is removing the files of the run.
     Ending,
     /// A thread or the shim removes the container.
     Removing,
-    /// A thread removes what a killed shim left, or replays its events.
+    /// A thread is removing the leftovers of a killed shim, or replaying its events.
     CleaningUp,
-    /// The engine looks for the shim, or is connected to it and has not received its state yet.
+    /// The engine is looking for the shim, or waits for the shim's first message with the state.
     Connecting,
 }
 
 /// One container.
 pub struct Entry {
-    /// How it was created.
+    /// How the container was created.
     pub definition: Arc<Definition>,
-    /// Its state, as last reported.
+    /// The container's state in the last report.
     pub state: State,
-    /// The connection to its shim, with its poll token, if it has a shim.
+    /// The connection to the container's shim and its poll token; `None` without a shim.
     pub connection: Option<(usize, ShimConnection)>,
-    /// The operation under way.
+    /// The operation that is running.
     pub busy: Option<Busy>,
-    /// Requests that wait for the operation's end.
+    /// Requests that wait until the operation ends.
     pub queue: VecDeque<Queued>,
-    /// Keeps the image's blobs and layers in the store.
+    /// The pin that keeps the image's blobs and layers in the store.
     pub pin: Option<Pin>,
-    /// The container is removed and only its shim still ends: lookups and lists leave it out.
+    /// Whether the container is removed, and only its shim still has to end. Lookups and lists then skip the
+    /// container.
     pub is_removed: bool,
 }
 
@@ -83,15 +84,15 @@ impl Entry {
     }
 }
 
-/// A request that was sent to a shim and is not answered yet.
+/// A request that was sent to a shim and that the shim has not answered yet.
 pub struct PendingRequest {
     /// The container.
     pub id: String,
     /// The client that waits for the answer, if any.
     pub client: Option<usize>,
-    /// Process ids that the shim has sent before its answer.
+    /// Process IDs that the shim has sent before its answer.
     pub pids: Option<Vec<i32>>,
-    /// The request to execute without the shim if the shim ends before it answers.
+    /// The request that the engine executes itself if the shim ends before it answers.
     pub fallback: Option<Request>,
 }
 
@@ -101,13 +102,13 @@ pub struct Wait {
     pub id: String,
     /// The client.
     pub client: usize,
-    /// Which end it waits for.
+    /// Which end the client waits for.
     pub condition: Condition,
-    /// The container's last end when the wait began, in nanoseconds since the epoch; 0 if there was none.
+    /// When the container had last ended before the wait began, in nanoseconds since the epoch; 0 if never.
     pub finished: i64,
 }
 
-/// A prune whose removals are under way.
+/// A prune whose removals are still running.
 pub struct Pruning {
     /// The client.
     pub client: usize,
@@ -119,7 +120,7 @@ pub struct Pruning {
     pub freed: u64,
 }
 
-/// Returns the request to execute without a shim, for those requests to a shim that can be.
+/// Returns the request that the engine can execute itself instead of the shim's `what`; `None` if it cannot.
 pub(super) fn fallback(id: &str, what: &shim::Action) -> Option<Request> {
     let container = id.to_owned();
     match what {

@@ -9,7 +9,7 @@ use sampan_ipc::engine::{Code, Failure};
 /// Most names that an error lists.
 const LISTED_MAX: usize = 10;
 
-/// Makes the failure of a request whose container does not exist.
+/// Makes the failure of a request that names a container that does not exist.
 pub(super) fn no_container(typed: &str) -> Failure {
     let typed: String = typed.chars().take(300).collect();
     let message = format!("there is no container {typed:?}");

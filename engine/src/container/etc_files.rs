@@ -1,7 +1,7 @@
-//! The three files that the engine mounts over the image's: `/etc/hostname`, `/etc/hosts`, `/etc/resolv.conf`.
+//! The three files that the engine mounts over the image's files: `/etc/hostname`, `/etc/hosts`, `/etc/resolv.conf`.
 //!
-//! Written into the container's directory at each start, from its host name and its network. Never reads the image's
-//! own files of these names.
+//! Writes the files into the container's directory at each start, from the container's host name and network. Never
+//! reads the files with these names in the image.
 
 use super::definition::Definition;
 use super::directory::{self, Directories, DirectoryError};
@@ -26,11 +26,11 @@ pub fn files(directories: &Directories, definition: &Definition) -> Files {
     Files { hostname: dir.join("hostname"), hosts: dir.join("hosts"), resolv_conf: dir.join("resolv.conf") }
 }
 
-/// Writes the three files. `name` is the container's host name; `label` is the SELinux label that lets the container
-/// read them, empty without SELinux.
+/// Writes the three files. `name` is the container's host name. `label` is the SELinux label with which the container
+/// can read the files; empty without SELinux.
 ///
 /// # Errors
-/// [`DirectoryError::File`]: a file cannot be written or labelled.
+/// [`DirectoryError::File`] if a file cannot be written or labelled.
 pub fn write(
     directories: &Directories,
     definition: &Definition,
@@ -60,7 +60,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), DirectoryError> {
         .map_err(directory::failed("set the mode of", path))
 }
 
-/// Reads a file of the host; `None` if it is missing or not UTF-8.
+/// Reads a file of the host; `None` if the file is missing or not UTF-8.
 fn copy(path: &str) -> Option<String> {
     let mut text = String::new();
     small_file::open(path.as_ref()).ok()?.take(COPY_MAX).read_to_string(&mut text).ok()?;

@@ -1,8 +1,8 @@
-//! Asks monitord which events it has for a container.
+//! Requests from monitord the events of a container that it has.
 //!
-//! An engine or a shim may be killed after it sent an event and before it recorded that. Called on threads for such
-//! containers, at the engine's start and at a shim's end. If monitord does not answer, its history counts as empty: an
-//! event that arrives twice is better than a lost one.
+//! An engine or a shim may be killed after it has sent an event and before it has recorded that. Threads call this
+//! module for such containers, when the engine starts and when a shim ends. If monitord does not answer, its history
+//! counts as empty: an event that arrives twice is better than a lost event.
 
 use sampan_ipc::Event;
 use sampan_ipc::connection::{Connection, Received, Stop};
@@ -14,10 +14,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long monitord may take for each part of its answer.
+/// Longest time to wait for each part of monitord's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether the newest event of container `id` in monitord, among those with one of `actions`, is `wanted`.
+/// Looks in monitord for the newest event of container `id` with one of `actions`. Returns whether that is `wanted`.
 pub fn is_last(fifo: &Path, id: &str, actions: &[&str], wanted: &str) -> bool {
     match last(&fifo.with_file_name("events.sock"), id, actions) {
         Ok(last) => last.as_deref() == Some(wanted),
@@ -40,10 +40,10 @@ fn last(socket: &Path, id: &str, actions: &[&str]) -> io::Result<Option<String>>
     Ok(last)
 }
 
-/// Returns writer and number of each event of container `id` that monitord has.
+/// Returns writer and counter of each event of container `id` that monitord has.
 ///
 /// # Errors
-/// Monitord does not answer, or refuses.
+/// monitord does not answer, or refuses the request.
 pub fn known(fifo: &Path, id: &str) -> io::Result<HashSet<(u64, u64)>> {
     let mut known = HashSet::new();
     for_each(&fifo.with_file_name("events.sock"), id, |event| {

@@ -1,8 +1,9 @@
-//! Replays events that a shim could not write into the FIFO before it ended, because monitord was not running.
+//! Replays events that a shim could not write into the FIFO before the shim ended, because monitord was not running.
 //!
-//! Shims save such records in files (`sampan_shim::dir::event_spool`), with writer and number, so that records which
-//! monitord already has are recognised. Called at the engine's start and when a shim has ended. A file is removed once
-//! monitord has all of its records: records that are only in the FIFO are lost with the last process that has it open.
+//! Shims save such records in files (`sampan_shim::dir::event_spool`), with writer and counter, by which the engine
+//! skips records that monitord has already. Called when the engine starts and when a shim has ended. A file is removed
+//! when monitord has all of its records: records that are only in the FIFO are lost when the last process closes the
+//! FIFO.
 
 use super::event_history;
 use sampan_ipc::record::{Scanner, Step};
@@ -19,24 +20,25 @@ use std::time::Duration;
 const STACK: usize = 128 << 10;
 /// Pause between two queries, while monitord does not run or has not read the records yet.
 const QUERY_INTERVAL: Duration = Duration::from_millis(500);
-/// Most queries that monitord may answer without having the records: without a journal, it may have dropped them.
+/// Most answers of monitord without the records. After that the engine gives up: monitord may have dropped them, if it
+/// has no journal.
 const ANSWERS_MAX: usize = 20;
 
-/// The files of records that shims could not write. Cheap to clone; clones share `taken`.
+/// The files with the records that shims could not write. Cheap to clone; clones share `taken`.
 #[derive(Clone, Debug)]
 pub struct EventReplay {
     dir: PathBuf,
-    /// Files whose records are already in the engine's own spool; they must not be read again.
+    /// Files whose records this engine has passed to its sender already. They must not be replayed again.
     taken: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl EventReplay {
-    /// Makes the replay of the containers in the directory `containers`.
+    /// Makes the replay for the containers in the directory `containers`.
     pub fn new(containers: &Path) -> Self {
         EventReplay { dir: containers.join(DIR), taken: Arc::default() }
     }
 
-    /// Returns the ids of all containers that have files, each once.
+    /// Returns the IDs of all containers that have files. Each ID occurs once.
     pub fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.files("").iter().filter_map(|path| id_of(path)).collect();
         ids.sort_unstable();
@@ -51,9 +53,9 @@ impl EventReplay {
         files.iter().any(|file| !taken.contains(file))
     }
 
-    /// Passes the saved records of container `id` to `sender`, except those that monitord (found by `fifo`) has. Does
-    /// not wait until they are written; the files are removed later. Returns the actions of all saved records, in
-    /// order.
+    /// Passes the saved records of container `id` to `sender`, except records that monitord has already. `fifo` is the
+    /// path from which monitord's socket is found. Returns before the records are written; the files are removed
+    /// later. Returns the actions of all saved records, in order.
     pub fn replay(&self, id: &str, fifo: &Path, sender: &FifoSender) -> Vec<String> {
         let mut all: Vec<(i64, PathBuf, Vec<u8>)> =
             self.files(id).into_iter().filter(|path| self.take(path)).filter_map(read).collect();
@@ -89,8 +91,8 @@ impl EventReplay {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned())
     }
 
-    /// Starts a thread that removes the file once monitord has its records. If the engine ends before that, the next
-    /// engine finds the file.
+    /// Starts a thread that removes the file when monitord has all its records. If the engine ends before that, the
+    /// next engine finds the file.
     fn remove_when_received(&self, path: PathBuf, id: String, numbers: Vec<(u64, u64)>, fifo: PathBuf) {
         let taken = Arc::clone(&self.taken);
         let remove = move || {
@@ -117,7 +119,7 @@ impl EventReplay {
     }
 }
 
-/// Returns the container that a file belongs to; `None` for an incomplete file or a foreign one.
+/// Returns the container that a file belongs to; `None` for an incomplete file, or a file of another program.
 fn id_of(path: &Path) -> Option<String> {
     let (id, _) = path.file_name()?.to_str()?.split_once('.')?;
     (!id.is_empty()).then(|| id.to_owned())
@@ -160,7 +162,7 @@ mod tests {
         assert!(replay.ids() == ["ab"] && replay.has("ab") && !replay.has("a"));
         let second = FifoSender::new(&fifo);
         assert_eq!(replay.replay("ab", &fifo, &second), ["start", "die"]);
-        // They are in the sender's spool now; a second replay sends nothing.
+        // The first replay has passed the records to a sender, so a second replay sends nothing.
         assert!(!replay.has("ab") && replay.replay("ab", &fifo, &second).is_empty());
         second.send(Event::new("container", "destroy", "ab")).expect("small");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");

@@ -1,7 +1,8 @@
-//! What shims and threads report about containers, and what follows from it.
+//! Handles the reports of shims and threads about containers.
 //!
-//! Methods of [`ContainerManager`], called by the event loop. Each takes one report, changes the container's entry,
-//! answers the clients that waited for it, and runs requests that waited for the container. Never blocks.
+//! Methods of [`ContainerManager`], which the event loop calls. Each method takes one report, changes the container's
+//! entry, answers the clients that waited for the report, and runs requests that waited for the container. Never
+//! blocks.
 
 use super::definition::Definition;
 use super::entry::{Busy, Entry, PendingRequest, Queued, Wait};
@@ -94,7 +95,7 @@ impl ContainerManager {
         }
     }
 
-    /// Sends the shim's program to the client that waits for the start and becomes the shim.
+    /// Sends the shim's program to the client that waits for the start and that will become the shim.
     fn hand_over_shim(&mut self, id: &str, shim: Option<ShimCommand>) -> io::Result<()> {
         let Some(ShimCommand { words, stdin, setup }) = shim else { return Ok(()) };
         let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
@@ -105,13 +106,13 @@ impl ContainerManager {
             entry.busy = Some(Busy::Starting(None));
             let program = words.first().cloned().unwrap_or_default();
             let done = Done { reference: id.to_owned(), ..Done::default() };
-            // If the client has disconnected, the descriptor is closed, which ends the start.
+            // If the client has disconnected, dropping the reply closes the descriptor, which ends the start.
             self.reply_with(client, vec![Answer::Shim { program, words }, Answer::Done(done)], vec![stdin]);
         }
         Ok(())
     }
 
-    /// Records that the start failed, and answers its client.
+    /// Records that the start of the container has failed, and answers the client that waited for the start.
     pub(super) fn start_failed(&mut self, id: &str, failure: Failure) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let client = match entry.busy.take() {
@@ -211,7 +212,7 @@ impl ContainerManager {
             let is_over = matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead);
             entry.busy = match entry.busy {
                 None if is_over => Some(Busy::Ending),
-                // A restart passes through `Exited`: the container is not ending after all.
+                // The container restarts: a restart passes through the phase `Exited`, and the container does not end.
                 Some(Busy::Ending) if !is_over => None,
                 other => other,
             };
@@ -243,7 +244,7 @@ impl ContainerManager {
         }
     }
 
-    /// Handles the end of the connection: the shim has ended, or was killed.
+    /// Handles the end of the connection to a shim that has ended or was killed.
     fn on_hang_up(&mut self, id: &str, error: &io::Error) {
         self.disconnect(id);
         log::debug!("container {}: its shim has disconnected: {error}", self.name(id));
@@ -265,8 +266,8 @@ impl ContainerManager {
         if !self.directories.replay().has(id) {
             return self.on_shim_gone(id);
         }
-        // The shim has left events in files, which must reach monitord before any later event of the container. So the
-        // container stays busy until they are replayed.
+        // The shim has left events in files, which must reach monitord before any later event of the container.
+        // Therefore the container stays busy until these events are replayed.
         let is_free = |entry: &Entry| entry.busy.is_none() || entry.busy == Some(Busy::Connecting);
         if self.entries.get(id).is_some_and(is_free) {
             self.set_busy(id, Busy::Ending);
@@ -274,8 +275,8 @@ impl ContainerManager {
         self.replay_events(id, Some(false));
     }
 
-    /// Replays the events that the container's shim could not write. [`Outcome::Replayed`] follows with the value of
-    /// `is_start`, unless that is `None`.
+    /// Replays the events that the container's shim could not write. [`Outcome::Replayed`] reports the end with the
+    /// value of `is_start`, unless `is_start` is `None`.
     pub(super) fn replay_events(&self, id: &str, is_start: Option<bool>) {
         let (replay, id) = (self.directories.replay().clone(), id.to_owned());
         self.spawn(move |shared| {
@@ -286,7 +287,7 @@ impl ContainerManager {
         });
     }
 
-    /// Decides what follows the end of the container's shim, whose events are all written or replayed.
+    /// Handles the end of the container's shim, after all its events were written or replayed.
     fn on_shim_gone(&mut self, id: &str) {
         let name = self.name(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -295,15 +296,16 @@ impl ContainerManager {
                 return self.on_removed(id, None, Ok(0));
             }
             entry.is_removed = false;
-            // The shim ended before it removed the container. The request to remove it is first in the queue.
+            // The shim ended before it had removed the container. The client's request to remove it is first in the
+            // queue.
             entry.busy = Some(Busy::Ending);
         }
         let has_ended = matches!(entry.state.phase, Phase::Exited | Phase::Created)
             && entry.state.is_announced
             || entry.state.started == 0 && !entry.state.error.is_empty()
             || entry.state.phase == Phase::Exited && !entry.state.error.is_empty();
-        // The state of an earlier run says nothing about a start that is still under way. A state that still has the
-        // shim's id means that the shim was killed while the OCI runtime was deleting the container.
+        // If a start is still running, the state is that of an earlier run. If the state still has the shim's ID, the
+        // shim was killed while the OCI runtime was deleting the container.
         let is_over = has_ended && entry.state.shim == 0 && !matches!(entry.busy, Some(Busy::Starting(_)));
         if is_over && !entry.definition.create.auto_remove {
             self.directories.remove_run(id);
@@ -383,11 +385,11 @@ impl ContainerManager {
         }
         for queued in entry.queue {
             match queued.request {
-                // The create waited for the container's name, the prune for the container's end.
+                // A create waited for the container's name, a prune waited for its end. Both go on.
                 Request::Create(_) | Request::PruneContainers { .. } => {
                     self.on_request(queued.client, queued.request, queued.descriptors)
                 }
-                // The removal is what this request wanted.
+                // The container is removed, as this request demands.
                 Request::RemoveContainer { .. } => {
                     let done = Done { removed: vec![id.to_owned()], ..Done::default() };
                     self.reply(queued.client, vec![Answer::Done(done)]);
@@ -403,7 +405,7 @@ impl ContainerManager {
         }
     }
 
-    /// Gives up the image of a removed container, unless another container needs it.
+    /// Releases the image of a removed container, unless another container needs the image.
     fn release(&self, definition: &Arc<Definition>, pin: Pin) {
         let digest = &definition.image.digest;
         if self.entries.values().any(|other| other.definition.image.digest == *digest) {
@@ -417,7 +419,7 @@ impl ContainerManager {
         self.spawn(move |shared| remove::release(shared, &definition));
     }
 
-    /// Takes up the connection to a shim that outlived an engine.
+    /// Uses `stream` as the connection to a shim that has outlived its engine.
     pub(super) fn reconnect(&mut self, id: &str, stream: UnixStream) {
         let name = self.name(id);
         self.set_busy(id, Busy::Connecting);
@@ -427,7 +429,7 @@ impl ContainerManager {
         }
     }
 
-    /// Connects to the shim that was found, or cleans up if there is none.
+    /// Connects to the shim, or cleans up if the search has found no shim.
     pub(super) fn on_shim_searched(&mut self, id: &str, stream: Option<UnixStream>) {
         if let Some(stream) = stream {
             self.reconnect(id, stream);
@@ -440,10 +442,10 @@ impl ContainerManager {
         }
     }
 
-    /// Repairs a container at the engine's start, after the events that its shim left were replayed.
+    /// Repairs a container when the engine starts, after the events that its shim left were replayed.
     pub(super) fn on_replayed(&mut self, id: &str) {
         self.directories.remove_run(id);
-        // The shim may have written the file after the engine read it: the file has the end of the run.
+        // Read the state file again: the shim may have written the end of the run after the engine read the file.
         if let Some(state) = self.directories.state(id)
             && let Some(entry) = self.entries.get_mut(id)
         {
@@ -454,7 +456,7 @@ impl ContainerManager {
         self.run_queued(id);
     }
 
-    /// Repairs a container that has no shim: announces what may be missing, cleans up, removes or starts it.
+    /// Repairs a container without a shim: announces events that may be missing, cleans up, and removes or starts it.
     pub(super) fn repair(&mut self, id: &str) {
         let Some(entry) = self.entries.get(id) else { return };
         let (state, definition) = (&entry.state, &entry.definition);
@@ -466,7 +468,7 @@ impl ContainerManager {
             return self.announce_late(id);
         }
         let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
-        // A state that still has the shim's id means that the shim was killed before it had removed what the run left.
+        // If the state still has the shim's ID, the shim was killed before it had removed the files of the run.
         if was_up || state.shim != 0 || (state.started != 0 && !state.is_announced) {
             self.clean_up(id);
         } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
@@ -496,7 +498,7 @@ impl ContainerManager {
         });
     }
 
-    /// Runs the requests that waited for the container, until it is busy again.
+    /// Runs the requests that wait for the container, in order, until one makes the container busy.
     pub(super) fn run_queued(&mut self, id: &str) {
         while let Some(entry) = self.entries.get_mut(id)
             && entry.busy.is_none()
@@ -513,7 +515,7 @@ impl ContainerManager {
     }
 }
 
-/// Makes the failure of a start from the state that the shim reported.
+/// Makes the failure of a start from the state that the shim has reported.
 fn start_failure(name: &str, state: &State) -> Failure {
     failed_with(state.exit_code, format!("cannot start container {name:?}: {}", state.error))
 }

@@ -1,7 +1,7 @@
 //! Which containers use which images: a snapshot of the manager's table, for threads that remove images or report disk
 //! usage.
 //!
-//! Made by the event loop, used on one thread, never updated.
+//! The event loop makes a snapshot, and one thread uses it. A snapshot is never updated.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// A snapshot of all containers.
 pub struct ImageUsers {
     directories: Directories,
-    /// Each definition, with whether the container was running.
+    /// The definition of each container, and whether the container was running.
     containers: Vec<(Arc<Definition>, bool)>,
 }
 
@@ -31,8 +31,8 @@ impl ImageUsers {
         names
     }
 
-    /// Sums up what containers take on disk; the share of stopped ones is reclaimable. A container that was removed
-    /// in the meantime counts as 0 bytes.
+    /// Adds up the disk usage of the containers; the part of stopped containers is reclaimable. A container that was
+    /// removed after the snapshot counts as 0 bytes.
     pub fn usage(&self) -> Usage {
         let mut usage =
             Usage { kind: "containers".to_owned(), count: self.containers.len() as u64, ..Usage::default() };

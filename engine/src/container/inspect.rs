@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// Docker's value for a time that is not set.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// Returns a JSON array with one container; with `size`, the bytes that it has written are counted.
+/// Returns a JSON array with one container. With `size`, counts the bytes that the container has written.
 pub fn json(
     config: &Config,
     definition: &Definition,
@@ -66,7 +66,8 @@ pub fn json(
     Value::Array(vec![document]).to_string()
 }
 
-/// Returns the AppArmor profile of the last start, empty if it had none; `None` if the container was never started.
+/// Returns the AppArmor profile of the last start, or an empty string without a profile; `None` if the container never
+/// started.
 pub fn profile(directories: &Directories, definition: &Definition) -> Option<String> {
     #[derive(Deserialize)]
     struct Bundle {
@@ -83,7 +84,7 @@ pub fn profile(directories: &Directories, definition: &Definition) -> Option<Str
     Some(bundle.process.apparmor_profile)
 }
 
-/// Returns docker's name for the form of the root file system.
+/// Returns docker's name for the kind of the root file system.
 fn driver(definition: &Definition) -> &'static str {
     match definition.rootfs {
         Form::Overlay => "overlay2",
@@ -101,13 +102,13 @@ fn state_json(state: &State, unit_group: Option<String>) -> Value {
         "OOMKilled": state.oom_killed,
         "Dead": state.phase == Phase::Dead,
         "Pid": state.pid,
-        // The exit code of the last run; docker has 0 while the container runs.
+        // The exit code of the last run. While the container runs, docker reports 0.
         "ExitCode": if state.phase.is_alive() { 0 } else { state.exit_code },
         "Error": state.error,
         "StartedAt": time(state.started),
         "FinishedAt": time(state.finished),
         "ShimPid": state.shim,
-        // The systemd unit that runs the container.
+        // The name of the systemd unit that runs the container.
         "Unit": unit_group.as_deref().map(systemd_unit::name).unwrap_or_default(),
     })
 }
@@ -157,7 +158,7 @@ fn host_config(config: &Config, definition: &Definition) -> Value {
     })
 }
 
-/// Abbreviates a seccomp profile, which is a whole file of JSON.
+/// Shortens a seccomp profile, which is a long JSON document.
 fn shorten(option: &str) -> &str {
     if option.starts_with("seccomp={") { "seccomp={…}" } else { option }
 }
@@ -215,7 +216,7 @@ fn config_json(definition: &Definition) -> Value {
         "StopSignal": signals::name(definition.stop_signal),
         "StopTimeout": create.stop_timeout.map(|seconds| if seconds == FOR_EVER { -1 } else { i64::from(seconds) }),
         "CreateCommand": create.command_line,
-        // podman's field.
+        // A field of podman, which docker does not have.
         "SdNotifyMode": match create.sdnotify {
             Notify::Ignore => "ignore",
             Notify::Container => "container",

@@ -1,7 +1,7 @@
-//! Which containers a client lists or prunes, and the summary of each. docker-ps(1).
+//! Selects the containers that a client lists or prunes, and makes the summary of each. docker-ps(1).
 //!
-//! Called by the manager. Pure, except [`with_sizes`], which reads directories on a thread. Several values of one
-//! filter are alternatives; different filters, and several labels, must all match.
+//! Called by the manager. Does no I/O, except [`with_sizes`], which reads directories on a thread. Several values of
+//! one filter are alternatives; different filters must all match, and so must several labels.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -58,14 +58,14 @@ pub fn network(network: Network) -> &'static str {
     }
 }
 
-/// Keeps the requested containers, newest first.
+/// Keeps only the requested containers, and sorts them, newest first.
 ///
 /// # Errors
 /// A filter is not valid.
 pub fn select(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Result<(), Failure> {
     let filters = parse(&asked.filters)?;
     let ages = Ages::of(all, &filters)?;
-    // A filter on the state implies containers that do not run.
+    // A filter on the state includes containers that do not run.
     let any_phase = asked.all
         || asked.last > 0
         || ["status", "exited"].iter().any(|key| filters.values.contains_key(*key));
@@ -82,7 +82,7 @@ pub fn select(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Res
     Ok(())
 }
 
-/// Filter values by key; those of `name` are regular expressions, as in docker.
+/// Values of the filters by key. The values of `name` are regular expressions, as in docker.
 #[derive(Default)]
 struct Filters {
     values: BTreeMap<String, Vec<String>>,
@@ -110,7 +110,7 @@ fn parse(written: &[String]) -> Result<Filters, Failure> {
     Ok(filters)
 }
 
-/// Compiles a filter on names. Bounded in size, because it is matched in the event loop.
+/// Compiles a filter on names. Its size is limited, because the event loop matches it.
 fn name_like(value: &str) -> Result<Regex, Failure> {
     RegexBuilder::new(value).size_limit(NAME_PROGRAM_MAX).build().map_err(|error| {
         let message = format!("filter name={value:?} is not a regular expression: {error}");
@@ -155,12 +155,12 @@ fn matches(key: &str, values: &[String], definition: &Definition, summary: &Summ
         "network" => any(&|value| summary.network == value),
         // Health checks do not exist yet: the health of every container is `none`.
         "health" => any(&|value| value == "none"),
-        // `name` is matched as a regular expression by `select`; `before` and `since` by `Ages`.
+        // `select` matches `name` as a regular expression, and `Ages` matches `before` and `since`.
         _ => true,
     }
 }
 
-/// Matches a name with and without the leading `/` that docker's API gives it.
+/// Matches a name as it is, and with the leading `/` that docker's API adds.
 fn is_named(pattern: &Regex, name: &str) -> bool {
     pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
 }
@@ -172,7 +172,8 @@ fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
     }
 }
 
-/// Whether the container's image has this name, with or without its tag, or this id, whole or its first digits.
+/// Whether `value` is the name of the container's image, with or without its tag, or its ID, or the beginning of its
+/// ID.
 fn has_image(definition: &Definition, value: &str) -> bool {
     let image = &definition.image;
     let hex = |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
@@ -222,7 +223,7 @@ pub fn with_sizes(all: Vec<(Arc<Definition>, Summary)>, directories: &Directorie
     sized.collect()
 }
 
-/// The filters of a prune: which containers it removes.
+/// The filters that select the containers of a prune.
 pub struct PruneFilter {
     until: Option<i64>,
     labels: Vec<String>,
@@ -230,8 +231,8 @@ pub struct PruneFilter {
 }
 
 impl PruneFilter {
-    /// Parses `until=NANOSECONDS`, `label=KEY[=VALUE]` and `label!=KEY[=VALUE]`. The client converts the times that
-    /// people type to nanoseconds since the epoch.
+    /// Parses `until=NANOSECONDS`, `label=KEY[=VALUE]` and `label!=KEY[=VALUE]`. The client has converted the times
+    /// that people type to nanoseconds since the epoch.
     ///
     /// # Errors
     /// A filter is not valid.

@@ -1,6 +1,7 @@
 //! Where a container's output goes: the log driver, its options and its files. docker-run(1), "--log-driver".
 //!
-//! Called when a container is created, started, inspected, or its log is read. Writes nothing: the shim writes the log.
+//! Called when a container is created, started or inspected, and when its log is read. Writes nothing: the shim writes
+//! the log.
 
 use super::definition::{Definition, short};
 use super::directory::Directories;
@@ -64,7 +65,7 @@ pub fn log(config: &Config, directories: &Directories, definition: &Definition) 
     }
 }
 
-/// Returns the driver's name and the existing log files, oldest first; the current file is last.
+/// Returns the driver's name and the existing log files, oldest first, so that the current file is last.
 pub fn files(config: &Config, directories: &Directories, definition: &Definition) -> (String, Vec<PathBuf>) {
     let driver = driver(config, definition);
     if driver != "json-file" {
@@ -78,7 +79,7 @@ pub fn files(config: &Config, directories: &Directories, definition: &Definition
     (driver.to_owned(), files)
 }
 
-/// Returns the container's log driver: the requested one, else the configured one.
+/// Returns the container's log driver: the requested driver, otherwise the configured one.
 pub fn driver<'a>(config: &'a Config, definition: &'a Definition) -> &'a str {
     definition.create.log_driver.as_deref().unwrap_or(&config.log_driver)
 }
@@ -87,7 +88,7 @@ fn path(directories: &Directories, definition: &Definition) -> PathBuf {
     directories.dir(&definition.id).join(format!("{}-json.log", definition.id))
 }
 
-/// Parses a size such as `10m`, `1g` or `500`, in powers of 1024. Returns 0 for `-1`, no limit.
+/// Parses a size such as `10m`, `1g` or `500`, in powers of 1024. Returns 0 for `-1`, which means no limit.
 fn parse_size(value: &str) -> Option<u64> {
     if value == "-1" {
         return Some(0);

@@ -1,8 +1,9 @@
 //! The table of all containers: their states, their shims' connections, and the clients that wait.
 //!
-//! Owned by the event loop and shared with no thread. [`super::requests`] handles what clients request, and
-//! [`super::events`] what shims and threads report; both are methods of [`ContainerManager`]. Never blocks: threads, a
-//! bounded number of them, read files and start programs. While a thread works on a container, requests to it wait.
+//! The event loop owns the table, and no thread shares it. [`super::requests`] handles requests of clients, and
+//! [`super::events`] handles reports of shims and threads; both are methods of [`ContainerManager`]. Never blocks: a
+//! limited number of threads read files and start programs. While a thread works on a container, requests for that
+//! container wait.
 
 use super::directory::Directories;
 use super::entry::{Busy, Entry, PendingRequest, Pruning, Queued, Reply, Wait, fallback};
@@ -29,7 +30,7 @@ use std::sync::Arc;
 
 /// Lowest poll token of a shim; clients' tokens count up from a small number and never reach it.
 pub const FIRST_SHIM_TOKEN: usize = 1 << 40;
-/// Most requests that wait for one container; further ones are refused.
+/// Most requests that wait for one container. Further requests are refused.
 const QUEUE_MAX: usize = 256;
 
 /// The table of all containers.
@@ -46,9 +47,10 @@ pub struct ContainerManager {
     next_token: usize,
     next_number: u64,
     pool: ThreadPool<Shared>,
-    /// Cleans up after killed shims. A pool of its own, because an OCI runtime that hangs blocks its threads.
+    /// Threads that clean up after killed shims. This pool is separate, because an OCI runtime that hangs blocks its
+    /// threads.
     cleanup_pool: ThreadPool<Shared>,
-    /// Work with an OCI runtime that a container names and whose version is unknown yet: the first query may hang.
+    /// Threads for work with an OCI runtime whose version is not known yet: the first command of the runtime may hang.
     probe_pool: ThreadPool<Shared>,
     replies: Vec<Reply>,
 }
@@ -80,13 +82,13 @@ impl ContainerManager {
         containers
     }
 
-    /// Returns the numbers of all containers, of running and of paused ones.
+    /// Returns the number of all containers, of running containers, and of paused containers.
     pub fn count(&self) -> (u64, u64, u64) {
         let of = |phase| self.entries.values().filter(|e| e.state.phase == phase).count() as u64;
         (self.entries.len() as u64, of(Phase::Running), of(Phase::Paused))
     }
 
-    /// Takes the answers that are ready to be sent.
+    /// Removes and returns the answers that are ready to be sent.
     pub fn take_replies(&mut self) -> Vec<Reply> {
         std::mem::take(&mut self.replies)
     }
@@ -102,7 +104,7 @@ impl ContainerManager {
     /// Handles a poll event on a shim's connection.
     pub fn mark(&mut self, token: usize, event: &Event) {
         let entry = self.connections.get(&token).and_then(|id| self.entries.get_mut(id));
-        // An unknown token is a stale event of a closed connection.
+        // An unknown token means that the event belongs to a connection that was closed meanwhile.
         if let Some((_, connection)) = entry.and_then(|entry| entry.connection.as_mut()) {
             connection.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             connection.writable |= event.is_writable();
@@ -135,7 +137,7 @@ impl ContainerManager {
         }
     }
 
-    /// Sends a request to the container's shim, whose reply goes to the client.
+    /// Sends a request to the container's shim. The client gets the shim's reply.
     pub(super) fn request_shim(
         &mut self,
         id: &str,
@@ -157,13 +159,13 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// Runs `work` on a thread; the work sends an [`Outcome`] at its end.
+    /// Runs `work` on a thread. The work sends an [`Outcome`] at its end.
     pub(super) fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) {
         self.pool.add(&self.shared, work);
     }
 
-    /// Like [`Self::spawn`], for work that needs the OCI runtime `named` by a container. An unknown runtime may hang
-    /// when its version is queried; that must not delay work with known runtimes.
+    /// Like [`Self::spawn`], for work with the OCI runtime that a container has `named`. A runtime whose version is
+    /// not known may hang when it is started; such work must not delay work with known runtimes.
     pub(super) fn spawn_with(&self, named: Option<&str>, work: impl FnOnce(&Shared) + Send + 'static) {
         match named.is_none() || Runtime::is_known(&self.shared.config.settings, named) {
             true => self.pool.add(&self.shared, work),
@@ -171,13 +173,13 @@ impl ContainerManager {
         }
     }
 
-    /// Like [`Self::spawn`], for cleaning up, which may have to wait for an OCI runtime that hangs.
+    /// Like [`Self::spawn`], for cleaning up, where an OCI runtime may hang.
     pub(super) fn spawn_cleanup(&self, work: impl FnOnce(&Shared) + Send + 'static) {
         self.cleanup_pool.add(&self.shared, work);
     }
 
-    /// Answers an `info` request on a thread, since the OCI runtime may have to be searched first. `known` holds the
-    /// fields that the event loop has filled in.
+    /// Answers an `info` request on a thread, since finding the OCI runtime may take long. `known` contains the fields
+    /// that the event loop has filled in.
     pub fn on_info(&self, client: usize, known: Info) {
         let (count, directories) = (self.count(), self.directories.clone());
         self.spawn(move |shared| {
@@ -187,7 +189,7 @@ impl ContainerManager {
         });
     }
 
-    /// Returns a snapshot of the created containers; an empty one if the request does not need it.
+    /// Returns a snapshot of the containers and their images; an empty snapshot for a request that does not need one.
     pub fn users(&self, request: &Request) -> ImageUsers {
         let is_asked = matches!(request, Request::Remove { .. } | Request::Usage);
         let made = self.entries.values().filter(|entry| is_asked && entry.busy != Some(Busy::Creating));
@@ -195,17 +197,17 @@ impl ContainerManager {
         ImageUsers::new(self.directories.clone(), all)
     }
 
-    /// Whether threads still work; a stopping engine waits for them.
+    /// Whether a thread is working. An engine that is stopping waits for its threads.
     pub fn is_working(&self) -> bool {
         [&self.pool, &self.cleanup_pool, &self.probe_pool].iter().any(|pool| pool.is_busy())
     }
 
-    /// Queues the only answers that the client gets.
+    /// Queues all answers to the client's request.
     pub(super) fn reply(&mut self, client: usize, answers: Vec<Answer>) {
         self.replies.push(Reply { client, answers, descriptors: Vec::new() });
     }
 
-    /// Queues answers with descriptors, which are sent with the first answer.
+    /// Queues all answers to the client's request, and descriptors that are sent with the first answer.
     pub(super) fn reply_with(&mut self, client: usize, answers: Vec<Answer>, descriptors: Vec<OwnedFd>) {
         self.replies.push(Reply { client, answers, descriptors });
     }
@@ -229,9 +231,9 @@ impl ContainerManager {
     /// Finds a container by its name, its id or the first digits of its id, and returns its id.
     ///
     /// # Errors
-    /// No container matches, or several do.
+    /// No container matches, or several containers match.
     pub(super) fn find(&self, typed: &str) -> Result<String, Failure> {
-        // Docker's API writes names with a leading slash.
+        // Docker's API writes a name with a leading slash.
         let typed = typed.strip_prefix('/').unwrap_or(typed);
         let exists = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_removed);
         if let Some(id) = Some(&typed.to_owned()).filter(exists).or(self.names.get(typed).filter(exists)) {
@@ -250,7 +252,7 @@ impl ContainerManager {
         }
     }
 
-    /// Queues a request until the container is no longer busy.
+    /// Queues a request until the container is free.
     pub(super) fn enqueue(&mut self, id: &str, queued: Queued) {
         let client = queued.client;
         match self.entries.get_mut(id) {
@@ -264,7 +266,7 @@ impl ContainerManager {
     }
 }
 
-/// Completes `known` with the OCI runtime and the host's features.
+/// Adds the OCI runtime and the host's features to `known`.
 fn host_info(shared: &Shared, directories: &Directories, known: Info) -> Info {
     let config = &shared.config;
     let host = Host::now();

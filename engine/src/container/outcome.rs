@@ -1,4 +1,4 @@
-//! What the event loop passes to threads that work on containers, and what they send back. Plain data.
+//! The data that the event loop passes to threads that work on containers, and the results of the threads.
 
 use super::definition::Definition;
 use sampan_ipc::container::{Exec, Streams};
@@ -15,11 +15,11 @@ pub struct StartOptions {
     pub attach: Option<(Streams, Vec<OwnedFd>)>,
     /// Rows and columns of the client's terminal.
     pub size: (u16, u16),
-    /// A client requested a restart.
+    /// Whether a client requested a restart.
     pub is_restart: bool,
-    /// The restart policy requires this start.
+    /// Whether the restart policy requires this start.
     pub by_policy: bool,
-    /// The request of a systemd unit's main process, which becomes the shim.
+    /// The request of a systemd unit's main process that becomes the shim; `None` for any other start.
     pub unit: Option<Box<StartUnit>>,
 }
 
@@ -31,55 +31,55 @@ pub struct StartedShim {
     pub shim: Option<ShimCommand>,
 }
 
-/// The program that a unit's main process executes to become the shim.
+/// The program that the main process of a systemd unit executes to become the shim.
 pub struct ShimCommand {
     /// The program and its arguments.
     pub words: Vec<String>,
-    /// Its standard input.
+    /// The shim's standard input.
     pub stdin: OwnedFd,
-    /// The bytes that the shim reads there first.
+    /// The bytes that the shim reads first from its standard input.
     pub setup: Vec<u8>,
 }
 
 /// The result of a thread's work.
 pub enum Outcome {
-    /// A container was created, or creating it failed.
+    /// A container was created, or could not be created.
     Created {
         /// The container's id.
         id: String,
-        /// The client that requested it.
+        /// The client that requested the creation.
         client: usize,
         /// The definition, the pin on its image, and warnings for the client.
         result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
     },
-    /// A container's shim was started, or starting it failed.
+    /// A container's shim was started, or could not be started.
     ShimStarted {
         /// The container's id.
         id: String,
         /// The started shim.
         result: Result<StartedShim, Failure>,
     },
-    /// A container's files were removed, or removing them failed.
+    /// A container's files were removed, or could not be removed.
     Removed {
         /// The container's id.
         id: String,
-        /// The client that requested it, if any.
+        /// The client that requested the removal, if any.
         client: Option<usize>,
-        /// Freed bytes.
+        /// Number of freed bytes.
         result: Result<u64, Failure>,
     },
-    /// What a killed shim left was removed.
+    /// The leftovers of a killed shim were removed.
     CleanedUp {
         /// The container's id.
         id: String,
         /// The container's new state.
         state: Box<State>,
     },
-    /// The process of an `exec` was described, or describing it failed.
+    /// The process of an `exec` was described, or could not be described.
     ExecPrepared {
         /// The container's id.
         id: String,
-        /// The client that requested it.
+        /// The client that requested the `exec`.
         client: usize,
         /// The request for the shim, and the process as JSON (OCI runtime-spec, "Process").
         result: Result<(Box<Exec>, String), Failure>,
@@ -90,14 +90,14 @@ pub enum Outcome {
     ShimSearched {
         /// The container's id.
         id: String,
-        /// The connection to the shim, if it lives.
+        /// The connection to the shim; `None` if no shim was found.
         stream: Option<UnixStream>,
     },
     /// The events that a container's shim could not write were replayed.
     Replayed {
         /// The container's id.
         id: String,
-        /// Whether this was part of the engine's start, rather than of the shim's end.
+        /// Whether the engine's start caused the replay; otherwise the end of a shim did.
         is_start: bool,
     },
     /// Answers that a thread has made for a client.

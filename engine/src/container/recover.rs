@@ -1,9 +1,9 @@
 //! Finds all containers when the engine starts, and cleans up after shims that were killed.
 //!
-//! [`run`] is called once by the event loop, [`clean_up`] by the manager on threads. A shim that lives reports its
-//! state by itself. If a container's state file says that it runs but its shim does not answer, the shim was killed,
-//! or the host has restarted (another boot id): its processes are killed and its end is announced. Never replaces an
-//! exit code that the shim has recorded.
+//! The event loop calls [`run`] once; the manager calls [`clean_up`] on threads. A shim that lives reports its state.
+//! If a container's state file says that the container runs but no shim answers, the shim was killed, or the host has
+//! restarted (another boot ID): the engine then kills the container's processes and announces its end. Never replaces
+//! an exit code that the shim has recorded.
 
 use super::definition::Definition;
 use super::directory::{Directories, DirectoryError};
@@ -27,17 +27,17 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a shim may take from its start until it listens, or from its container's removal to its own end.
+/// Longest time that a shim may need to listen after its start, or to end after its container's removal.
 const SHIM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two attempts to find a shim, or its end.
+/// Pause between two checks whether a shim listens, or whether it has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Exit code of a process that was killed with SIGKILL.
 const KILLED: i32 = 137;
-/// Exit code of a container that was running when the host stopped; docker's value.
+/// Exit code of a container that was running when the host stopped, as in docker.
 const UNKNOWN: i32 = 255;
 
-/// Reads all containers, connects to the shims that live, and starts repairing the other containers.
+/// Reads all containers, connects to the shims that live, and begins to repair the other containers.
 pub fn run(containers: &mut ContainerManager) {
     let (ids, incomplete) = match containers.directories.list() {
         Ok(listed) => listed,
@@ -100,7 +100,7 @@ fn add(containers: &mut ContainerManager, definition: Definition, state: State) 
     }
 }
 
-/// Waits, on a thread, for a shim that may have been started but does not listen yet.
+/// Starts a thread that waits for a shim which may have been started but does not listen yet.
 fn search_shim(containers: &mut ContainerManager, id: &str) {
     containers.set_busy(id, Busy::Connecting);
     let (dir, run, id) = (containers.directories.dir(id), containers.directories.run(id), id.to_owned());
@@ -110,11 +110,11 @@ fn search_shim(containers: &mut ContainerManager, id: &str) {
     });
 }
 
-/// Connects to the shim of the container in `dir` as soon as it listens; `None` if there is no such process.
+/// Connects to the shim of the container in `dir` when it listens; `None` if no such process runs.
 fn await_shim(dir: &Path, socket: &Path) -> Option<UnixStream> {
     let deadline = Instant::now() + SHIM_TIMEOUT;
     loop {
-        // Checked before connecting: a refused connection is final only if no shim was running before it.
+        // Check before connecting: a refused connection means that there is no shim only if none was running before.
         let lives = is_shim_running(dir) && Instant::now() < deadline;
         match connect(socket) {
             Ok(stream) => return Some(stream),
@@ -135,9 +135,9 @@ fn is_shim_running(dir: &Path) -> bool {
     std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| is_shim(entry).is_some())
 }
 
-/// Removes a container whose creation or removal was interrupted. On a thread.
+/// Removes a container whose creation or removal was interrupted. Runs on a thread.
 fn remove_incomplete(shared: &Shared, directories: &Directories, id: &str) {
-    // A shim that lives completes the removal itself.
+    // If the shim lives, it completes the removal itself.
     let deadline = Instant::now() + SHIM_TIMEOUT;
     while is_shim_running(&directories.dir(id)) && Instant::now() < deadline {
         std::thread::sleep(POLL_INTERVAL);
@@ -152,7 +152,8 @@ fn remove_incomplete(shared: &Shared, directories: &Directories, id: &str) {
     directories.clear(id);
 }
 
-/// Kills what is left of a container whose shim was killed, announces its end, and returns its new state. On a thread.
+/// Kills the processes of a container whose shim was killed, announces the end, and returns the new state. Runs on a
+/// thread.
 pub fn clean_up(
     shared: &Shared,
     directories: &Directories,
@@ -160,16 +161,17 @@ pub fn clean_up(
     mut state: State,
     was_starting: bool,
 ) -> State {
-    // The file is newer than the state that the engine last received.
+    // The state file is newer than the state that the engine last received.
     match directories.state(&definition.id) {
         Some(written) => state = written,
-        // The shim has removed the container in the meantime and announced that.
+        // The shim has removed the container meanwhile, and has announced the removal.
         None if !directories.dir(&definition.id).exists() => {
             return State { phase: Phase::Exited, pid: 0, is_announced: true, ..state };
         }
         None => {}
     }
-    // The shim may have been killed after it saved its `die` event and before it recorded that in the state file.
+    // The shim may have been killed after it had saved its `die` event and before it had recorded that in the state
+    // file.
     let replayed =
         directories.replay().replay(&definition.id, &shared.config.fifo, shared.announcer.sender());
     state.is_announced |= replayed.iter().any(|action| action == "die");
@@ -183,7 +185,7 @@ pub fn clean_up(
             true => (KILLED, "its shim was killed"),
             false => (UNKNOWN, "the host restarted"),
         };
-        // A container that waits for its restart has ended properly and announced that.
+        // If the container waited for its restart, its shim has already announced its end.
         if state.phase.is_alive() {
             if is_start_missing(shared, definition) {
                 shared.announcer.container("start", &definition.identity(), state.pid, &[]);
@@ -206,7 +208,7 @@ pub fn clean_up(
         log::warn!("container {}: {}", definition.name, state.error);
     }
     if state.started != 0 && !state.is_announced {
-        // A container that had ended may have announced that just before its shim was killed.
+        // If the container had ended, its shim may have announced the end just before it was killed.
         if was_up || !event_history::is_last(&shared.config.fifo, &definition.id, &["start", "die"], "die") {
             announce(shared, definition, &state);
         }
@@ -218,8 +220,8 @@ pub fn clean_up(
     state
 }
 
-/// Whether the `start` event is missing: the state file says running, but the newest event that monitord has for the
-/// container is `create` or `die`. The shim was killed between the two.
+/// Whether the `start` event is missing: the state file says that the container runs, but its newest event in monitord
+/// is `create` or `die`. The shim was killed after it had written the state and before it had sent the event.
 fn is_start_missing(shared: &Shared, definition: &Definition) -> bool {
     let actions = ["create", "start", "die"];
     let is_last = |wanted| event_history::is_last(&shared.config.fifo, &definition.id, &actions, wanted);

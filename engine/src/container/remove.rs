@@ -1,6 +1,6 @@
-//! Removes a container that has no shim, and the image that only this container kept.
+//! Removes a container that has no shim. Also removes its image if the image has no name and no other container.
 //!
-//! Called by the manager, on a thread. A container with a shim is removed by its shim.
+//! Called by the manager, on a thread. If a container has a shim, the shim removes it.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -10,10 +10,10 @@ use crate::image::prune;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 
-/// Removes the container's files and announces `destroy`; returns the freed bytes.
+/// Removes the container's files and announces `destroy`. Returns the number of freed bytes.
 ///
 /// # Errors
-/// A file cannot be removed; the engine's next start tries again.
+/// A file cannot be removed. The engine tries again at its next start.
 pub fn remove(shared: &Shared, directories: &Directories, definition: &Definition) -> Result<u64, Failure> {
     let announce = || shared.announcer.container("destroy", &definition.identity(), 0, &[]);
     directories.remove(&definition.id, announce).map_err(|error| {
@@ -22,9 +22,9 @@ pub fn remove(shared: &Shared, directories: &Directories, definition: &Definitio
     })
 }
 
-/// Removes an untagged image after its last container was removed, and announces that like a prune.
+/// Removes an untagged image after its last container was removed, and announces that as a prune does.
 pub fn release(shared: &Shared, definition: &Definition) {
-    // Only a garbage collection can tell whether anything is left that the container's pin kept.
+    // Only a garbage collection finds out whether content is left that only the container's pin has kept.
     let (names, freed) = shared.store.collect_garbage();
     if !names.is_empty() {
         log::info!(

@@ -1,7 +1,8 @@
-//! The requests of clients about containers.
+//! Handles the requests of clients about containers.
 //!
-//! Methods of [`ContainerManager`], called by the event loop. Each answers a request, passes it to the container's shim
-//! or to a thread, or queues it while the container is busy. The results arrive in [`super::events`]. Never blocks.
+//! Methods of [`ContainerManager`], which the event loop calls. Each method answers a request, passes the request to
+//! the container's shim or to a thread, or queues it while the container is busy. The results arrive in
+//! [`super::events`]. Never blocks.
 
 use super::definition::{Definition, short};
 use super::entry::{Busy, Entry, Pruning, Queued, Wait};
@@ -20,17 +21,17 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Value of the timeout of [`Action::Stop`], in milliseconds, that stands for the container's own timeout.
+/// Value of the timeout in [`Action::Stop`] that means the container's own timeout.
 const OWN_TIMEOUT: i64 = -2;
 /// Most containers in one frame.
 const CONTAINERS_PER_FRAME: usize = 200;
 
 impl ContainerManager {
-    /// Handles one request; its answers are fetched with [`ContainerManager::take_replies`].
+    /// Handles one request. The caller gets the answers from [`ContainerManager::take_replies`].
     pub fn on_request(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) {
         let result = match request {
             Request::Create(create) => match self.name_being_freed(create.name.as_deref()) {
-                // The name will be free once its container is removed.
+                // Wait: a container with this name is being removed, and the name will be free.
                 Some(id) => {
                     let request = Request::Create(create);
                     self.enqueue(&id, Queued { client, request, descriptors });
@@ -47,7 +48,7 @@ impl ContainerManager {
         }
     }
 
-    /// Handles a request about one container, or queues it if the container is busy.
+    /// Handles a request about one container; queues the request if the container is busy.
     fn on_one(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
         let id = self.find(subject(&request))?;
         let queued = Queued { client, request, descriptors };
@@ -60,13 +61,13 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// Whether a shim that takes requests is starting the container.
+    /// Whether a shim is starting the container, and accepts requests.
     fn is_starting(&self, id: &str) -> bool {
         let entry = self.entries.get(id);
         entry.is_some_and(|entry| matches!(entry.busy, Some(Busy::Starting(_))) && entry.connection.is_some())
     }
 
-    /// Runs the queued requests that may end a start, since the start may hang.
+    /// Runs the queued requests that can end a start, since a start may hang.
     pub(super) fn run_urgent_requests(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let (ends, waits) =
@@ -97,7 +98,7 @@ impl ContainerManager {
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
             Request::Top { .. } => self.request_if_running(id, client, Action::Pids, Vec::new()),
-            // These waited for a name or for a container's end; both are checked again.
+            // These requests waited for a name or for a container's end. Both are checked again.
             request @ (Request::Create(_) | Request::PruneContainers { .. }) => {
                 self.on_request(client, request, descriptors);
                 Ok(())
@@ -134,7 +135,7 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// Returns the container that has the name `wanted` and is being removed.
+    /// Returns the container that is being removed and has the name `wanted`.
     fn name_being_freed(&self, wanted: Option<&str>) -> Option<String> {
         let id = self.names.get(wanted?)?;
         let entry = self.entries.get(id)?;
@@ -146,7 +147,7 @@ impl ContainerManager {
         goes.then(|| id.clone())
     }
 
-    /// Reserves a name for the container: the wanted one, or a generated one.
+    /// Reserves a name for the container: the name `wanted`, or a generated name.
     fn reserve(&mut self, id: &str, wanted: Option<&str>) -> Result<String, Failure> {
         let name = match wanted {
             Some(name) => {
@@ -300,7 +301,7 @@ impl ContainerManager {
             let message = format!("container {:?} is {}", entry.definition.name, entry.state.phase.word());
             return Err(error::new(Code::Conflict, message, "stop it first, or use --force"));
         }
-        // A start that is under way keeps its mark: its client still needs the answer.
+        // If a start is running, it stays marked: its client still needs the answer.
         if !matches!(entry.busy, Some(Busy::Starting(_))) {
             entry.busy = Some(Busy::Removing);
         }
@@ -448,8 +449,8 @@ impl ContainerManager {
                 && matches!(entry.state.phase, Phase::Exited | Phase::Dead)
                 && filter.matches(&entry.definition)
         };
-        // A container that has exited counts as stopped although its shim still works; the prune waits for the shim's
-        // end.
+        // A container that has exited counts as stopped, although its shim still works. The prune waits until that
+        // shim has ended.
         let ending = self.entries.iter().find(|(_, entry)| is_ending(entry)).map(|(id, _)| id.clone());
         if let Some(id) = ending {
             let request = Request::PruneContainers { filters };
@@ -473,7 +474,7 @@ impl ContainerManager {
         Ok(())
     }
 
-    /// Records the end of a removal; returns whether it was part of a prune.
+    /// Records the end of a removal. Returns whether the removal belonged to a prune.
     pub(super) fn record_pruned(&mut self, client: Option<usize>, id: &str, freed: Option<u64>) -> bool {
         let Some(pruning) = self.prunings.iter_mut().find(|pruning| Some(pruning.client) == client) else {
             return false;
@@ -524,7 +525,7 @@ fn needs_no_queue(request: &Request) -> bool {
     matches!(request, Request::Wait { .. } | Request::InspectContainer { .. } | Request::Logs { .. })
 }
 
-/// Whether the request ends a start; a start that hangs must not delay it.
+/// Whether the request can end a start, so that it must not wait for a start that hangs.
 fn may_end_start(request: &Request) -> bool {
     matches!(
         request,

@@ -1,8 +1,9 @@
 //! Chooses a container's root file system: overlayfs, or a copy of the image where overlayfs does not work.
 //!
-//! Called when a container is created, which keeps the choice for its life, and by `info`. Overlayfs is tried once,
-//! when the choice is first needed, on the file system that holds the containers and with the shims' mount code. The
-//! trial runs on a thread with its own mount namespace, whose end unmounts everything. Never mounts for a container.
+//! Called by `info`, and when a container is created; the container keeps this choice. Overlayfs is tried at most
+//! once, when the choice is first needed, on the file system of the containers and with the shims' code for mounting.
+//! The trial runs on a thread with its own mount namespace, so that the end of the thread unmounts everything. Never
+//! mounts for a container.
 
 pub mod copy;
 
@@ -24,7 +25,7 @@ const CONFIGURED: &str = "set in the configuration";
 /// Stack size of the thread that tries overlayfs, in bytes.
 const STACK: usize = 256 << 10;
 
-/// The result of trying overlayfs, and whether the warning about it was given.
+/// The result of the trial of overlayfs, and whether a client has got the warning about it.
 #[derive(Default)]
 pub struct RootfsChoice {
     /// Why overlayfs does not work; `None` if it works.
@@ -33,7 +34,7 @@ pub struct RootfsChoice {
 }
 
 impl RootfsChoice {
-    /// Returns the form that a new container gets.
+    /// Returns the kind of root file system that a new container gets.
     pub fn form(&self, config: &Config, store: &Store, directories: &Directories) -> Form {
         match (config.settings.rootfs, self.refusal(config, store, directories)) {
             (Some(form), _) => form,
@@ -51,7 +52,7 @@ impl RootfsChoice {
         }
     }
 
-    /// Returns a warning for the client that creates the first copied container; `None` for all later ones.
+    /// Returns a warning for the client that creates the first copied container; `None` for all later containers.
     pub fn take_warning(&self, config: &Config, store: &Store, directories: &Directories) -> Option<String> {
         let why = self.refusal(config, store, directories)?;
         (!self.has_warned.swap(true, Ordering::Relaxed)).then(|| {
@@ -59,7 +60,7 @@ impl RootfsChoice {
         })
     }
 
-    /// Tries overlayfs once, unless the configuration decides; returns why it does not work.
+    /// Tries overlayfs at its first call, unless the configuration decides. Returns why overlayfs does not work.
     fn refusal(&self, config: &Config, store: &Store, directories: &Directories) -> Option<&str> {
         if config.settings.rootfs.is_some() {
             return None;
@@ -93,7 +94,7 @@ fn try_overlay(store: &Store, directories: &Directories) -> Result<(), String> {
     result
 }
 
-/// Mounts the overlay and writes to it: on some file systems the mount succeeds but is read-only.
+/// Mounts the overlay and writes to it: on some file systems a mount succeeds but is read-only.
 fn mount_and_write(overlay: &Rootfs, target: &Path) -> Result<(), String> {
     overlay::enter_namespace()?;
     overlay::set_up(overlay)?;

@@ -1,7 +1,7 @@
 //! The engine's end of the connection to a shim: frames and descriptors in both directions.
 //!
-//! Owned by the manager. Never blocks: requests that the socket does not take are kept, at most one for each client, as
-//! a client has one request at a time. Never interprets what the shim sends.
+//! Owned by the manager. Never blocks: keeps the requests that the socket does not accept, at most one for each
+//! client, since a client has one request at a time. Never interprets the shim's messages.
 
 use mio::net::UnixStream;
 use sampan_ipc::frame::{self, FRAME_MAX};
@@ -10,18 +10,18 @@ use sampan_ipc::socket::FrameSocket;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Bytes read by one system call.
+/// Most bytes of one read.
 const READ: usize = 16 << 10;
 
-/// Most descriptors that a shim may send; no message of the protocol carries one yet.
+/// Most descriptors that a shim may send; no message of the protocol has one yet.
 const DESCRIPTORS_MAX: usize = 16;
 
 /// A connection to a shim.
 pub struct ShimConnection {
     socket: FrameSocket<UnixStream>,
-    /// Whether a read may succeed; unset at `EAGAIN`.
+    /// Whether a read may succeed; false after `EAGAIN`.
     pub readable: bool,
-    /// Whether a write may succeed; unset at `EAGAIN`.
+    /// Whether a write may succeed; false after `EAGAIN`.
     pub writable: bool,
 }
 
@@ -62,21 +62,21 @@ impl ShimConnection {
         }
     }
 
-    /// Sends a request to the shim, or keeps it until the socket takes it.
+    /// Sends a request to the shim; keeps the request while the socket does not accept it.
     ///
     /// # Errors
-    /// The request is too large for a frame, or the socket fails. A shim that has ended is no error here: see
-    /// [`ShimConnection::flush`].
+    /// The request is too large for a frame, or the socket fails. A shim that has ended is no error of this function:
+    /// see [`ShimConnection::flush`].
     pub fn request(&mut self, number: u64, action: Action, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let bytes = frame::encode(&ShimRequest { number, action }).map_err(io::Error::other)?;
         self.socket.push(bytes, descriptors);
         self.flush()
     }
 
-    /// Sends the setup, which the shim reads first, before the shim is started.
+    /// Sends the setup, which the shim reads first. Called before the shim is started.
     ///
     /// # Errors
-    /// The socket fails. A shim that has ended is no error here: see [`ShimConnection::flush`].
+    /// The socket fails. A shim that has ended is no error of this function: see [`ShimConnection::flush`].
     pub fn send_setup(&mut self, setup: Vec<u8>) -> io::Result<()> {
         self.socket.push(setup, Vec::new());
         self.flush()
@@ -93,7 +93,8 @@ impl ShimConnection {
         }
         match self.socket.flush() {
             Ok(all) => self.writable = all,
-            // The shim has ended. Its last messages are still to be received, and then the end of the connection.
+            // The shim has ended. The caller still has to receive its last messages, and then the end of the
+            // connection.
             Err(error) if is_closed(&error) => self.socket.discard_unsent(),
             Err(error) => return Err(error),
         }

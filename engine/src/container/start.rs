@@ -1,7 +1,7 @@
 //! Starts a container: writes its bundle, starts its shim and sends the shim its setup.
 //!
-//! Called by the manager, on a thread; also deletes what the OCI runtime keeps of a container whose shim was killed.
-//! Never runs the container itself: the shim does, and reports whether the start succeeded.
+//! Called by the manager, on a thread. Also deletes the OCI runtime's files of a container whose shim was killed. The
+//! shim runs the container, and reports whether the start has succeeded.
 
 use super::context::Context;
 use super::definition::Definition;
@@ -37,12 +37,12 @@ use std::sync::{Arc, OnceLock};
 /// Exit status of a container that the engine could not start. podman-run(1), "Exit Status".
 pub const CANNOT_START: u8 = 125;
 
-/// Deletes a container whose shim was killed from the OCI runtime, and kills its processes. A container that the
-/// runtime does not know counts as deleted. If the runtime is missing or takes longer than
+/// Deletes a container whose shim was killed from the OCI runtime, and kills the container's processes. A container
+/// that the runtime does not know counts as deleted. If the runtime is missing or takes longer than
 /// [`sampan_spec::runtime::COMMAND_TIMEOUT`], the engine kills the processes without it.
 ///
 /// # Errors
-/// The runtime failed; the error is its message.
+/// The message of the runtime, if the runtime failed.
 pub fn delete_by_force(
     shared: &Shared,
     directories: &Directories,
@@ -60,7 +60,7 @@ pub fn delete_by_force(
     };
     let outcome = match outcome {
         Ok((Some(0), ..)) => Ok(()),
-        // The runtimes have no exit status of their own for an unknown container, only this message.
+        // The runtimes have no special exit status for an unknown container, only this message.
         Ok((_, _, words)) if words.contains("does not exist") => Ok(()),
         Ok((_, _, words)) => {
             let name = runtime.as_ref().map(|runtime| runtime.name.as_str()).unwrap_or_default();
@@ -75,7 +75,7 @@ pub fn delete_by_force(
         }
     };
     if outcome.is_ok() {
-        // A runtime that was killed while it created the container does not know the container, and leaves files.
+        // If the runtime was killed while it created the container, it does not know the container but has left files.
         runtime_commands::remove_state(&root, id);
     }
     cgroup::remove_groups(id, unit.as_deref());
@@ -83,16 +83,16 @@ pub fn delete_by_force(
     outcome
 }
 
-/// Returns the directory in which the OCI runtime keeps its state.
+/// Returns the runtime's state directory.
 fn runtime_root(config: &Config) -> PathBuf {
     config.run_dir.join("runtime")
 }
 
-/// Starts the container's shim, or prepares the program by which a unit's main process becomes the shim; returns the
-/// connection to it.
+/// Starts the container's shim, or prepares the program that a unit's main process executes to become the shim.
+/// Returns the connection to the shim.
 ///
 /// # Errors
-/// The bundle cannot be made, or the shim cannot be started. Nothing runs then.
+/// The bundle cannot be made, or the shim cannot be started. After an error no process is left.
 pub fn start(
     shared: &Shared,
     directories: &Directories,
@@ -111,7 +111,8 @@ pub fn start(
     let definition = adapted.as_ref().unwrap_or(definition);
     let mut context = Context::of(shared, directories, definition)?;
     if unit.is_some() {
-        // With its systemd driver, the OCI runtime would ask systemd for another unit instead of using this one.
+        // With its driver for systemd, the OCI runtime would request a unit of its own from systemd instead of using
+        // this unit.
         context.runtime = Arc::new(Runtime { systemd: false, ..Runtime::clone(&context.runtime) });
     }
     let run = directories.make_run(&definition.id).map_err(|error| failed(&error))?;
@@ -194,7 +195,7 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     let bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     let (ours, theirs) = UnixStream::pair()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    // The shim ignores its argument, which only shows in ps(1) which container the shim belongs to.
+    // The shim ignores this argument. It shows in ps(1) which container the shim belongs to.
     let words = [program().as_os_str(), setup.dir.as_os_str()].map(|word| CString::new(word.as_bytes()));
     let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
     let path = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
@@ -210,16 +211,17 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     .map_err(|error| {
         std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
     })?;
-    // The shim has its own copy. Ours must be closed, or the engine would not see the end of the connection.
+    // The shim has its own copy of this descriptor. If the engine kept its copy, it would not see the end of the
+    // connection.
     drop(theirs);
     match socket::send_all(&ours, &bytes, descriptors) {
-        // The shim was killed already. The caller sees the end of the connection, as for a shim that is killed later.
+        // The shim was killed already. The caller gets the end of the connection, as for a shim that is killed later.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(ours),
     }
 }
 
-/// Prepares the program by which a unit's main process becomes the shim.
+/// Prepares the program that a unit's main process executes to become the shim.
 fn prepare(setup: &Setup, unit: &shim::Unit) -> std::io::Result<StartedShim> {
     let mut bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     bytes.extend(frame::encode(unit).map_err(std::io::Error::other)?);
@@ -229,7 +231,8 @@ fn prepare(setup: &Setup, unit: &shim::Unit) -> std::io::Result<StartedShim> {
     Ok(StartedShim { stream, shim: Some(ShimCommand { words, stdin: theirs.into(), setup: bytes }) })
 }
 
-/// Returns the shim's program: the file beside the engine's own program, as that was at the engine's start.
+/// Returns the path of the shim's program: in the directory of the engine's own program, found when the engine
+/// started.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -238,7 +241,7 @@ fn program() -> &'static Path {
     })
 }
 
-/// Remembers the path of the shim's program. Must be called at the engine's start, before its program can be replaced.
+/// Stores the path of the shim's program. Must be called when the engine starts, before its program can be replaced.
 pub fn find_shim() {
     program();
 }

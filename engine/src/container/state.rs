@@ -1,7 +1,7 @@
 //! The state of a container between its creation and its first start, and the announcement of its creation.
 //!
-//! Called on threads: when a container is created, and at the engine's start for a container whose `create` event may
-//! be missing. Later states are written by the shim, and by [`super::recover`] when a shim was killed.
+//! Called on threads: when a container is created, and when the engine starts for a container whose `create` event may
+//! be missing. Later states are written by the shim, or by [`super::recover`] if a shim was killed.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -10,7 +10,7 @@ use sampan_ipc::report::chain;
 use sampan_ipc::shim::State;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Announces the container's creation, then records that in the state file.
+/// Announces the container's creation, then records the announcement in the state file.
 pub(super) fn announce(shared: &Shared, directories: &Directories, definition: &Definition) {
     shared.announcer.container("create", &definition.identity(), 0, &[]);
     record_announced(directories, definition);

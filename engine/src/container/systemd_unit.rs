@@ -1,7 +1,7 @@
 //! A container that a systemd unit runs: finds the unit of the client's process, and adapts the bundle to it.
 //!
-//! Called on the thread that starts the container. The unit is read from the kernel, not from the request, which is
-//! trusted only for what the kernel does not know. Changes nothing on the host. docs/systemd-containers.md.
+//! Called on the thread that starts the container. The kernel tells which unit it is; the request is trusted only for
+//! facts that the kernel does not know. Changes nothing on the host. docs/systemd-containers.md.
 
 use super::definition::Definition;
 use sampan_ipc::container::{Create, Notify};
@@ -20,11 +20,11 @@ use std::path::{Path, PathBuf};
 const LISTEN_MAX: u32 = 256;
 /// Longest list of the sockets' names, in bytes.
 const NAMES_MAX: usize = 64 << 10;
-/// Extended attributes of a unit's control group: systemd sets the first on all of its groups, and the second on groups
-/// that it delegates. systemd, docs/CGROUP_DELEGATION.md.
+/// Extended attributes of a unit's control group: systemd sets the first attribute on all of its groups, and the
+/// second one on groups that it delegates. systemd, docs/CGROUP_DELEGATION.md.
 const MARKS: (&str, &str) = ("trusted.invocation_id", "trusted.delegate");
 
-/// The hint for a unit under cgroup version 1 that lacks controllers; it lists [`shim::DELEGATE_V1`].
+/// The hint for a unit under cgroup version 1 that lacks controllers. The hint lists [`shim::DELEGATE_V1`].
 const DELEGATE_HINT: &str =
     "set Delegate=cpu cpuacct cpuset io blkio memory devices pids in the section [Service] of the unit";
 /// Controllers that systemd manages under cgroup version 1.
@@ -33,9 +33,9 @@ const MANAGED_V1: [&str; 5] = ["cpu", "blkio", "memory", "devices", "pids"];
 /// A systemd unit that runs a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Path of its control group, such as `/system.slice/web.service`.
+    /// Path of the unit's control group, such as `/system.slice/web.service`.
     pub group: String,
-    /// OOM score adjustment of its processes. proc_pid_oom_score_adj(5).
+    /// OOM score adjustment of the unit's processes. proc_pid_oom_score_adj(5).
     oom_score_adj: i32,
 }
 
@@ -43,7 +43,7 @@ impl Unit {
     /// Finds the unit that process `pid` belongs to.
     ///
     /// # Errors
-    /// [`SpecError::Host`]: the process is in no unit, or systemd does not delegate the unit's control group.
+    /// [`SpecError::Host`] if the process is in no unit, or if systemd does not delegate the unit's control group.
     pub fn of(pid: i32) -> Result<Self, SpecError> {
         let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let (groups, is_v2) = (read("cgroup"), Host::get().cgroups == Cgroups::V2);
@@ -75,7 +75,7 @@ impl Unit {
         Ok(Unit { group: group.to_owned(), oom_score_adj: read("oom_score_adj").trim().parse().unwrap_or(0) })
     }
 
-    /// Puts the container into a group below the unit's, and passes systemd's variables to its first process.
+    /// Puts the container into a group below the unit's group, and passes systemd's variables to its first process.
     pub fn apply(&self, spec: &mut Spec, id: &str, create: &Create, asked: &StartUnit) {
         spec.linux.cgroups_path = format!("{}/{id}", self.group);
         spec.process.oom_score_adj = Some(self.oom_score_adj);
@@ -109,11 +109,11 @@ impl Unit {
     }
 }
 
-/// Returns the definition with the unit's readiness protocol: which process reports that the container is ready, and on
-/// which socket. sd_notify(3).
+/// Returns the definition with the unit's readiness protocol: the process that reports that the container is ready,
+/// and the socket for the report. sd_notify(3).
 ///
 /// # Errors
-/// [`SpecError::Option`]: the request names too many sockets, or their names are not valid.
+/// [`SpecError::Option`] if the request names too many sockets, or if a name is not valid.
 pub fn adapt(definition: &Definition, asked: &StartUnit) -> Result<Definition, SpecError> {
     if asked.listen > LISTEN_MAX {
         let why = format!("at most {LISTEN_MAX} sockets can be passed");
@@ -134,10 +134,10 @@ pub fn adapt(definition: &Definition, asked: &StartUnit) -> Result<Definition, S
     Ok(adapted)
 }
 
-/// Returns the name of the unit whose control group this is.
+/// Returns the name of the unit to which the control group `group` belongs.
 pub fn name(group: &str) -> &str {
     let name = group.rsplit('/').next().unwrap_or_default();
-    // systemd escapes a name that could be one of the kernel's files with `_`. systemd, docs/CGROUP_DELEGATION.md.
+    // systemd puts a `_` before a name that could be the name of a kernel file. systemd, docs/CGROUP_DELEGATION.md.
     name.strip_prefix('_').unwrap_or(name)
 }
 
@@ -155,8 +155,8 @@ fn group_of(groups: &str, is_v2: bool) -> Option<&str> {
     };
     let path = if is_v2 { of("")? } else { of("name=systemd").or_else(|| of(""))? };
     let suffix = ".service";
-    // The process may be in a group below the service's. Service names also occur inside user managers' paths, so the
-    // last one counts.
+    // The process may be in a group below the service's group. Use the last service name in the path, since the path
+    // of a user manager also contains the name of a service.
     let ends = path.rmatch_indices(suffix).map(|(at, _)| at + suffix.len());
     let is_whole =
         |end: &usize| path.get(*end..).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -181,7 +181,7 @@ fn lacks_controllers(unit: &str, host: &Host) -> Result<Option<&'static str>, St
     Ok(MANAGED_V1.into_iter().find(|controller| host.controls(controller) && !has(controller)))
 }
 
-/// Whether systemd delegates this group, or does not mark its groups at all.
+/// Whether systemd delegates this group. True if systemd does not mark its groups at all.
 fn is_delegated(mounts: &str, group: &str) -> bool {
     let marks = |mark: &str| {
         let name = CString::new(mark).unwrap_or_default();
@@ -190,7 +190,7 @@ fn is_delegated(mounts: &str, group: &str) -> bool {
             CString::new(path).is_ok_and(|path| xattr::lgetxattr(&path, &name).is_ok())
         })
     };
-    // Versions before systemd 238 mark no group.
+    // systemd before version 238 marks no group.
     marks(MARKS.1) || !marks(MARKS.0)
 }
 
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(spec.process.env, ["A=1", "LISTEN_FDS=2", "LISTEN_PID=1", "LISTEN_FDNAMES=http:admin"]);
         assert_eq!(spec.linux.cgroups_path, "/system.slice/web.service/ab");
         assert_eq!(spec.process.oom_score_adj, Some(300));
-        // The shim answers the watchdog, unless the container does.
+        // The shim sends the watchdog messages, unless the container sends them.
         let of_shim = unit.for_shim(&adapted.create, &asked, &shim::Log::None);
         assert_eq!(
             (of_shim.manager, of_shim.watchdog_us),

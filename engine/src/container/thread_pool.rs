@@ -1,8 +1,8 @@
 //! A small pool of threads that start on demand.
 //!
-//! Used by the manager. A thread takes one piece of work after the other and ends after a short idle time: requests
-//! about containers come in bursts, and an idle engine should have no threads. Work is never refused; it waits for a
-//! thread.
+//! Used by the manager. A thread does one piece of work after the other, and ends after a short time without work:
+//! requests about containers come in bursts, and an idle engine should have no threads. The pool never refuses work;
+//! work waits for a thread.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,7 @@ impl<C> Default for ThreadPool<C> {
 }
 
 impl<C: Send + Sync + 'static> ThreadPool<C> {
-    /// Runs `work` on a thread, at once or when one is free.
+    /// Runs `work` on a thread, as soon as one is free.
     pub fn add(&self, shared: &Arc<C>, work: impl FnOnce(&C) + Send + 'static) {
         let mut state = self.lock();
         state.works.push_back(Box::new(work));
@@ -58,12 +58,12 @@ impl<C: Send + Sync + 'static> ThreadPool<C> {
         let builder = std::thread::Builder::new().name("container".into()).stack_size(STACK);
         match builder.spawn(move || workers.work(&shared)) {
             Ok(_) => state.threads += 1,
-            // Another thread takes the work, or the next one that can be started.
+            // Another thread takes the work, or the next thread that can be started.
             Err(error) => log::error!("cannot start a thread, work on a container waits: {error}"),
         }
     }
 
-    /// Whether any work runs or waits.
+    /// Whether any work is running or waiting.
     pub fn is_busy(&self) -> bool {
         let state = self.lock();
         state.threads > state.idle || !state.works.is_empty()
@@ -78,7 +78,7 @@ impl<C: Send + Sync + 'static> ThreadPool<C> {
         }
     }
 
-    /// Waits for the next piece of work. `None` after the idle time: the thread is no longer counted and must end.
+    /// Waits for the next piece of work. `None` after [`LINGER`]: the thread is no longer counted, and must end.
     fn next(&self) -> Option<Work<C>> {
         let mut state = self.lock();
         if state.works.is_empty() {

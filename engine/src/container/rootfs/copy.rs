@@ -1,9 +1,9 @@
-//! A root file system without overlayfs: a copy of what overlayfs would show of a stack of layers.
+//! A root file system without overlayfs: a copy of the files that overlayfs would show for a stack of layers.
 //!
-//! Called by [`crate::container::directory`] while it creates a container's directory, which it removes on failure.
-//! Layers are hostile. No symbolic link is followed and no name leads out of a layer. Memory, descriptors and stack
-//! do not grow with the layers: pending directories wait in a file, and hard links are recognised by links in a
-//! scratch directory. Layers must not change meanwhile; the caller has pinned them.
+//! Called by [`crate::container::directory`] while it creates a container's directory; after a failure it removes that
+//! directory. Layers are not trusted: no symbolic link is followed, and no name leads out of a layer. Memory,
+//! descriptors and stack do not grow with the layers: a file contains the pending directories, and links in a scratch
+//! directory identify hard links. Layers must not change meanwhile; the caller has pinned them.
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -45,13 +45,13 @@ fn failed_io(doing: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Copy
     move |source| CopyError { doing, path, source }
 }
 
-/// Fills the empty directory `target` with what overlayfs would show of `layers`, uppermost first. Returns how many
-/// extended attributes the file system of `target` could not take.
+/// Fills the empty directory `target` with the files that overlayfs would show for `layers`, uppermost first. Returns
+/// the number of extended attributes that the file system of `target` did not accept.
 ///
-/// `scratch` is an unused name on the same file system; nothing is left there.
+/// `scratch` is an unused path on the same file system. Nothing is left at that path.
 ///
 /// # Errors
-/// [`CopyError`]; the caller removes the incomplete copy.
+/// [`CopyError`]. The caller removes the incomplete copy.
 pub fn copy(layers: &[PathBuf], target: &Path, scratch: &Path) -> Result<u64, CopyError> {
     let result = Copier::new(layers, target, scratch).and_then(Copier::run);
     let removed = remove_tree::remove(scratch).map_err(failed_io("remove the scratch directory of", b""));
@@ -59,10 +59,10 @@ pub fn copy(layers: &[PathBuf], target: &Path, scratch: &Path) -> Result<u64, Co
 }
 
 /// Copies owner, mode, attributes and times of the root of `layer` to the directory `to`, which overlayfs will show as
-/// the root. Returns how many extended attributes the file system of `to` could not take.
+/// the root. Returns the number of extended attributes that the file system of `to` did not accept.
 ///
 /// # Errors
-/// [`CopyError`]: something cannot be read or set.
+/// [`CopyError`] if an attribute cannot be read or set.
 pub fn copy_root_attributes(layer: &Path, to: &Path) -> Result<u64, CopyError> {
     let from = open_top(layer).map_err(failed("open", b""))?;
     let to = open_top(to).map_err(failed("open", b""))?;
@@ -73,7 +73,8 @@ pub fn copy_root_attributes(layer: &Path, to: &Path) -> Result<u64, CopyError> {
 struct Copier<'a> {
     layers: &'a [PathBuf],
     top: OwnedFd,
-    /// Directory of links to the copied files that have several names, named by layer and inode.
+    /// Directory with a link to each copied file that has several names. Layer and inode number make the name of a
+    /// link.
     links: OwnedFd,
     pending: Pending,
     can_clone: bool,
@@ -122,7 +123,7 @@ impl<'a> Copier<'a> {
         Ok(self.left_out)
     }
 
-    /// Fills one directory, which exists already; `candidates` are the layers from which its parent was merged.
+    /// Fills one existing directory. `candidates` are the layers that its parent directory was merged from.
     fn copy_directory(&mut self, path: &[u8], candidates: &[u16]) -> Result<(), CopyError> {
         let to = open_beneath(&self.top, path).map_err(failed("open", path))?;
         let mut uppermost: Option<OwnedFd> = None;
@@ -133,7 +134,7 @@ impl<'a> Copier<'a> {
             let from = match open_beneath(&root, path) {
                 Ok(from) => from,
                 Err(Errno::ENOENT) => continue,
-                // In this layer the name, or one above it, is a file or a link, which hides all lower layers.
+                // In this layer a component of the path is a file or a link, which hides all lower layers.
                 Err(Errno::ENOTDIR | Errno::ELOOP) => break,
                 Err(errno) => return Err(failed("open", path)(errno)),
             };
@@ -146,7 +147,7 @@ impl<'a> Copier<'a> {
             }
         }
         self.queue_directories(&to, path, &merged)?;
-        // Last, because creating entries changes the directory's times.
+        // Set the times last, because creating entries changes the directory's times.
         if let Some(from) = uppermost {
             let stat = fstat(&from).map_err(failed("inspect", path))?;
             self.left_out += copy_metadata(&from, &to, &stat, path)?;
@@ -154,7 +155,7 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Copies the entries that one layer has in one directory, except names that an upper layer has.
+    /// Copies the entries of one layer in one directory, except names that an upper layer has.
     fn copy_layer(
         &mut self,
         from: &OwnedFd,
@@ -186,7 +187,7 @@ impl<'a> Copier<'a> {
         let kind = kind(&stat);
         let is_marked = || has_marked_whiteouts && stat.st_size == 0 && has_whiteout_mark(from, name);
         if (kind == SFlag::S_IFCHR && stat.st_rdev == 0) || (kind == SFlag::S_IFREG && is_marked()) {
-            // The whiteout hides the name in lower layers; it is removed when the directory is complete.
+            // The whiteout hides the name in lower layers. It is removed when the directory is complete.
             return mknodat(to, name, SFlag::S_IFCHR, Mode::empty(), 0)
                 .map_err(failed("record the whiteout", path));
         }
@@ -213,7 +214,7 @@ impl<'a> Copier<'a> {
             }
         }
         if let Some(key) = &key {
-            // If the file system takes no further link, the file's other names become separate copies.
+            // If the file system accepts no further link, the file's other names become separate copies.
             match linkat(to, name, &self.links, key.as_str(), LinkatFlags::empty()) {
                 Ok(()) | Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::EEXIST) => {}
                 Err(errno) => return Err(failed("link", path)(errno)),
@@ -254,7 +255,8 @@ impl<'a> Copier<'a> {
         let set = |attribute: &CStr, value: &[u8]| xattr::lsetxattr(&target, attribute, value);
         self.left_out += attributes(xattr::llistxattr(&source), get, set, path)?;
         if kind(stat) != SFlag::S_IFLNK {
-            // Following a link is safe: no other process can reach the directory, so the name is still the new node.
+            // Following a link is safe here: no other process can reach the directory, so `name` is still the new
+            // node.
             fchmodat(to, name, mode(stat), FchmodatFlags::FollowSymlink)
                 .map_err(failed("set the mode of", path))?;
         }
@@ -263,7 +265,7 @@ impl<'a> Copier<'a> {
             .map_err(failed("set the time of", path))
     }
 
-    /// Adds the directories in `to` to the pending ones, and removes the whiteouts.
+    /// Adds the subdirectories of `to` to the pending directories, and removes the whiteouts.
     fn queue_directories(&mut self, to: &OwnedFd, path: &[u8], merged: &[u16]) -> Result<(), CopyError> {
         let mut listing = list(to).map_err(failed("list", path))?;
         for entry in listing.iter() {
@@ -292,7 +294,7 @@ impl<'a> Copier<'a> {
     }
 }
 
-/// The directories that are still to be filled: a stack in a file, because a layer decides how many there are.
+/// The directories that are not filled yet: a stack in a file, because layers decide how many there are.
 struct Pending {
     file: File,
     len: u64,
@@ -304,8 +306,8 @@ impl Pending {
         Ok(Pending { file, len: 0 })
     }
 
-    /// Layout of an element: the path, two bytes for each layer, the path's length and the number of layers in four
-    /// bytes each; all little-endian.
+    /// Layout of an element: the path, two bytes for each layer, then the length of the path and the number of layers,
+    /// in four bytes each. All numbers are little-endian.
     fn push(&mut self, path: &[u8], layers: &[u16]) -> io::Result<()> {
         let mut bytes = path.to_vec();
         bytes.extend(layers.iter().flat_map(|layer| layer.to_le_bytes()));
@@ -334,7 +336,7 @@ impl Pending {
     }
 }
 
-/// Copies a file's data and keeps its holes.
+/// Copies the data of a file, and keeps its holes.
 fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
     let size = stat.st_size.unsigned_abs();
     if !sparse::may_have_holes(stat) {
@@ -354,7 +356,7 @@ fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
 }
 
 /// Copies owner, extended attributes, mode and times, in this order: chown(2) clears capabilities and setuid bits.
-/// Returns how many attributes the file system could not take.
+/// Returns the number of attributes that the file system did not accept.
 fn copy_metadata(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8]) -> Result<u64, CopyError> {
     fchown(to, uid(stat), gid(stat)).map_err(failed("set the owner of", path))?;
     let get = |name: &CStr| xattr::fgetxattr(from, name);
@@ -366,8 +368,8 @@ fn copy_metadata(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8])
     Ok(left_out)
 }
 
-/// Copies extended attributes, except those of overlayfs and of the host. Returns how many the file system could not
-/// take.
+/// Copies extended attributes, except those of overlayfs and of the host. Returns the number of attributes that the
+/// file system did not accept.
 fn attributes(
     names: Result<Vec<u8>, Errno>,
     get: impl Fn(&CStr) -> Result<Vec<u8>, Errno>,
@@ -398,8 +400,8 @@ fn has_whiteout_mark(from: &OwnedFd, name: &CStr) -> bool {
     xattr::lgetxattr(&by_path(from, name), rootfs_view::marks().whiteout).is_ok()
 }
 
-/// Returns the value of overlayfs's `opaque` attribute: `y` if the directory hides lower layers, `x` if it may contain
-/// files that an attribute marks as whiteouts.
+/// Returns the value of overlayfs's attribute `opaque`: `y` if the directory hides lower layers, `x` if an attribute
+/// may mark some of its files as whiteouts.
 fn opaque_mark(directory: &OwnedFd) -> Option<u8> {
     xattr::fgetxattr(directory, rootfs_view::marks().opaque)
         .ok()
@@ -415,7 +417,7 @@ fn by_path(directory: &OwnedFd, name: &CStr) -> CString {
 }
 
 fn list(directory: &OwnedFd) -> Result<Dir, Errno> {
-    // A second descriptor, because `Dir` takes ownership of its own.
+    // Open a second descriptor, because `Dir` takes ownership of the one it gets.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Dir::from_fd(openat(directory, ".", flags, Mode::empty())?)
 }
@@ -453,7 +455,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
     use tempfile::TempDir;
 
-    /// Layers `0` (the uppermost), `1`, `2`.
+    /// A directory with the layers `0` (the uppermost layer), `1` and `2`.
     struct Stack(TempDir);
 
     impl Stack {
@@ -487,7 +489,7 @@ mod tests {
             result
         }
 
-        /// All paths, sorted.
+        /// All paths in the copy, sorted.
         fn copied(&self) -> Vec<String> {
             assert_eq!(self.copy().expect("copied"), 0);
             let mut paths = Vec::new();
@@ -513,7 +515,7 @@ mod tests {
             .expect("as root");
         fs::create_dir(stack.path("0/c")).expect("made");
         stack.mark("0/c", rootfs_view::marks().opaque, b"y");
-        // `2/e` is hidden by the file `1/e`, which the directory `0/e` hides in turn.
+        // The file `1/e` hides `2/e`, and the directory `0/e` hides the file.
         stack.write("1/e", "a file");
         stack.write("0/e/new", "new");
         assert_eq!(stack.copied(), ["", "a", "a/mid", "a/old", "c", "d", "d/new", "e", "e/new", "f"]);
