@@ -18,17 +18,17 @@ pub struct Access {
     pub insecure: bool,
     /// Hosts (`HOST` or `HOST:PORT`) for which plain HTTP and untrusted certificates are always allowed.
     pub insecure_hosts: Arc<[String]>,
-    /// Directories in the layout of containers-certs.d(5); the first one that has an entry for a host is used.
+    /// Directories in the layout of containers-certs.d(5). The first directory that has an entry for a host is used.
     pub certs: Arc<[PathBuf]>,
     /// The mirrors, aliases and blocked registries of registries.conf.
     pub registries: Arc<Registries>,
     /// The credentials to use when a registry asks for them.
     pub credentials: Credentials,
-    /// Longest that one read or write may take; `None` means 30 s.
+    /// Longest time for one read or write; `None` means 30 s.
     pub stall: Option<Duration>,
 }
 
-/// A manifest or index exactly as the registry sent it, with the digest that was computed here.
+/// A manifest or index with the bytes that the registry sent, and their computed digest.
 pub struct RawManifest {
     /// The bytes of the document.
     pub bytes: Vec<u8>,
@@ -38,11 +38,12 @@ pub struct RawManifest {
     pub content_type: Option<String>,
 }
 
-/// The body of an answer that carries a blob, or its rest from some offset on.
+/// The body of an answer with a blob, or with the rest of a blob from an offset on.
 pub struct BlobBody {
     /// Offset in the blob of the body's first byte.
     pub starts: u64,
-    /// The strong `ETag` of the answer. A later range request sends it back, so that bytes of two versions never mix.
+    /// The strong `ETag` of the answer. A later range request sends it back, so that bytes of two versions are never
+    /// mixed.
     pub etag: Option<String>,
     /// Reads the body.
     pub reader: Box<dyn Read + Send>,

@@ -18,15 +18,15 @@ use ureq::tls::{ClientCert, RootCerts, TlsConfig, TlsProvider};
 
 /// Longest wait for a connection to a registry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait for a connection to a mirror. It is shorter, because the registry itself is tried after the mirror. By
-/// then the kernel has sent three SYNs (after 0, 1 and 3 s), so two of them may get lost. RFC 6298, tcp(7).
+/// Longest wait for a connection to a mirror. It is short, because the registry itself is tried after the mirror.
+/// Within this time the kernel sends three SYNs (after 0, 1 and 3 s), so two of them may get lost. RFC 6298, tcp(7).
 const MIRROR_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the next byte of a body.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Up to three agents, each made when it is first needed, because those for TLS read certificates.
+/// Up to three agents. Each is made when it is first needed, because agents for TLS read certificates.
 pub(crate) struct Agents {
     host: String,
     authority: String,
@@ -37,9 +37,9 @@ pub(crate) struct Agents {
     stall: Duration,
     proxies: Arc<Proxies>,
     plain: OnceLock<Agent>,
-    /// For HTTPS to the registry itself; presents our client certificate, if there is one.
+    /// The agent for HTTPS to the registry itself. It presents the client certificate, if there is one.
     own: OnceLock<Agent>,
-    /// For HTTPS to hosts that the registry redirects to.
+    /// The agent for HTTPS to hosts that the registry redirects to.
     other: OnceLock<Agent>,
 }
 
@@ -101,12 +101,12 @@ impl Agents {
                 self.agent(Some((roots, client)), tls)
             }
         };
-        // If two threads get here together, the first agent is kept and the other one is dropped.
+        // If two threads get here at one time, the first agent is stored and the other one is dropped.
         Ok(slot.get_or_init(|| agent))
     }
 
-    /// Makes an agent: for plain HTTP if `tls` is `None`, else for HTTPS with these certificates. `connector` replaces
-    /// ureq's own TLS, if it is given.
+    /// Makes an agent: for plain HTTP if `tls` is `None`, otherwise for HTTPS with these certificates. A `connector`
+    /// replaces ureq's own TLS.
     fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>, connector: Option<Tls>) -> Agent {
         let socket = self.socket.as_ref().map(|path| (self.authority.clone(), path.clone()));
         let dialer = Dialer::new(socket, Arc::clone(&self.proxies));

@@ -19,13 +19,13 @@ use serde::Deserialize;
 use std::time::{Duration, Instant};
 use ureq::Body;
 
-/// Lifetime of a token that states none, or a shorter one. "Token Authentication" prescribes these 60 s.
+/// Lifetime of a token whose answer states no lifetime or a shorter one: the 60 s of "Token Authentication".
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
 /// Longest time for which a token is used without being renewed.
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(3600);
-/// Longest token in bytes. It has to fit into the head of a request.
+/// Longest token, in bytes. A token must fit into the head of a request.
 const TOKEN_MAX: usize = 12 << 10;
-/// A token is renewed this long before it expires.
+/// Time before its expiry at which a token is renewed.
 const MARGIN: Duration = Duration::from_secs(5);
 /// The `client_id` that an OAuth2 realm receives.
 const CLIENT: &str = "sampan";
@@ -36,7 +36,7 @@ struct Token {
     token: Option<String>,
     access_token: Option<String>,
     refresh_token: Option<String>,
-    /// Seconds. Some realms send a string, and anything that is no number is ignored.
+    /// Lifetime in seconds. Some realms send a string; a value that is no number is ignored.
     expires_in: Option<serde_json::Value>,
 }
 
@@ -54,15 +54,15 @@ impl Registry {
         Ok(lock(&self.session.authorization).header.clone())
     }
 
-    /// Answers the challenge in `response` to a request that carried the authorization `sent`. Returns whether a new
-    /// authorization is there, so that the request is worth repeating.
+    /// Answers the challenge in `response` to a request with the authorization `sent`. Returns whether there is a new
+    /// authorization, with which the request is worth repeating.
     pub(crate) fn authenticate(
         &self,
         response: &Response<Body>,
         sent: Option<HeaderValue>,
     ) -> Result<bool, RegistryError> {
         let values = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
-        // A header may contain bytes that are not UTF-8; no challenge needs them, so they may get lost.
+        // A header may contain bytes that are not UTF-8. No challenge needs such bytes, so they may get lost.
         let challenges: Vec<Challenge> =
             values.flat_map(|v| challenge::parse(&String::from_utf8_lossy(v.as_bytes()))).collect();
         if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
@@ -81,7 +81,7 @@ impl Registry {
         Ok(is_new)
     }
 
-    /// Requests a token, unless another thread has replaced the authorization `sent` since.
+    /// Requests a token, unless another thread has replaced the authorization `sent` meanwhile.
     fn renew(&self, bearer: &Challenge, sent: Option<&HeaderValue>) -> Result<(), RegistryError> {
         let _renewal = lock(&self.session.renewal);
         if lock(&self.session.authorization).header.as_ref() != sent {
@@ -110,7 +110,7 @@ impl Registry {
         self.credential().is_some()
     }
 
-    /// The credential for this registry, looked up by the first call.
+    /// The credential for this registry. The first call searches for it.
     fn credential(&self) -> Option<&Credential> {
         let session = &self.session;
         let found = session.credential.get_or_init(|| {
@@ -145,7 +145,7 @@ impl Registry {
             return Err(self.status_error("a token", response));
         }
         let bytes = self.read_bounded(response, "a token", SMALL_BODY_MAX)?;
-        // The parser's message may quote its input, which may be a secret, so it is dropped.
+        // Drop the parser's message: it may quote its input, which may be a secret.
         serde_json::from_slice(&bytes)
             .map_err(|_| self.bad_answer("sends a token that is not valid JSON".to_owned()))
     }
@@ -158,7 +158,7 @@ impl Registry {
         let uri: Option<Uri> = realm.parse().ok();
         let uri = uri.filter(|uri: &Uri| {
             let plain = uri.scheme_str() == Some("http") && self.plain_allowed;
-            // URL parsers disagree about which part of `a@b` is the host, so such a URL is never trusted.
+            // URL parsers disagree about which part of `a@b` is the host, so a URL with `@` is never trusted.
             let host = uri.authority().is_some_and(|a| !a.as_str().contains('@'));
             host && (plain || uri.scheme_str() == Some("https"))
         });
@@ -167,8 +167,8 @@ impl Registry {
         })
     }
 
-    /// Whether a password may be sent to `realm` in the clear: on loopback, and to the registry's own host if that is
-    /// marked insecure.
+    /// Whether a password may be sent to `realm` without TLS: on loopback, and to the registry's own host if the host
+    /// is marked insecure.
     fn is_trusted_plain(&self, realm: &Uri) -> bool {
         let host = realm.host().unwrap_or_default();
         let own: Option<Uri> = self.authority.parse().ok();
@@ -247,7 +247,7 @@ impl Registry {
     }
 }
 
-/// The lifetime of a token, from `expires_in` of the realm's answer, within our bounds.
+/// The lifetime of a token, from `expires_in` of the realm's answer, within the bounds of this module.
 fn token_life(expires_in: Option<&serde_json::Value>) -> Duration {
     let stated = expires_in.and_then(|value| match value {
         serde_json::Value::String(text) => text.trim().parse::<f64>().ok(),
@@ -272,7 +272,7 @@ fn basic(credential: &Credential) -> Option<HeaderValue> {
     secret(&format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
 }
 
-/// A header value that its `Debug` form does not show.
+/// Makes a header value whose `Debug` form hides it.
 fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);

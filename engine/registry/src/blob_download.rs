@@ -1,9 +1,9 @@
 //! One blob as one stream of bytes: the reader does not notice broken connections, stalls and retries.
 //!
-//! Read by the engine's pull of a layer. After a break, the download goes on with a `Range` request. If the registry
-//! ignores the range and sends the whole blob, the bytes that were read before are skipped. A download holds one of
-//! the engine's download slots while it is connected, but not while it waits for its next attempt. It never compares
-//! digests; the reader does.
+//! The engine's pull of a layer reads it. After a broken connection, the download continues with a `Range` request. If
+//! the registry ignores the range and sends the whole blob, the download skips the bytes that were read before. A
+//! download holds one of the engine's download slots while it is connected, but not while it waits for its next
+//! attempt. It never compares digests; the reader does.
 
 use crate::access::BlobBody;
 use crate::error::RegistryError;
@@ -17,11 +17,11 @@ use sampan_oci::digest::Digest;
 use std::io::{self, Read};
 use std::time::Duration;
 
-/// Bytes of progress after which earlier failures are forgotten. So a long download over a bad line finishes, and a
-/// download without progress gives up.
+/// Progress in bytes after which earlier failures no longer count. A long download over a bad line then finishes, and
+/// a download without progress gives up.
 pub const PROGRESS_BYTES: u64 = 64 << 10;
 
-/// The blob to download, and everything the download shares with its job.
+/// The blob to download, and the limits, callbacks and registries of its job.
 #[derive(Clone, Copy)]
 pub struct BlobRequest<'a> {
     /// The registries to download from.
@@ -30,7 +30,7 @@ pub struct BlobRequest<'a> {
     pub limits: &'a Limits,
     /// The rate limit of the job.
     pub rate: &'a RateLimit,
-    /// Ends the download at once, also while it waits for its next attempt.
+    /// Ends the download at once, even while it waits for its next attempt.
     pub cancel: &'a Cancel,
     /// Digest of the blob.
     pub digest: &'a Digest,
@@ -38,9 +38,9 @@ pub struct BlobRequest<'a> {
     pub size: u64,
     /// Called when the download has got a slot.
     pub on_begin: &'a (dyn Fn() + Sync),
-    /// Called before each new attempt with a message that says when and why.
+    /// Called before each new attempt, with a message that has the wait and the reason.
     pub on_retry: &'a (dyn Fn(&str) + Sync),
-    /// Called with the ETag of the bytes that follow.
+    /// Called with the ETag of the bytes that the reader gets next.
     pub on_etag: &'a (dyn Fn(Option<&str>) + Sync),
 }
 
@@ -51,7 +51,7 @@ pub struct Download<'a> {
     body: BlobBody,
     /// Offset in the blob of the next byte for the reader.
     offset: u64,
-    /// Bytes of the body that lie before `offset` and are dropped.
+    /// Bytes of the body before `offset`, which are dropped.
     skip: u64,
     /// The value of `offset` at the last failure that counts.
     failed_at: u64,
@@ -72,7 +72,7 @@ impl<'a> Download<'a> {
         Ok(Download { request, slot, body, offset, skip, failed_at: offset, backoff, stall })
     }
 
-    /// Waits as the backoff says and connects again, after `source` broke the connection.
+    /// Connects again after `source` broke the connection and the backoff's wait is over.
     fn resume(&mut self, source: io::Error) -> Result<(), RegistryError> {
         if self.offset.saturating_sub(self.failed_at) >= PROGRESS_BYTES {
             self.backoff.reset();
@@ -88,7 +88,7 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    /// Reads some bytes from `offset` on, and drops those before it; returns 0 at the end of the body.
+    /// Reads some bytes from `offset` on, and drops earlier bytes of the body. Returns 0 at the end of the body.
     fn read_from_offset(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
@@ -138,7 +138,7 @@ impl Read for Download<'_> {
     }
 }
 
-/// Requests the blob from `offset` on until a body comes; gives the slot back during each wait.
+/// Requests the blob from `offset` on, until an attempt returns a body. Releases the slot during each wait.
 fn connect<'a>(
     request: &BlobRequest<'a>,
     offset: u64,
@@ -163,14 +163,14 @@ fn connect<'a>(
     }
 }
 
-/// Detects that fewer than `stall_bytes` came within `stall_time`.
+/// Detects that fewer than `stall_bytes` bytes came within `stall_time`.
 ///
-/// Only time spent waiting for the network counts: a download on a host with a slow disk or busy processors is not
+/// Counts only the time of waiting for the network: a download on a host with a slow disk or busy processors is not
 /// stalled.
 struct StallDetector {
     stall_time: Duration,
     stall_bytes: u64,
-    /// Time waited, and bytes received, since the last check.
+    /// Time waited and bytes received since the last check.
     waited: Duration,
     received: u64,
 }
@@ -181,7 +181,7 @@ impl StallDetector {
         StallDetector { stall_time, stall_bytes, waited: Duration::ZERO, received: 0 }
     }
 
-    /// Rewords a timeout of the HTTP library for people; leaves other errors as they are.
+    /// Replaces the text of the HTTP library's timeout by one for people; returns other errors unchanged.
     fn describe_timeout(&self, error: io::Error) -> io::Error {
         match error.get_ref().and_then(|source| source.downcast_ref::<ureq::Error>()) {
             Some(ureq::Error::Timeout(_)) => {

@@ -1,7 +1,7 @@
 //! Certificates for TLS: the host's CA bundle, and the CAs and client certificates of containers-certs.d(5).
 //!
-//! `agents` reads them once for each registry that speaks HTTPS. A file in certs.d that cannot be used is an error that
-//! names the file; it is never skipped.
+//! `agents` reads them once for each registry that speaks HTTPS. A file in certs.d that cannot be used is never
+//! skipped: it is an error, which names the file.
 
 use crate::error::RegistryError;
 use rustls::{ClientConfig, RootCertStore};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, parse_pem};
 
-/// Paths of the CA bundle on the common distributions. The first one that can be read is used.
+/// Paths of the CA bundle on common distributions. The first bundle that can be read is used.
 const CA_BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -35,7 +35,7 @@ const FILES_MAX: usize = 256;
 pub(crate) struct Certs {
     /// CAs in addition to those of the host.
     pub(crate) roots: Vec<Certificate<'static>>,
-    /// The client certificate that is presented to this registry only.
+    /// The client certificate for this registry; no other host gets it.
     pub(crate) client: Option<ClientCert>,
 }
 
@@ -98,7 +98,7 @@ impl Certs {
     }
 }
 
-/// The CA certificates of the host: of the file in `SSL_CERT_FILE`, else of the distribution's bundle.
+/// The CA certificates of the host: from the file in `SSL_CERT_FILE`, otherwise from the distribution's bundle.
 pub(crate) fn of_host() -> Vec<Certificate<'static>> {
     let configured = std::env::var("SSL_CERT_FILE").ok();
     let read_bundle = |path: &str| {
@@ -143,7 +143,7 @@ fn read_client(host: &str, cert: &Path, key: &Path) -> Result<ClientCert, Regist
         certificate_error(host, key, why)
     };
     let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| no_key(&e))?;
-    // ureq does not check that the certificate and the key belong together, so try them here.
+    // ureq does not check that the certificate and the key belong together, so check that here.
     let ders = chain.iter().map(|c| CertificateDer::from(c.der()).into_owned()).collect();
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()

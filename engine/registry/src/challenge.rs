@@ -54,8 +54,8 @@ pub fn parse(value: &str) -> Vec<Challenge> {
     }
 }
 
-/// Parses a token68 and returns it with the rest of the text. The word is a token68 only if a comma or the end follows;
-/// otherwise it is a parameter or the next scheme, and nothing is consumed.
+/// Parses a token68 and returns it with the rest of the text. A word is a token68 only at the end or before a comma.
+/// Any other word is a parameter or the next scheme, and stays in the rest.
 fn token68(from: &str) -> (Option<String>, &str) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
     let end = from.find(|c| !allowed(c)).unwrap_or(from.len());
@@ -69,7 +69,7 @@ fn token68(from: &str) -> (Option<String>, &str) {
     }
 }
 
-/// The text after a quoted string, or from the next comma on.
+/// Skips a quoted string, or else everything before the next comma; returns the rest of the text.
 fn skip_malformed(from: &str) -> &str {
     match from.starts_with('"') {
         true => text(from).1,

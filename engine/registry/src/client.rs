@@ -1,8 +1,8 @@
 //! Fetches manifests, blobs and tags from a [`Registry`]. OCI distribution-spec, "Pull" and "Content Discovery".
 //!
-//! The calls block, so they belong on worker threads; [`Registry::shutdown`] aborts them. The first request detects
-//! whether the registry speaks HTTPS or plain HTTP; HTTP is tried only on loopback and at registries that are marked
-//! insecure. This file knows one registry only: [`crate::mirrors`] chooses among several.
+//! The calls block, so callers use worker threads; [`Registry::shutdown`] aborts the calls. The first request detects
+//! whether the registry speaks HTTPS or plain HTTP. HTTP is tried only on loopback and at registries that are marked
+//! insecure. This module handles one registry; [`crate::mirrors`] chooses among several.
 
 use crate::access::{BlobBody, Headers, RawManifest};
 use crate::error::{Failed, RegistryError, crop};
@@ -41,10 +41,11 @@ impl Registry {
         }
     }
 
-    /// Fetches the manifest or index `target`, which is a tag or a digest. If it is a digest, the bytes are verified.
+    /// Fetches the manifest or index `target`, which is a tag or a digest. Verifies the bytes if `target` is a digest.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`] if there is none, [`RegistryError::Digest`] if the bytes have another digest.
+    /// [`RegistryError::NotFound`] if there is no such manifest, [`RegistryError::Digest`] if the bytes have another
+    /// digest.
     pub fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let what = match target.contains(':') {
             true => format!("manifest {}@{target}", self.repository),
@@ -119,8 +120,8 @@ impl Registry {
         }
     }
 
-    /// The path of the next page of tags, from a `Link` header. Only the link's query is used, so that a list of tags
-    /// cannot send the token to another place.
+    /// The path of the next page of tags, from a `Link` header. Uses only the query of the link, so that the registry
+    /// cannot direct the token to another host.
     fn next_page_path(&self, link: &str) -> Result<String, RegistryError> {
         let query = link.split_once('?').map(|(_, query)| query).unwrap_or_default();
         let allowed =
@@ -141,8 +142,8 @@ impl Registry {
         self.read_bounded(response, &what, max)
     }
 
-    /// Starts to fetch a blob of `size` bytes, from byte `offset` on; from byte 0 if the registry does not support
-    /// ranges, or if the blob no longer has the given `etag`.
+    /// Begins to fetch a blob of `size` bytes, from byte `offset` on. The body begins at byte 0 if the registry does
+    /// not support ranges, or if the blob no longer has the given `etag`.
     ///
     /// OCI distribution-spec, "Pulling blobs"; RFC 9110, section 14.
     ///
@@ -168,7 +169,7 @@ impl Registry {
             },
         };
         if response.status() == StatusCode::PARTIAL_CONTENT && !is_rest(&response, offset, size) {
-            // The registry sent another part than the requested one, so request the whole blob.
+            // The registry has sent a wrong part of the blob, so request the whole blob.
             response = self.get(&what, &path, &[])?;
         }
         if response.status() == StatusCode::OK {
@@ -183,7 +184,7 @@ impl Registry {
             );
         }
         let etag = response.headers().get(header::ETAG).and_then(|v| v.to_str().ok());
-        // Weak ETags (`W/"..."`) do not promise equal bytes, so they are ignored. RFC 9110, section 13.1.5.
+        // Ignore weak ETags (`W/"..."`), which do not promise equal bytes. RFC 9110, section 13.1.5.
         let etag = etag.filter(|etag| etag.starts_with('"')).map(str::to_owned);
         let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
         Ok(BlobBody { starts, etag, reader: Box::new(reader) })
@@ -196,8 +197,8 @@ impl Registry {
 
     /// Sends one GET for `path` below `/v2/<repository>/`.
     ///
-    /// If the scheme is not known yet, but is almost certain, the request itself serves to detect it. That saves the
-    /// round trip for the front page.
+    /// If the scheme is not known but almost certain, the request itself is used to detect it. That saves a request
+    /// for the front page.
     fn request(&self, what: &str, path: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let url = |scheme: &str| format!("{scheme}://{}/v2/{}/{path}", self.authority, self.repository);
         let known = lock(&self.state).scheme;
@@ -217,16 +218,16 @@ impl Registry {
         }
         let scheme = self.detect_scheme(what)?;
         match unclear {
-            // The answer did come from the registry. Without new credentials, another request would get it again.
+            // The registry has answered. Without new credentials, another request would get the same answer.
             Some((tried, response)) if tried == scheme && self.authorization()?.is_none() => Ok(response),
             _ => self.follow(what, &url(scheme), headers),
         }
     }
 
-    /// Requests the front page and authenticates if it answers with a challenge; true if the next request will carry
-    /// an authorization that the last one did not.
+    /// Requests the front page, and authenticates if the answer has a challenge. Returns whether the next request will
+    /// have an authorization that the last request did not have.
     fn authenticate_at_front_page(&self, what: &str) -> Result<bool, RegistryError> {
-        // Copied first, because a credential helper may be slow and the lock must not be held meanwhile.
+        // Copy the scheme and release the lock, because a credential helper may be slow.
         let known = lock(&self.state).scheme;
         let Some(scheme) = known.filter(|_| self.has_credential()) else {
             return Ok(false);
@@ -242,16 +243,16 @@ impl Registry {
     fn schemes(&self) -> &'static [&'static str] {
         match (self.is_socket, self.plain_allowed) {
             (true, _) => &["http"],
-            // On loopback nobody can listen in, and most registries there speak plain HTTP. Trying HTTPS first would
-            // read all CA certificates of the host for nothing.
+            // On loopback nobody can listen in, and most registries there speak plain HTTP. A first try with HTTPS
+            // would read all CA certificates of the host for nothing.
             (false, true) if is_loopback(&self.host) => &["http", "https"],
             (false, true) => &["https", "http"],
             (false, false) => &["https"],
         }
     }
 
-    /// Detects, with a request for the front page, whether the registry speaks HTTPS or (if allowed) HTTP. If the
-    /// front page answers with a challenge, it authenticates as well.
+    /// Detects whether the registry speaks HTTPS or (if allowed) HTTP, by a request for the front page. Also
+    /// authenticates if the answer has a challenge.
     pub(crate) fn detect_scheme(&self, what: &str) -> Result<&'static str, RegistryError> {
         let known = lock(&self.state).scheme;
         if let Some(scheme) = known {
@@ -262,8 +263,8 @@ impl Registry {
         for scheme in schemes {
             let is_choice = *scheme == "http" && schemes.len() > 1;
             match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[]) {
-                // An HTTPS server answers plain HTTP with status 400, so this answer does not prove that the registry
-                // speaks HTTP. The error of the HTTPS attempt is the useful one.
+                // An HTTPS server answers plain HTTP with status 400, so such an answer does not prove that the
+                // registry speaks HTTP. The error of the HTTPS attempt is the useful one.
                 Ok(response) if is_choice && !is_registry_status(response.status()) => {}
                 Ok(response) => {
                     lock(&self.state).scheme = Some(scheme);
@@ -274,7 +275,7 @@ impl Registry {
                     return Ok(scheme);
                 }
                 Err(error) if lock(&self.state).is_shut_down => return Err(error),
-                // With an explicit port, the other scheme would connect to the port that just timed out.
+                // With an explicit port, the other scheme would connect to the port that has just timed out.
                 Err(error) if is_connect_timeout(&error) && self.has_explicit_port() => return Err(error),
                 // If the server speaks no TLS, the error of the HTTP attempt is the useful one.
                 Err(error) => failure = failure.filter(|first| !is_not_tls(first)).or(Some(error)),
@@ -288,8 +289,8 @@ impl Registry {
         self.authority.parse::<Authority>().is_ok_and(|authority| authority.port().is_some())
     }
 
-    /// Sends a GET for `path` below `/v2/<repository>/`, and repeats it once with authentication if the registry
-    /// requires that. Any status but 200 and 206 is an error.
+    /// Sends a GET for `path` below `/v2/<repository>/`. If the registry requires authentication, authenticates and
+    /// repeats the request once. Any status except 200 and 206 is an error.
     fn get(&self, what: &str, path: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let sent = self.authorization()?;
         let mut response = self.request(what, path, headers)?;
@@ -327,8 +328,8 @@ fn is_not_tls(error: &RegistryError) -> bool {
     matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
-/// Whether only a registry answers `/v2/`, or a path below it, with `status`. OCI distribution-spec, "Determining
-/// Support".
+/// Whether an answer with `status` to `/v2/`, or to a path below it, can only come from a registry. OCI
+/// distribution-spec, "Determining Support".
 fn is_registry_status(status: StatusCode) -> bool {
     matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::UNAUTHORIZED)
 }

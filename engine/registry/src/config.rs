@@ -1,7 +1,7 @@
 //! The configuration of registries: containers-registries.conf(5), version 2, and registries.conf.d.
 //!
-//! Each pull calls [`Files::load`], which returns [`Registries`]. They turn the name that a person typed into
-//! references, and a reference into [`Endpoint`]s. This module reads files, never the network.
+//! Each pull calls [`Files::load`], which returns [`Registries`]. [`Registries`] convert the name that a person typed
+//! to references, and a reference to [`Endpoint`]s. This module reads files, never the network.
 
 mod cache;
 mod error;

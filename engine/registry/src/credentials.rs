@@ -1,7 +1,7 @@
-//! The credentials of one job: those that the client sent with its request, then the engine's own.
+//! The credentials of one job: the credentials in the client's request, then the engine's own.
 //!
-//! `auth` looks a credential up only when a registry asks for one, so that a pull that needs none runs no credential
-//! helper. [`Credentials`] is cheap to clone; its `Debug` form contains no secret.
+//! `auth` searches for a credential only when a registry demands one, so that a pull without a login runs no
+//! credential helper. [`Credentials`] is cheap to clone; its `Debug` form contains no secret.
 
 use sampan_ipc::credentials::{Credential, Found, Search, matching};
 use std::collections::hash_map::RandomState;
@@ -46,8 +46,8 @@ impl Credentials {
         KEYS.get_or_init(RandomState::new).hash_one(fields.collect::<Vec<_>>())
     }
 
-    /// Finds the credential for the repository `path` of `host`. May run a credential helper and wait for it; gives
-    /// up once `is_over` returns true.
+    /// Finds the credential for the repository `path` of `host`. May run a credential helper and wait for it; gives up
+    /// when `is_over` returns true.
     pub fn find(&self, host: &str, path: &str, is_over: &dyn Fn() -> bool) -> Found {
         match matching::best(&self.0.given, host, path) {
             Some(given) => Found { credential: Some(given.clone()), problems: Vec::new() },

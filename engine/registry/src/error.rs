@@ -1,7 +1,7 @@
 //! The error of a request to a registry, with messages and hints for people.
 //!
-//! Every file of this crate makes these errors. The engine reads their kind and their hint; [`crate::retry`] decides
-//! from them whether another attempt may succeed.
+//! All modules of this crate make these errors. The engine reads their kind and their hint; [`crate::retry`] decides
+//! by the kind whether another attempt may succeed.
 
 use crate::config::RegistriesError;
 use crate::net::tls;
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Why a request to a registry failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The network failed while something was fetched, or before.
+    /// The network failed during or before the fetch.
     #[error("cannot fetch {what} from {host}")]
     Transport {
         /// What was requested, for example `blob sha256:...`.
@@ -25,7 +25,7 @@ pub enum RegistryError {
         /// The failure of the network, of TLS or of HTTP.
         source: Failed,
     },
-    /// The network failed while something was sent, or before.
+    /// The network failed during or before the upload.
     #[error("cannot send {what} to {host}")]
     Send {
         /// What was sent, for example `manifest a/b:tag`.
@@ -53,7 +53,7 @@ pub enum RegistryError {
         /// The registry's own message, after a colon; or empty.
         detail: String,
     },
-    /// The registry answers with another status that is not a success.
+    /// The registry answers with any other status that is no success.
     #[error("registry {host} answers {status} to a request for {what}{detail}")]
     Status {
         /// What was requested.
@@ -64,7 +64,7 @@ pub enum RegistryError {
         status: u16,
         /// The registry's own message, after a colon; or empty.
         detail: String,
-        /// The wait that the registry's `Retry-After` header asks for.
+        /// The wait that the registry's `Retry-After` header demands.
         retry_after: Option<Duration>,
     },
     /// The answer breaks the protocol.
@@ -161,7 +161,7 @@ impl Failed {
 const UNREACHABLE: &str =
     "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP";
 
-/// The TLS error in `error`, if TLS failed.
+/// The TLS error in `error`; `None` if the cause is not TLS.
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
@@ -170,7 +170,7 @@ fn is_unknown_issuer(error: &rustls::Error) -> bool {
     matches!(error, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
 }
 
-/// Displays a TLS error; the frequent ones in plain words.
+/// Displays a TLS error. Frequent errors have plain words.
 fn format_tls_error(error: &rustls::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match error {
         rustls::Error::InvalidMessage(_) => write!(f, "it does not speak TLS ({error})"),
@@ -189,7 +189,7 @@ fn join_chains(errors: &[RegistryError]) -> String {
 }
 
 impl RegistryError {
-    /// The error of the registry that was tried last; the error itself if only one was tried.
+    /// The error of the registry that was tried last; `self` if only one registry was tried.
     pub fn last(&self) -> &RegistryError {
         match self {
             RegistryError::AllFailed { last, .. } => last.last(),
@@ -198,7 +198,7 @@ impl RegistryError {
     }
 }
 
-/// A host name that could not be resolved; the text says why.
+/// The error for a host name that could not be resolved. The text contains the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unresolved(pub(crate) String);

@@ -1,6 +1,6 @@
 //! The client of OCI registries (OCI distribution-spec): pulls from them, pushes to them, logs in at them.
 //!
-//! Called by the engine's jobs. Every call blocks, so it belongs on a worker thread. This crate knows no store, no
+//! Called by the engine's jobs. All calls block, so jobs make them on worker threads. This crate knows no store, no
 //! layer and no container.
 //!
 //! | module | what it owns |
@@ -13,7 +13,7 @@
 //! | `auth`, `session`, `challenge` | authentication: challenges, passwords, tokens |
 //! | `client` | fetches manifests, blobs and tags |
 //! | `upload` | sends blobs and manifests |
-//! | `headers`, `redirect` | parse the headers of answers |
+//! | `headers`, `redirect` | parsers for the headers of answers |
 //! | `agents`, `certs`, `net` | connections: certificates, TLS, proxies, name resolution |
 //! | [`mirrors`] | one image's repository, at its mirrors and at its registry |
 //! | [`blob_download`] | one blob as one stream of bytes, across broken connections |

@@ -1,9 +1,9 @@
 //! One image's repository at all of its registries: the mirrors in order, then the registry itself.
 //!
-//! Used by pulls and downloads. A registry that fails, for any reason, is skipped and logged. Blobs are fetched from
-//! the registry that served the manifest; a blob that it cannot serve is fetched from the next one. Mixing bytes of
-//! several registries is safe, because the caller compares everything with a digest. This module knows no store and
-//! never waits: [`crate::retry`] decides what is tried again, and when.
+//! Used by pulls and downloads. If a registry fails, for whatever reason, it is skipped and the failure is logged.
+//! Blobs are fetched from the registry that has served the manifest; a blob that this registry cannot serve is fetched
+//! from the next one. Bytes of several registries may be mixed, because the caller compares everything with a digest.
+//! This module knows no store and never waits: [`crate::retry`] decides which requests are tried again, and when.
 
 use crate::access::{Access, BlobBody, RawManifest};
 use crate::config::RegistriesError;
@@ -18,17 +18,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Failures of one blob at one registry, in a row and each temporary, before the next registry is tried.
+/// Most consecutive temporary failures of one blob at one registry before the next registry is tried.
 const FAILURES_MAX: u32 = 2;
 
-/// Most messages about skipped registries that are kept for [`Mirrors::take_skipped`]; the log has all of them.
+/// Most messages about skipped registries that [`Mirrors::take_skipped`] returns. The log contains all of them.
 const SKIPPED_MAX: usize = 16;
 
 /// All registries that may have one image.
 pub struct Mirrors {
     /// The mirrors, then the image's own registry.
     registries: Vec<Registry>,
-    /// Why `registries` is empty.
+    /// Why `registries` is empty, if it is.
     config_error: Option<Arc<RegistriesError>>,
     /// The tag or digest of the image's reference.
     requested: String,
@@ -46,10 +46,10 @@ struct MirrorState {
     skipped: Vec<String>,
 }
 
-/// How far the search for a blob has come.
+/// The progress of the search for a blob.
 #[derive(Clone, Default)]
 struct BlobSearch {
-    /// Registries that were given up for this blob, counted from [`MirrorState::current`].
+    /// Number of registries that were given up for this blob, counted from [`MirrorState::current`].
     advanced: usize,
     failures: u32,
     /// Index of the registry that sent the last ETag.
@@ -57,7 +57,7 @@ struct BlobSearch {
 }
 
 impl Mirrors {
-    /// The registries that [`Access::registries`] lists for `reference`.
+    /// Makes the list of registries for `reference`, from [`Access::registries`].
     ///
     /// Connects to nothing yet. If registries.conf forbids the reference, each request fails with that error.
     pub fn new(reference: &Reference, access: &Access) -> Self {
@@ -69,7 +69,8 @@ impl Mirrors {
         Mirrors { registries, config_error, requested, state, is_shut_down: AtomicBool::new(false) }
     }
 
-    /// Like [`Mirrors::new`], and calls [`Mirrors::shutdown`] if `cancel` is called while the returned link lives.
+    /// Like [`Mirrors::new`]. In addition, a call of `cancel` calls [`Mirrors::shutdown`] while the returned link
+    /// lives.
     pub fn linked<'a>(
         reference: &Reference,
         access: &Access,
@@ -90,7 +91,7 @@ impl Mirrors {
     /// Fetches the manifest or index `target` from the first registry that has it.
     ///
     /// # Errors
-    /// [`RegistryError::AllFailed`] if several registries were tried; the error of the registry if there is only one.
+    /// [`RegistryError::AllFailed`] if several registries were tried; otherwise the error of the only registry.
     pub fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let begin = lock(&self.state).current;
         let mut errors = Vec::new();
@@ -108,7 +109,7 @@ impl Mirrors {
         Err(self.combine(errors))
     }
 
-    /// Returns, and forgets, one message for each registry that was skipped since the last call.
+    /// Removes and returns the messages about registries that were skipped since the last call, one for each registry.
     pub fn take_skipped(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.state).skipped)
     }
@@ -117,7 +118,7 @@ impl Mirrors {
     /// `None` if no registry has it. Blobs still come from the registry that served the image's manifest.
     ///
     /// # Errors
-    /// [`RegistryError`] if a registry failed in another way than not having `tag`, and no other registry had it.
+    /// [`RegistryError`] if no registry had `tag`, and a registry failed for another reason.
     pub fn find_manifest(&self, tag: &str) -> Result<Option<RawManifest>, RegistryError> {
         let mut errors = Vec::new();
         for (at, registry) in self.registries.iter().enumerate() {
@@ -137,7 +138,7 @@ impl Mirrors {
     /// Lists the tags of the repository, at the first registry that answers.
     ///
     /// # Errors
-    /// [`RegistryError`] if no registry lists them.
+    /// [`RegistryError`] if no registry lists the tags.
     pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let mut errors = Vec::new();
         for (at, registry) in self.registries.iter().enumerate() {
@@ -152,13 +153,13 @@ impl Mirrors {
     /// Fetches a small blob completely. The caller compares its digest.
     ///
     /// # Errors
-    /// [`RegistryError`] if no registry serves it, or it is larger than `max` bytes.
+    /// [`RegistryError`] if no registry serves the blob, or if the blob is larger than `max` bytes.
     pub fn small_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, RegistryError> {
         self.try_registries(digest, |_, registry| {
             let bytes = registry.small_blob(digest, max)?;
             let mut hasher = Hasher::new(digest.algorithm());
             hasher.update(&bytes);
-            // If there is no other registry to try, the caller reports the wrong digest.
+            // If there is no other registry, return the bytes: the caller reports the wrong digest.
             match self.registries.len() > 1 && hasher.finish() != *digest {
                 true => Err(registry.bad_answer(format!("sends other bytes for blob {digest}"))),
                 false => Ok(bytes),
@@ -166,7 +167,7 @@ impl Mirrors {
         })
     }
 
-    /// Records that the bytes of a blob had another digest; true if there is another registry to try.
+    /// Records that the bytes of a blob had another digest. Returns whether there is another registry to try.
     pub fn reject_blob(&self, digest: &Digest) -> bool {
         let mut state = lock(&self.state);
         let begin = state.current;
@@ -182,10 +183,10 @@ impl Mirrors {
         true
     }
 
-    /// Starts to fetch a blob, like [`Registry::blob`]. The `etag` is sent only to the registry that it came from.
+    /// Begins to fetch a blob, like [`Registry::blob`]. Sends the `etag` only to the registry that it came from.
     ///
     /// # Errors
-    /// [`RegistryError`] if no registry serves it.
+    /// [`RegistryError`] if no registry serves the blob.
     pub fn blob(
         &self,
         digest: &Digest,
@@ -195,7 +196,7 @@ impl Mirrors {
     ) -> Result<BlobBody, RegistryError> {
         let etag_from = lock(&self.state).blobs.get(digest).and_then(|search| search.etag_from);
         self.try_registries(digest, |at, registry| {
-            // The origin of an ETag of an earlier job is unknown, so it goes to every registry. A registry whose blob
+            // The origin of an ETag from an earlier job is unknown, so every registry gets it. A registry whose blob
             // has another ETag sends the whole blob again.
             let etag = etag.filter(|_| etag_from.is_none_or(|from| from == at));
             let body = registry.blob(digest, size, offset, etag)?;
@@ -223,8 +224,8 @@ impl Mirrors {
         (advanced < self.registries.len()).then(|| (begin + advanced) % self.registries.len())
     }
 
-    /// Calls `fetch` with the registry that is current for the blob. If that registry does not have the blob, or has
-    /// failed [`FAILURES_MAX`] times, goes on to the next one.
+    /// Calls `fetch` with the registry that is current for the blob. If the registry does not have the blob, or has
+    /// failed [`FAILURES_MAX`] times, continues with the next registry.
     fn try_registries<T>(
         &self,
         digest: &Digest,
@@ -295,7 +296,7 @@ impl Mirrors {
         Ok(())
     }
 
-    /// The error of a request for which no registry is left.
+    /// Makes the error of a request for which no registry is left.
     fn no_registry_error(&self) -> RegistryError {
         match &self.config_error {
             Some(error) => RegistryError::Registries(Arc::clone(error)),
@@ -306,7 +307,7 @@ impl Mirrors {
         }
     }
 
-    /// One error from those of all registries that were tried.
+    /// Combines the errors of all registries that were tried into one error.
     fn combine(&self, mut errors: Vec<RegistryError>) -> RegistryError {
         match (errors.pop(), errors.is_empty()) {
             (Some(last), true) => last,

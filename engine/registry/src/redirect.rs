@@ -1,6 +1,6 @@
 //! Resolves the `Location` header of a redirect or an upload against the URL of its request. RFC 3986, section 5.2.
 //!
-//! Accepts what servers really send: spaces and non-ASCII bytes are percent-encoded, as browsers and curl(1) do it.
+//! Accepts the URLs that servers really send: encodes spaces and non-ASCII bytes, as browsers and curl(1) do.
 //! The callers in `transport` and `upload` decide whether a redirect may be followed.
 
 use ::http::Uri;
@@ -38,7 +38,7 @@ pub(crate) fn is_at(uri: &Uri, authority: &str) -> bool {
     };
     let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
     let port = |of: &Authority| of.port_u16().unwrap_or(default_port);
-    // URL parsers disagree about which part of `a@b` is the host, so such a URL is never trusted.
+    // URL parsers disagree about which part of `a@b` is the host, so a URL with `@` is never trusted.
     let has_user = target.as_str().contains('@');
     !has_user && target.host().eq_ignore_ascii_case(expected.host()) && port(target) == port(&expected)
 }

@@ -14,7 +14,7 @@ use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
 use std::sync::{Arc, Mutex};
 
-/// Most other repositories that one token is requested for, because token servers limit the length of a URL.
+/// Most other repositories for which one token is requested, because token servers limit the length of a URL.
 const EXTRA_SCOPES_MAX: usize = 8;
 
 /// One repository of one registry.
@@ -24,7 +24,7 @@ pub struct Registry {
     /// The host and port to connect to.
     pub(crate) authority: String,
     pub(crate) repository: String,
-    /// The tag or digest to request here, if registries.conf rewrote the reference's own.
+    /// The tag or digest to request at this registry, if registries.conf has replaced the reference's own.
     pub(crate) target: Option<String>,
     pub(crate) plain_allowed: bool,
     pub(crate) insecure: bool,
@@ -38,7 +38,7 @@ pub struct Registry {
 
 #[derive(Default)]
 pub(crate) struct RegistryState {
-    /// `http` or `https`, once a request has shown which of them the registry speaks.
+    /// `http` or `https`; `None` until a request has shown which of them the registry speaks.
     pub(crate) scheme: Option<&'static str>,
     pub(crate) is_shut_down: bool,
 }
@@ -61,12 +61,12 @@ impl Registry {
     pub fn at(endpoint: &Endpoint, access: &Access) -> Self {
         let host = endpoint.host.clone();
         let authority = match &endpoint.socket {
-            // A server on a Unix socket has no host name; curl(1) sends this one.
+            // A server on a Unix socket has no host name; curl(1) sends `localhost`, too.
             Some(_) => "localhost".to_owned(),
             None if host == "docker.io" => "registry-1.docker.io".to_owned(),
             None => host.clone(),
         };
-        // `--tls-verify=false` is about the registry that the user named, not about its mirrors.
+        // `--tls-verify=false` concerns the registry that the user named, and not its mirrors.
         let insecure = endpoint.insecure
             || (access.insecure && !endpoint.mirror)
             || access.insecure_hosts.contains(&endpoint.host);
@@ -92,7 +92,7 @@ impl Registry {
         &self.host
     }
 
-    /// The tag or digest to request here, if registries.conf rewrote the reference's own.
+    /// The tag or digest to request at this registry, if registries.conf has replaced the reference's own.
     pub fn target(&self) -> Option<&str> {
         self.target.as_deref()
     }
@@ -132,12 +132,12 @@ impl Registry {
         RegistryError::Transport { what: what.to_owned(), host: self.host.clone(), source: Failed(source) }
     }
 
-    /// Whether `uri` leads to the registry itself, and not to a host that it redirects to.
+    /// Whether `uri` leads to the registry itself, and not to another host after a redirect.
     pub(crate) fn is_own(&self, uri: &Uri) -> bool {
         redirect::is_at(uri, &self.authority)
     }
 
-    /// The `Authorization` header for a request to `uri`; `None` for every host but the registry itself.
+    /// The `Authorization` header for a request to `uri`; `None` for any host except the registry itself.
     pub(crate) fn authorization_for(&self, uri: &Uri) -> Option<HeaderValue> {
         let own = self.is_own(uri) && uri.scheme_str() == lock(&self.state).scheme;
         lock(&self.session.authorization).header.clone().filter(|_| own)

@@ -1,8 +1,8 @@
-//! Which failed requests are tried again, and how long to wait before: backoff, status 429 and `Retry-After`.
+//! Decides which failed requests are tried again, and after which wait: backoff, status 429 and `Retry-After`.
 //!
-//! A registry that is too busy answers 429 or 503, often with a `Retry-After` header; [`Backoff`] turns that into a
-//! pause, and so it does a broken connection. Called by [`crate::blob_download`] for blobs, and by the engine's jobs
-//! for manifests and configs. This module decides and waits; it never sends a request itself.
+//! A busy registry answers 429 or 503, often with a `Retry-After` header. [`Backoff`] computes the wait after such an
+//! answer and after a broken connection. Called by [`crate::blob_download`] for blobs, and by the engine's jobs for
+//! manifests and configs. This module decides and waits; it sends no request.
 
 use crate::error::{Failed, RegistryError};
 use chrono::NaiveDateTime;
@@ -13,15 +13,15 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Most attempts of one request, the first included. A download starts counting again after
+/// Most attempts of one request, including the first. A download begins to count again after
 /// [`crate::blob_download::PROGRESS_BYTES`].
 pub const TRIES: u32 = 5;
-/// Wait before the second attempt; each later wait is twice as long. Every wait is shortened at random, by up to
-/// half, so that hosts that failed at one moment do not all retry at one moment.
+/// Wait before the second attempt; each later wait is twice as long. Every wait is shortened by a random part, up to a
+/// half, so that hosts whose requests failed at one moment do not retry at one moment.
 pub const FIRST: Duration = Duration::from_millis(500);
-/// Longest wait that this backoff chooses by itself.
+/// Longest wait without a `Retry-After` header.
 pub const LONGEST: Duration = Duration::from_secs(30);
-/// Longest wait that a registry's `Retry-After` header can cause; a longer one is cut to this.
+/// Longest wait because of a registry's `Retry-After` header; a longer demand is cut to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
 /// Counts the failed attempts of one request.
@@ -31,12 +31,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Forgets all failures, because the transfer made progress since.
+    /// Forgets all failures, because the transfer has made progress since the last one.
     pub fn reset(&mut self) {
         self.failed = 0;
     }
 
-    /// How long to wait after `error`, or `None` to give up.
+    /// The wait before the next attempt after `error`; `None` to give up.
     pub fn after(&mut self, error: &RegistryError) -> Option<Duration> {
         self.failed += 1;
         if self.failed >= TRIES || !is_passing(error) {
@@ -50,10 +50,10 @@ impl Backoff {
         Some(whole.mul_f64(0.5 + 0.5 * random_fraction()).max(requested.min(RETRY_AFTER_MAX)))
     }
 
-    /// Waits as long as [`Backoff::after`] says, after passing a message about it to `on_retry`.
+    /// Passes a message about the wait to `on_retry`, and waits for the time that [`Backoff::after`] returns.
     ///
     /// # Errors
-    /// Returns `error` itself if there are no more attempts, if it is permanent, or if `cancel` was called.
+    /// `error` itself, if no attempt is left, if the error is permanent, or if `cancel` was called.
     pub fn wait(
         &mut self,
         error: RegistryError,
@@ -89,7 +89,7 @@ pub fn persist<T>(
 /// Whether a later attempt may succeed: the network failed, or the registry is overloaded (408, 429, 5xx).
 pub fn is_passing(error: &RegistryError) -> bool {
     match error.last() {
-        // TLS reports an untrusted certificate as invalid data; a later attempt would find the same certificate.
+        // TLS reports an untrusted certificate as invalid data. Another attempt would get the same certificate.
         RegistryError::Transport { source: Failed(ureq::Error::Io(io)), .. }
         | RegistryError::Send { source: Failed(ureq::Error::Io(io)), .. } => {
             io.kind() != io::ErrorKind::InvalidData
@@ -103,7 +103,7 @@ pub fn is_passing(error: &RegistryError) -> bool {
     }
 }
 
-/// For example `retrying in 3 s: connection reset`.
+/// Makes a message such as `retrying in 3 s: connection reset`.
 fn retry_message(wait: Duration, error: &RegistryError) -> String {
     let mut cause: &dyn Error = error;
     while let Some(source) = cause.source() {
@@ -112,7 +112,7 @@ fn retry_message(wait: Duration, error: &RegistryError) -> String {
     format!("retrying in {} s: {cause}", wait.as_millis().div_ceil(1000))
 }
 
-/// How long a `Retry-After` header asks to wait from `now`: seconds, or a date. RFC 9110, section 10.2.3.
+/// The wait that a `Retry-After` header demands at the time `now`: seconds, or a date. RFC 9110, section 10.2.3.
 pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -124,13 +124,13 @@ pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration
 
 /// Time since the epoch of `Sun, 06 Nov 1994 08:49:37 GMT`: RFC 9110, section 5.6.7, without the obsolete forms.
 fn parse_http_date(value: &str) -> Option<Duration> {
-    // The day of the week adds nothing, so it is not checked.
+    // The day of the week adds no information, so it is not checked.
     let (_, rest) = value.split_once(", ")?;
     let date = NaiveDateTime::parse_from_str(rest, "%d %b %Y %H:%M:%S GMT").ok()?;
     u64::try_from(date.and_utc().timestamp()).ok().map(Duration::from_secs)
 }
 
-/// A number between 0 and 1. The random keys of the standard library's hash maps are good enough to spread waits.
+/// A number between 0 and 1. The random keys of the standard library's hash maps are good enough for a random wait.
 fn random_fraction() -> f64 {
     f64::from((RandomState::new().build_hasher().finish() >> 32) as u32) / f64::from(u32::MAX)
 }

@@ -12,12 +12,12 @@ use std::time::Instant;
 #[derive(Default)]
 pub(crate) struct Session {
     pub(crate) credentials: Credentials,
-    /// The scopes that a token is requested for, such as `repository:a:pull`. Empty for a login.
+    /// The scopes for which a token is requested, such as `repository:a:pull`; empty for a login.
     pub(crate) scopes: Mutex<Vec<String>>,
     pub(crate) authorization: Mutex<Authorization>,
-    /// Held while a token is requested, so that all workers of a job share one token.
+    /// Locked while a token is requested, so that all workers of a job share one token.
     pub(crate) renewal: Mutex<()>,
-    /// Looked up once, because a credential helper may prompt a person.
+    /// The credential. It is searched only once, because a credential helper may prompt a person.
     pub(crate) credential: OnceLock<Option<Credential>>,
     pub(crate) credential_problems: OnceLock<String>,
 }
@@ -26,14 +26,14 @@ pub(crate) struct Session {
 pub(crate) struct Authorization {
     /// The value of the `Authorization` header.
     pub(crate) header: Option<HeaderValue>,
-    /// When to renew the token, and the challenge to renew it with.
+    /// The time at which the token must be renewed, and the challenge for the renewal.
     pub(crate) renew: Option<(Instant, Challenge)>,
-    /// A realm may issue a new refresh token with each token.
+    /// The refresh token. A realm may issue a new one with each token.
     pub(crate) refresh_token: Option<String>,
 }
 
 impl Session {
-    /// A session whose tokens are for pulls from `repository`.
+    /// Makes a session whose tokens allow pulls from `repository`.
     pub(crate) fn new(credentials: Credentials, repository: &str) -> Self {
         let scopes = Mutex::new(vec![format!("repository:{repository}:pull")]);
         Session { credentials, scopes, ..Session::default() }

@@ -1,7 +1,7 @@
 //! Sends one HTTP request to a [`Registry`], follows redirects, and reads small bodies.
 //!
-//! Called by `client`, `auth` and `upload`. This file decides which redirects are followed, and that no credential
-//! leaves for another host; which scheme to speak is `client`'s decision.
+//! Called by `client`, `auth` and `upload`. This module decides which redirects are followed, and sends no credential
+//! to another host. `client` decides whether to speak HTTPS or HTTP.
 
 use crate::access::Headers;
 use crate::error::{RegistryError, crop};
@@ -16,26 +16,26 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use ureq::{AsSendBody, Body};
 
-/// Longest body, in bytes, that is read only so that its connection can be used again.
+/// Longest body, in bytes, that is read only so that its connection can serve another request.
 const DRAIN_MAX: u64 = 4096;
-/// Longest body of an error or a token that is read, in bytes.
+/// Longest body of an error or of a token, in bytes.
 pub(crate) const SMALL_BODY_MAX: u64 = 256 << 10;
-/// Fewest bytes of a small body that must arrive within each stall timeout. Without it, a server that sends one byte
-/// just before each timeout could hold a worker for hours.
+/// Fewest bytes of a small body that must arrive within each stall timeout. Without this limit, a server that sends
+/// one byte just before each timeout could occupy a worker for hours.
 const SMALL_BODY_PACE: usize = 1024;
 /// Most redirects in a row.
 pub(crate) const REDIRECTS_MAX: usize = 10;
 
 impl Registry {
     /// Reads and drops the rest of a short body, so that the connection can serve the next request. A body that is
-    /// long or has no stated length is not read, and its connection closes.
+    /// long or states no length is not read, and its connection closes.
     pub(crate) fn drain(&self, response: Response<Body>) {
         if response.body().content_length().is_some_and(|len| len <= DRAIN_MAX) {
             let _ = self.read_body(response, DRAIN_MAX);
         }
     }
 
-    /// Sends a GET and follows redirects. The token goes to the registry's own host only.
+    /// Sends a GET and follows redirects. Sends the token only to the registry's own host.
     pub(crate) fn follow(
         &self,
         what: &str,
@@ -100,7 +100,8 @@ impl Registry {
         self.run(uri, request, &failed)
     }
 
-    /// Sends one request and returns the answer, whatever its status; `failed` makes the error if there is no answer.
+    /// Sends one request and returns the answer, whatever its status. `failed` makes the error of a request without an
+    /// answer.
     pub(crate) fn run(
         &self,
         uri: &Uri,
@@ -108,7 +109,7 @@ impl Registry {
         failed: &dyn Fn(ureq::Error) -> RegistryError,
     ) -> Result<Response<Body>, RegistryError> {
         let agent = self.agents.get(uri)?;
-        // Check only now, when the agent exists: a shutdown that came earlier could not reach an agent that did not.
+        // Check only after the agent was made: an earlier shutdown could not reach an agent that did not exist.
         if lock(&self.state).is_shut_down {
             return Err(failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into())));
         }
@@ -119,7 +120,7 @@ impl Registry {
                 Err(RegistryError::Proxy { host: self.host.clone(), why })
             }
             Ok(mut response) => {
-                // A host that the registry redirects to must not choose the realm that a password is sent to.
+                // A host to which the registry redirects must not choose the realm that gets a password.
                 if !self.is_own(uri) {
                     response.headers_mut().remove(header::WWW_AUTHENTICATE);
                 }
@@ -132,7 +133,7 @@ impl Registry {
         }
     }
 
-    /// Reads a body of at most `max` bytes; `what` names it in the error.
+    /// Reads a body of at most `max` bytes. `what` describes the body in the error.
     pub(crate) fn read_bounded(
         &self,
         response: Response<Body>,
@@ -150,7 +151,7 @@ impl Registry {
 
     /// Reads a small body; fails if fewer than [`SMALL_BODY_PACE`] bytes come within one stall timeout.
     pub(crate) fn read_body(&self, response: Response<Body>, max: u64) -> Result<Vec<u8>, ureq::Error> {
-        // One byte more than `max`, because ureq fails when it reaches the limit.
+        // Allow one byte more than `max`, because ureq fails when the limit is reached.
         let mut reader = response.into_body().into_with_config().limit(max + 1).reader();
         let (mut bytes, mut buffer) = (Vec::new(), [0; 8 << 10]);
         let (mut since, mut had) = (Instant::now(), 0);
@@ -186,7 +187,7 @@ impl Registry {
     }
 }
 
-/// A URL for a message: without its query, which may contain a signature that grants access, and cropped.
+/// A URL for a message: shortened, and without its query, which may contain a signature that grants access.
 fn printable_url(url: &str) -> String {
     crop(url.split(['?', '#']).next().unwrap_or_default())
 }

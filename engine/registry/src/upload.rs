@@ -1,7 +1,7 @@
 //! Sends blobs and manifests to a [`Registry`]. OCI distribution-spec, "Push".
 //!
-//! Each method is one request; the engine's push decides which comes next and what is tried again. If a registry
-//! answers a body with a challenge or a redirect, the body is read again from its [`Payload`].
+//! Each method sends one request; the engine's push decides which request is next and which is tried again. If a
+//! registry answers a body with a challenge or a redirect, the body is read again from its [`Payload`].
 
 use crate::access::Headers;
 use crate::error::{Failed, RegistryError};
@@ -18,9 +18,9 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// The body of a request, which can be opened again for each attempt.
 pub struct Payload<'a> {
-    /// Length in bytes. The reader fails rather than end before that.
+    /// Length in bytes. The reader must fail if it cannot return all of them.
     pub len: u64,
-    /// Opens the body at its beginning.
+    /// Opens the body, at its first byte.
     pub open: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>,
 }
 
@@ -34,7 +34,7 @@ pub struct Upload {
 /// The answer to the start of an upload.
 #[derive(Debug)]
 pub enum UploadStart {
-    /// The registry took the blob from the other repository, so that nothing needs to be sent.
+    /// The registry has taken the blob from the other repository, so that nothing needs to be sent.
     Mounted,
     /// The registry expects the blob from its first byte on.
     Upload(Upload),
@@ -44,7 +44,7 @@ impl Registry {
     /// Whether the repository has the blob.
     ///
     /// # Errors
-    /// [`RegistryError`] if the registry answers anything but 200 and 404.
+    /// [`RegistryError`] if the registry answers with a status other than 200 and 404.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let what = format!("blob {digest}");
         self.head(&what, &format!("blobs/{digest}"), &[]).map(|found| found.is_some())
@@ -54,7 +54,7 @@ impl Registry {
     /// does not state its digest.
     ///
     /// # Errors
-    /// [`RegistryError`] if the registry answers anything but 200 and 404.
+    /// [`RegistryError`] if the registry answers with a status other than 200 and 404.
     pub fn manifest_digest(&self, target: &str) -> Result<Option<Digest>, RegistryError> {
         let what = format!("manifest {}:{target}", self.repository);
         let accept = sampan_oci::ACCEPT.join(", ");
@@ -65,7 +65,7 @@ impl Registry {
     /// Starts the upload of a blob, or mounts the blob from the repository `from` of the registry.
     ///
     /// # Errors
-    /// [`RegistryError`] if the registry refuses, or does not say where to upload to.
+    /// [`RegistryError`] if the registry refuses the upload, or states no URL for it.
     pub fn begin_upload(&self, digest: &Digest, from: Option<&str>) -> Result<UploadStart, RegistryError> {
         let what = format!("blob {digest}");
         let query = from.map_or(String::new(), |from| format!("?mount={digest}&from={from}"));
@@ -78,7 +78,7 @@ impl Registry {
         }
     }
 
-    /// How many bytes of an upload the registry has received; `None` if it no longer knows the upload.
+    /// Number of bytes of an upload that the registry has received; `None` if it no longer knows the upload.
     ///
     /// # Errors
     /// [`RegistryError`] if the registry answers with an unexpected status.
@@ -90,16 +90,17 @@ impl Registry {
                 self.update_location(upload, &response)?;
                 Ok(Some(received_bytes(&response)))
             }
-            // Debian's docker-registry drops an upload whose request broke off, and answers 400 afterwards.
+            // Debian's docker-registry drops an upload whose request broke off; later requests get status 400.
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::GONE => Ok(None),
             _ => Err(self.status_error(what, response)),
         }
     }
 
-    /// Sends `payload`, the part of a blob from byte `at` on. Returns how many bytes of the blob the registry has then.
+    /// Sends `payload`, the part of a blob from byte `at` on. Returns the number of bytes of the blob that the
+    /// registry has.
     ///
     /// # Errors
-    /// [`RegistryError::Status`] with status 416 if the registry has more or fewer than `at` bytes.
+    /// [`RegistryError::Status`] with status 416 if the registry does not have exactly `at` bytes.
     pub fn upload_part(
         &self,
         upload: &mut Upload,
@@ -122,7 +123,7 @@ impl Registry {
         }
     }
 
-    /// Finishes an upload. A small blob is sent completely in this request, as `whole`.
+    /// Finishes an upload. A small blob is sent as a whole in this request, as `whole`.
     ///
     /// # Errors
     /// [`RegistryError::Digest`] if the registry computed another digest.
@@ -185,7 +186,7 @@ impl Registry {
     }
 
     fn repository_url(&self, what: &str) -> Result<String, RegistryError> {
-        // The scheme is detected with a GET, whose errors say "cannot fetch"; here the user wants to send.
+        // A GET detects the scheme, and its errors say "cannot fetch". This person wants to send.
         let scheme = self.detect_scheme(what).map_err(|error| match error {
             RegistryError::Transport { what, host, source } => RegistryError::Send { what, host, source },
             other => other,
@@ -193,10 +194,10 @@ impl Registry {
         Ok(format!("{scheme}://{}/v2/{}", self.authority, self.repository))
     }
 
-    /// Compares the digest that the registry states with ours. Many registries state none, which is no error.
+    /// Compares the digest that the registry states with `expected`. Many registries state none, which is no error.
     fn check_digest(&self, expected: &Digest, response: &Response<Body>) -> Result<(), RegistryError> {
         match stated_digest(response) {
-            // A registry may state a digest of another algorithm, which cannot be compared.
+            // The digest may be of another algorithm, and cannot be compared then.
             Some(found) if found != *expected && found.algorithm() == expected.algorithm() => {
                 Err(RegistryError::Digest { expected: expected.clone(), found })
             }
@@ -213,7 +214,7 @@ impl Registry {
         Ok(upload)
     }
 
-    /// Takes the URL of the upload's next request from the answer; keeps the current URL if the answer names none.
+    /// Stores the URL of the upload's next request from the answer; keeps the current URL if the answer has none.
     fn update_location(&self, upload: &mut Upload, response: &Response<Body>) -> Result<(), RegistryError> {
         if let Some(location) = response.headers().get(header::LOCATION) {
             upload.location = self.resolve_location(&upload.location, location)?;
@@ -228,7 +229,7 @@ impl Registry {
         if next.parse::<Uri>().is_err() {
             return Err(no_url());
         }
-        // The body may be a private image, so it must not leave in the clear.
+        // The body may be a private image, so it must not be sent without TLS.
         if url.starts_with("https://") && !next.starts_with("https://") && !self.insecure {
             return Err(self.bad_answer("redirects an upload from HTTPS to plain HTTP".to_owned()));
         }
@@ -265,7 +266,7 @@ impl Registry {
             let response = self.send_once(what, method, &url, headers, payload)?;
             let is_followed = match response.status() {
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
-                // The other redirects allow a client to turn the method into GET, so only HEAD and GET follow them.
+                // After the other redirects a client may change the method to GET, so only HEAD and GET follow them.
                 // RFC 9110, section 15.4.
                 status => status.is_redirection() && matches!(*method, Method::HEAD | Method::GET),
             };
@@ -317,13 +318,13 @@ fn stated_digest(response: &Response<Body>) -> Option<Digest> {
     Digest::parse(response.headers().get(DIGEST)?.to_str().ok()?).ok()
 }
 
-/// How many bytes the registry has received, from the `Range` header of its answer.
+/// Number of bytes that the registry has received, from the `Range` header of its answer.
 fn received_bytes(response: &Response<Body>) -> u64 {
     let range = response.headers().get(header::RANGE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     parse_received(range)
 }
 
-/// `0-N` means N + 1 bytes; but registries send `0-0` for no byte as well, so that counts as none.
+/// `0-N` means N + 1 bytes. Registries also send `0-0` for no byte, so `0-0` counts as none.
 fn parse_received(range: &str) -> u64 {
     let range = range.trim();
     let last = range.strip_prefix("bytes=").unwrap_or(range).strip_prefix("0-");

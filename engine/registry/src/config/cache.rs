@@ -1,8 +1,8 @@
 //! Caches the parsed registries.conf files for as long as they do not change.
 //!
-//! The engine's configuration owns a [`Files`]; each pull calls [`Files::load`]. That calls stat(2) on every file and
-//! directory that was read or looked for. If one of them changed, or changed too recently for its time stamp to prove
-//! anything, all files are read again. Only successful results are cached, never errors.
+//! The engine's configuration owns a [`Files`]; each pull calls [`Files::load`], which calls stat(2) on every file and
+//! directory of the last load. All files are read again if one has changed, or if its time stamp is too recent to
+//! prove that it has not changed. Only successful results are cached, never errors.
 
 use crate::config::error::RegistriesError;
 use crate::config::registries_conf::Registries;
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-/// Age below which an unchanged time stamp does not prove an unchanged file: two changes within one tick of the kernel
-/// get one time stamp, and some file systems store whole seconds only.
+/// Age of a time stamp below which it does not prove an unchanged file: two changes within one tick of the kernel get
+/// one time stamp, and some file systems store only whole seconds.
 const STAMP_AGE_MIN: Duration = Duration::from_secs(2);
 
 /// The paths of the files, and the cached result of the last load. Clones share the cache.
@@ -47,7 +47,7 @@ impl PartialEq for Files {
 impl Eq for Files {}
 
 impl Files {
-    /// The files that start at `conf`, or at the host's main file if that is `None`. Reads nothing yet.
+    /// Makes the cache for the files that start at `conf`; `None` means the host's main file. Reads nothing yet.
     pub fn new(conf: Option<PathBuf>) -> Self {
         Files { conf, cached: Arc::default() }
     }
@@ -84,7 +84,7 @@ impl FileStamp {
         read_stamp(&self.path) == self.stamp
     }
 
-    /// Whether the file changed so recently that another change could leave its time stamp as it is.
+    /// Whether the file has changed so recently that another change might not change its time stamp.
     fn is_too_recent(&self) -> bool {
         let Some([.., mtime, _, ctime, _]) = self.stamp else {
             return false;
@@ -139,7 +139,7 @@ mod tests {
         write(&conf, "a.example");
         let files = Files::new(Some(conf.clone()));
         let registries = files.load().expect("good");
-        // The files are too new to be cached, so fill the cache as it will be when they are older.
+        // The files are too new to be cached, so the test fills the cache as a later load would.
         let stamps =
             Registries::files(Some(&conf)).expect("listed").into_iter().map(FileStamp::take).collect();
         *lock(&files.cached) = Some(CachedFiles { stamps, registries: Arc::clone(&registries) });

@@ -4,7 +4,7 @@ use sampan_oci::reference;
 use std::io;
 use std::path::PathBuf;
 
-/// Why registries.conf, or a name that it is applied to, cannot be used.
+/// Why registries.conf cannot be used, or why a name cannot be resolved with it.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistriesError {
     /// A file cannot be read.
@@ -55,9 +55,9 @@ pub enum RegistriesError {
     Blocked {
         /// The reference of the image.
         name: String,
-        /// The prefix that matches it.
+        /// The prefix that matches the reference.
         prefix: String,
-        /// The file that blocks it.
+        /// The file that blocks the prefix.
         path: PathBuf,
         /// Line number, counted from 1.
         line: usize,

@@ -29,7 +29,7 @@ pub(crate) struct File {
     pub(crate) registry: Vec<Spanned<RawRegistry>>,
     #[serde(default)]
     pub(crate) aliases: BTreeMap<String, Spanned<String>>,
-    /// The table of the format's version 1, which is refused.
+    /// The table of version 1 of the format, which is refused.
     pub(crate) registries: Option<Spanned<toml::Value>>,
 }
 
@@ -147,7 +147,7 @@ fn check_location(text: &str) -> Result<Location, String> {
     Ok(Location::Host(location.to_owned()))
 }
 
-/// Checks that `prefix` is a host, or a host and the beginning of a name; errors quote `text`.
+/// Checks that `prefix` is a host, or a host and the beginning of a name. Errors quote `text`.
 fn check_name_prefix(prefix: &str, text: &str) -> Result<(), String> {
     if prefix.contains("://") {
         return Err(format!("{text:?} has a scheme; remove it, and set insecure = true to allow HTTP"));
@@ -189,7 +189,8 @@ pub(crate) fn check_alias(name: &str, value: &str) -> Result<(), String> {
 }
 
 pub(crate) fn read(path: &Path) -> io::Result<String> {
-    // Opening a FIFO would block a thread that serves other requests. A device such as /dev/null is allowed.
+    // Refuse a FIFO, on which open(2) would block a thread that serves other requests. A device such as /dev/null is
+    // allowed.
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_fifo() || kind.is_dir() {
         return Err(io::Error::other("it is not a regular file"));
@@ -236,8 +237,8 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> 
         .map_err(|error| parse_error(path, text, error.span().unwrap_or(0..0), error.message()))
 }
 
-/// Logs unknown keys. A misspelt key must be noticed, but a key of a newer version of the format must not make all
-/// pulls fail.
+/// Logs unknown keys instead of failing: a person must notice a misspelt key, but a key of a newer version of the
+/// format must not make all pulls fail.
 pub(crate) fn warn_of_unknown_keys(text: &str, path: &Path) {
     const TOP: [&str; 7] = [
         "unqualified-search-registries",
@@ -269,7 +270,7 @@ pub(crate) fn warn_of_unknown_keys(text: &str, path: &Path) {
     }
 }
 
-/// An error at the line in which `span` of the file's `text` begins.
+/// Makes an error for the line in which `span` of the file's `text` begins.
 pub(crate) fn parse_error(
     path: &Path,
     text: &str,

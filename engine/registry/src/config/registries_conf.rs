@@ -1,9 +1,10 @@
 //! The registries of containers-registries.conf(5), version 2, and registries.conf.d: all files merged into one value.
 //!
-//! Each pull gets a [`Registries`] from [`crate::config::Files`]. It turns the name that a person typed into
-//! [`Reference`]s, and a reference into [`Endpoint`]s, in the order in which they are to be tried. It reads files,
-//! never the network. A daemon has no terminal to prompt at: with `short-name-mode = "enforcing"`, a short name with
-//! several candidates is an error; with the other modes, all candidates are tried.
+//! Each pull gets a [`Registries`] from [`crate::config::Files`]. A [`Registries`] converts the name that a person
+//! typed to [`Reference`]s, and a reference to [`Endpoint`]s, both in the order in which they must be tried. This
+//! module reads files, never the network. A daemon has no terminal on which it could ask a person. With
+//! `short-name-mode = "enforcing"`, a short name with several candidates is an error; with the other modes, all
+//! candidates are tried.
 
 use crate::config::error::RegistriesError;
 use crate::config::file::{
@@ -18,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-/// The main file that is read if no other is configured. It need not exist.
+/// The main file that is read if no other file is configured. It need not exist.
 pub const CONF: &str = "/etc/containers/registries.conf";
 /// The environment variable that names another main file.
 pub const CONF_VARIABLE: &str = "CONTAINERS_REGISTRIES_CONF";
@@ -39,7 +40,7 @@ pub struct Registries {
     aliases: BTreeMap<String, String>,
 }
 
-/// The path of the main file, and whether it was configured (by `conf` or by the environment).
+/// The path of the main file, and whether `conf` or the environment has configured it.
 fn main_file(conf: Option<&Path>) -> (PathBuf, bool) {
     let variable = || std::env::var_os(CONF_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let configured = conf.map(Path::to_owned).or_else(variable);
@@ -57,11 +58,11 @@ enum ShortNameMode {
 impl Registries {
     /// Reads the main file, then the drop-in files, in the order of their names.
     ///
-    /// The main file is `conf`, else the file that [`CONF_VARIABLE`] names, else [`CONF`]. The drop-in files are
-    /// `*.conf` in the directory `MAIN_FILE.d`. A later file wins over an earlier one.
+    /// The main file is `conf`; otherwise the file that [`CONF_VARIABLE`] names; otherwise [`CONF`]. The drop-in files
+    /// are `*.conf` in the directory `MAIN_FILE.d`. A later file wins over an earlier file.
     ///
     /// # Errors
-    /// [`RegistriesError::Read`], [`RegistriesError::Parse`]. A missing main file is an error only if it was
+    /// [`RegistriesError::Read`] or [`RegistriesError::Parse`]. A missing main file is an error only if its path was
     /// configured.
     pub fn load(conf: Option<&Path>) -> Result<Self, RegistriesError> {
         let (main, is_configured) = main_file(conf);
@@ -81,7 +82,7 @@ impl Registries {
         Ok(all)
     }
 
-    /// The files and directories that [`Registries::load`] reads or looks for.
+    /// The files and directories that [`Registries::load`] reads or searches.
     pub(crate) fn files(conf: Option<&Path>) -> Result<Vec<PathBuf>, RegistriesError> {
         let (main, is_configured) = main_file(conf);
         let mut files = vec![main.clone(), drop_in_directory(&main)];
@@ -90,7 +91,7 @@ impl Registries {
         Ok(files)
     }
 
-    /// Parses `text` as the content of the only file, whose name `path` is used in errors.
+    /// Parses `text` as the content of a single file. Errors name the file `path`.
     ///
     /// # Errors
     /// [`RegistriesError::Parse`] if the text is not valid.
@@ -100,18 +101,18 @@ impl Registries {
         Ok(all)
     }
 
-    /// The credential helpers, in order. The name `containers-auth.json` stands for containers-auth.json(5).
+    /// The credential helpers, in order. The name `containers-auth.json` means the files of containers-auth.json(5).
     pub fn credential_helpers(&self) -> &[String] {
         &self.credential_helpers
     }
 
-    /// The references that `typed` may mean, in the order in which they are to be tried.
+    /// The references that `typed` may mean, in the order in which they must be tried.
     ///
     /// A name with a host, or with an alias, means one reference. Without `unqualified-search-registries`, a short name
     /// means an image of docker.io.
     ///
     /// # Errors
-    /// [`RegistriesError::Reference`], [`RegistriesError::Ambiguous`], [`RegistriesError::Unqualified`].
+    /// [`RegistriesError::Reference`], [`RegistriesError::Ambiguous`] or [`RegistriesError::Unqualified`].
     pub fn candidates(&self, typed: &str) -> Result<Vec<Reference>, RegistriesError> {
         let meanings = self.meanings(typed)?;
         match &self.mode {
@@ -123,11 +124,11 @@ impl Registries {
         }
     }
 
-    /// Like [`Registries::candidates`], but without the check of `short-name-mode`: for lookups in the local store,
-    /// which fetch nothing and so cannot fetch from the wrong registry.
+    /// Like [`Registries::candidates`], but without the check of `short-name-mode`: for searches in the local store,
+    /// which cannot fetch from a wrong registry.
     ///
     /// # Errors
-    /// [`RegistriesError::Reference`], [`RegistriesError::Unqualified`].
+    /// [`RegistriesError::Reference`] or [`RegistriesError::Unqualified`].
     pub fn meanings(&self, typed: &str) -> Result<Vec<Reference>, RegistriesError> {
         let reference = Reference::parse(typed)?;
         if !reference::is_short(typed) {
@@ -155,7 +156,7 @@ impl Registries {
     /// The endpoints for a pull of `reference`: the mirrors in order, then the registry itself.
     ///
     /// # Errors
-    /// [`RegistriesError::Blocked`], [`RegistriesError::Rewrite`].
+    /// [`RegistriesError::Blocked`] or [`RegistriesError::Rewrite`].
     pub fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, RegistriesError> {
         let Some((table, length)) = self.allowed(reference)? else {
             return Ok(vec![Endpoint::of(reference)]);
@@ -176,11 +177,11 @@ impl Registries {
         Ok(endpoints)
     }
 
-    /// The endpoint for a push or a login: the registry that `reference` names. `location` and mirrors are for pulls
-    /// only.
+    /// The endpoint for a push or a login: the registry that `reference` names. `location` and mirrors apply only to
+    /// pulls.
     ///
     /// # Errors
-    /// [`RegistriesError::Blocked`].
+    /// [`RegistriesError::Blocked`] if the registry is blocked.
     pub fn home(&self, reference: &Reference) -> Result<Endpoint, RegistriesError> {
         let insecure = match self.allowed(reference)? {
             Some((table, _)) => table.insecure,
@@ -189,7 +190,7 @@ impl Registries {
         Ok(Endpoint { insecure, ..Endpoint::of(reference) })
     }
 
-    /// The table for `reference`; an error if it blocks the reference.
+    /// The table for `reference`; an error if the table blocks the reference.
     fn allowed(&self, reference: &Reference) -> Result<Option<(&Table, usize)>, RegistriesError> {
         match self.table(reference) {
             Some((table, _)) if table.blocked => Err(RegistriesError::Blocked {
@@ -202,15 +203,15 @@ impl Registries {
         }
     }
 
-    /// The table whose prefix is the longest that matches `reference`, and the length of the match in bytes.
+    /// The table with the longest prefix that matches `reference`, and the length of the match in bytes.
     fn table(&self, reference: &Reference) -> Option<(&Table, usize)> {
         let name = reference.to_string();
         let matching = self.registries.values().filter_map(|table| {
             let length = matches(&name, reference.host(), &table.prefix)?;
             Some((table, length))
         });
-        // A wildcard and the host's own table both match the whole host, so their matches have equal length. Then the
-        // own table wins.
+        // A wildcard and the host's own table both match the whole host, so their matches have equal length. In that
+        // case the host's own table wins.
         matching.max_by_key(|(table, length)| (*length, !table.prefix.starts_with("*.")))
     }
 

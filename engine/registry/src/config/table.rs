@@ -1,15 +1,16 @@
-//! A `[[registry]]` table of registries.conf: which references it matches, and the endpoints it gives them.
+//! A `[[registry]]` table of registries.conf: the references that it matches, and their endpoints.
 //!
-//! `file` makes tables out of text; [`crate::config::Registries`] looks references up in them.
+//! `file` makes tables from text; [`crate::config::Registries`] searches them for a reference.
 
 use crate::config::error::RegistriesError;
 use sampan_oci::reference::{self, Reference};
 use std::path::PathBuf;
 
-/// One registry, or mirror of it, that may have an image.
+/// A registry, or a mirror of a registry, that may have an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The host and port, such as `docker.io`, `host:5000` or `[::1]:5000`. For a Unix socket, its URL, for messages.
+    /// The host and port, such as `docker.io`, `host:5000` or `[::1]:5000`. A Unix socket has its URL here, for
+    /// messages.
     pub host: String,
     /// The repository at this endpoint.
     pub repository: String,
@@ -19,12 +20,12 @@ pub struct Endpoint {
     pub insecure: bool,
     /// The Unix socket to connect to instead of a host.
     pub socket: Option<PathBuf>,
-    /// Whether this is a mirror, so that the registry itself is tried after it.
+    /// Whether this endpoint is a mirror, so that the registry itself is tried after it.
     pub mirror: bool,
 }
 
 impl Endpoint {
-    /// The registry that `reference` names.
+    /// Makes the endpoint of the registry that `reference` names.
     pub fn of(reference: &Reference) -> Self {
         Endpoint {
             host: reference.host().to_owned(),
@@ -41,7 +42,7 @@ impl Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) prefix: String,
-    /// Replaces the prefix; `None` keeps it.
+    /// The text that replaces the prefix; `None` keeps the prefix.
     pub(crate) location: Option<Location>,
     pub(crate) insecure: bool,
     pub(crate) blocked: bool,
@@ -68,7 +69,7 @@ pub(crate) enum Location {
     Socket(PathBuf, String),
 }
 
-/// The pulls that a mirror is used for: the values of `pull-from-mirror`.
+/// The pulls for which a mirror is used: the values of `pull-from-mirror`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pulls {
     All,
@@ -115,14 +116,14 @@ impl Table {
     }
 }
 
-/// How many bytes of `name`, whose host is `host`, the prefix matches; `None` if it does not match.
+/// Number of bytes of `name`, whose host is `host`, that the prefix matches; `None` if the prefix does not match.
 pub(crate) fn matches(name: &str, host: &str, prefix: &str) -> Option<usize> {
     if let Some(domain) = prefix.strip_prefix('*') {
         let bare = if host.starts_with('[') { host } else { host.split(':').next().unwrap_or(host) };
         return bare.ends_with(domain).then_some(bare.len());
     }
     let rest = name.strip_prefix(prefix)?;
-    // After a bare host, a colon would start a port, and `host:port` is another host than `host`.
+    // A colon after a bare host would begin a port, and `host:port` is another host than `host`.
     let separators: &[char] = if prefix.contains('/') { &['/', ':', '@'] } else { &['/'] };
     (rest.is_empty() || rest.starts_with(separators)).then_some(prefix.len())
 }
@@ -134,13 +135,13 @@ pub(crate) fn rewrite(
     location: &Location,
 ) -> Result<Endpoint, reference::ReferenceError> {
     let name = reference.to_string();
-    // A wildcard matches the host without its port. A socket replaces the port as well.
+    // A wildcard matches the host without its port. A socket also replaces the port.
     let length =
         if matches!(location, Location::Socket(..)) { length.max(reference.host().len()) } else { length };
     let rest = name.get(length..).unwrap_or_default();
     let (text, socket) = match location {
         Location::Host(host) => (format!("{host}{rest}"), None),
-        // A reference needs a host to be parsed; `localhost` is replaced by the socket's URL below.
+        // A reference needs a host to be parsed. The socket's URL replaces `localhost` below.
         Location::Socket(path, namespace) => {
             let slash = if namespace.is_empty() { "" } else { "/" };
             (format!("localhost{slash}{namespace}{rest}"), Some(path.clone()))

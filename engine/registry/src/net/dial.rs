@@ -2,8 +2,8 @@
 //!
 //! [`Dialer`] is the connector of ureq's agents. Every wait ends when the agent is shut down
 //! ([`Agent::shutdown`](ureq::Agent::shutdown)) or the time limit is reached. getaddrinfo(3) cannot be interrupted, so
-//! it runs on a thread of its own. Addresses are tried with a short head start each, and the first connection wins
-//! (RFC 8305).
+//! it runs on a thread of its own. Each address is tried a short time after the one before it, and the first
+//! connection wins (RFC 8305).
 
 use crate::error::Unresolved;
 use crate::net::proxy::{Proxies, Proxy};
@@ -45,10 +45,10 @@ const STACK: usize = 256 << 10;
 
 /// Makes the connections of one agent.
 pub(crate) struct Dialer {
-    /// An authority, and the Unix socket that plain HTTP requests to it go to.
+    /// An authority, and the Unix socket to which plain HTTP requests for this authority go.
     socket: Option<(String, PathBuf)>,
     proxies: Arc<Proxies>,
-    /// The TLS configuration for proxies, read when the first TLS proxy is used.
+    /// The TLS configuration for proxies, which is read when a proxy with TLS is first used.
     proxy_tls: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -78,12 +78,12 @@ impl Dialer {
         }
         tunnel.wire().set_nonblocking(false)?;
         // The wire may be readable without a complete TLS record, so the read of the proxy's answer to CONNECT needs a
-        // time limit of its own. Later, the stream sets its own limits.
+        // time limit here. Later, the stream sets its own limits.
         tunnel.wire().set_read_timeout(wait.left()?)?;
         Ok(tunnel)
     }
 
-    /// An agent that connects through this dialer, and uses `tls` above HTTPS connections, or ureq's TLS if it is
+    /// Makes an agent that connects through this dialer. HTTPS connections use `tls`, or ureq's own TLS if `tls` is
     /// `None`.
     pub(crate) fn agent(self, config: Config, tls: Option<Tls>) -> ureq::Agent {
         match tls {
@@ -95,7 +95,7 @@ impl Dialer {
 
 /// The end of all waits of one connection attempt: a time limit, and the shutdown of the agent.
 struct Wait {
-    /// Becomes readable when the agent is shut down, because [`ShutdownSignal`] shuts down its peer.
+    /// Becomes readable when the agent is shut down: [`ShutdownSignal`] then shuts down the other end of this pair.
     wire: UnixStream,
     _signal: Arc<ShutdownSignal>,
     until: Option<Instant>,
@@ -131,7 +131,7 @@ impl Wait {
         Ok(left)
     }
 
-    /// Waits until one of `fds` is ready, at most for `most`. Returns which of them are ready.
+    /// Waits until one of `fds` is ready, for at most `most`. Returns the descriptors that are ready.
     ///
     /// # Errors
     /// [`Error::Timeout`] at the time limit, [`Error::Io`] when the agent is shut down.
@@ -140,7 +140,7 @@ impl Wait {
         let wait = [left, most].into_iter().flatten().min();
         let mut polled = vec![PollFd::new(self.wire.as_fd(), PollFlags::POLLIN)];
         polled.extend(fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)));
-        // poll(2) takes whole milliseconds. Without rounding up, the last fraction of one would be a busy loop.
+        // Round up: poll(2) counts in milliseconds, and with a timeout of 0 the loop would spin until the time limit.
         let wait = wait.map(|wait| wait + Duration::from_millis(1));
         let wait = wait.map_or(PollTimeout::NONE, |w| PollTimeout::try_from(w).unwrap_or(PollTimeout::MAX));
         match poll(&mut polled, wait) {
@@ -211,7 +211,7 @@ impl Connector for Dialer {
     }
 }
 
-/// Adds to an error that the proxy, not the registry, could not be connected to.
+/// Adds to an error that the proxy could not be connected to, and not the registry.
 fn proxy_error(error: Error, proxy: &Proxy) -> Error {
     match error {
         Error::Io(error) if error.kind() != io::ErrorKind::NotConnected => Error::Io(io::Error::new(
@@ -230,7 +230,7 @@ fn connect_tcp(host: &str, port: u16, wait: &Wait) -> Result<TcpStream, Error> {
     race(&addresses, wait)
 }
 
-/// Resolves a name with getaddrinfo(3), on a new thread. If the wait ends first, the thread is left to end by itself.
+/// Resolves a name with getaddrinfo(3), on a new thread. If the wait ends first, the thread ends later by itself.
 fn resolve(host: &str, port: u16, wait: &Wait) -> Result<Vec<SocketAddr>, Error> {
     let (sender, answer): (_, Receiver<io::Result<Vec<SocketAddr>>>) = mpsc::channel();
     let (done, ready) = UnixStream::pair()?;
@@ -238,7 +238,7 @@ fn resolve(host: &str, port: u16, wait: &Wait) -> Result<Vec<SocketAddr>, Error>
     thread::spawn("resolve", STACK, move || {
         let found = (name.as_str(), port).to_socket_addrs();
         let _ = sender.send(found.map(|found| found.take(ADDRESSES_MAX).collect()));
-        // Closing this end wakes the waiting thread, unless its wait ended before.
+        // Closing this end of the pair wakes the waiting thread, unless its wait has ended.
         drop(done);
     })?;
     loop {
@@ -257,8 +257,8 @@ fn resolve_error(host: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), Unresolved(format!("cannot resolve {host}: {message}")))
 }
 
-/// Connects to the address that answers first. Each address has [`HEAD_START`] over the next one; a failed address
-/// makes the next one start at once.
+/// Connects to the address that answers first. Each address is tried [`HEAD_START`] after the one before it, or at
+/// once if that one fails.
 fn race(addresses: &[SocketAddr], wait: &Wait) -> Result<TcpStream, Error> {
     let mut waiting = addresses.iter();
     let mut pending: Vec<(SocketAddr, OwnedFd)> = Vec::new();
@@ -306,7 +306,8 @@ fn address_error(address: &SocketAddr, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 
-/// Starts to connect a non-blocking socket. It becomes writable when it is connected, or has failed. connect(2).
+/// Starts to connect a non-blocking socket. The socket becomes writable when it is connected, or has failed.
+/// connect(2).
 fn start_connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -321,7 +322,7 @@ fn start_connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Connects to a Unix socket without waiting: if the backlog of the server is full, this fails with EAGAIN. unix(7).
+/// Connects to a Unix socket without waiting: fails with EAGAIN if the server's backlog is full. unix(7).
 fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let cannot = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

@@ -169,7 +169,7 @@ impl Exemption {
     }
 }
 
-/// Splits `host:port`, `[address]:port`, or either without a port; `None` if it is none of them.
+/// Splits `host:port`, `[address]:port`, or either without a port; `None` for any other text.
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, rest) = match authority.strip_prefix('[') {
         Some(rest) => rest.split_once(']').filter(|(host, _)| host.parse::<IpAddr>().is_ok())?,

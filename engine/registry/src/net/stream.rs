@@ -1,7 +1,7 @@
 //! A connection that ureq reads and writes: TCP, a Unix socket, or TLS to a proxy.
 //!
-//! Made by [`super::dial`]. If a plain HTTP request goes through a proxy, this module rewrites its head to the absolute
-//! form, which ureq does not support.
+//! [`super::dial`] makes the connections. For a plain HTTP request through a proxy, this module changes the head of
+//! the request to the absolute form, which ureq does not support.
 
 use crate::net::tunnel::Tunnel;
 use nix::errno::Errno;
@@ -34,7 +34,8 @@ impl Socket {
         }
     }
 
-    /// Whether a read can return bytes although the descriptor is not readable: TLS has decrypted them already.
+    /// Whether a read can return bytes although the descriptor is not readable, because TLS has decrypted bytes
+    /// already.
     pub(crate) fn has_input(&self) -> bool {
         matches!(self, Socket::Tls(tunnel) if tunnel.has_input())
     }
@@ -42,14 +43,14 @@ impl Socket {
     /// Reads without waiting; fails with [`Errno::EAGAIN`] if nothing has arrived.
     fn read_nonblocking(&self, into: &mut [u8]) -> Result<usize, Errno> {
         match self {
-            // Less than one TLS record may have arrived, and then a read would block.
+            // If less than one TLS record has arrived, a read would block.
             Socket::Tls(_) => Err(Errno::EAGAIN),
             _ => recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_DONTWAIT),
         }
     }
 
-    /// Whether the connection is open and has no unread byte. Between two requests, an unread byte means that the peer
-    /// closed the connection or broke the protocol.
+    /// Whether the connection is open and has no unread byte. An unread byte between two requests means that the peer
+    /// has closed the connection or broken the protocol.
     fn is_quiet(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         matches!(recv(self.as_fd().as_raw_fd(), &mut [0], flags), Err(Errno::EAGAIN))
@@ -101,7 +102,7 @@ impl ShutdownHandle for Socket {
     }
 }
 
-/// The parts that a plain HTTP request needs to go through a proxy. RFC 9112, section 3.2.2.
+/// The data with which a plain HTTP request goes through a proxy. RFC 9112, section 3.2.2.
 #[derive(Clone)]
 pub(crate) struct AbsoluteForm {
     /// `http://host:port`.
@@ -112,13 +113,13 @@ pub(crate) struct AbsoluteForm {
 
 /// A connection with the buffers that ureq needs.
 pub(crate) struct Stream {
-    /// Shared with the agent, which may shut it down from another thread.
+    /// The socket, which the agent shares and may shut down from another thread.
     socket: Arc<Socket>,
     buffers: LazyBuffers,
     absolute: Option<AbsoluteForm>,
-    /// Whether the next byte written is the first of a request.
+    /// Whether the next byte that is written begins a request.
     at_request_start: bool,
-    /// The time limits of reads and writes that the socket has now.
+    /// The present time limits of the socket for reads and writes.
     timeouts: (Option<Duration>, Option<Duration>),
 }
 
@@ -170,14 +171,14 @@ impl Transport for Stream {
         let socket = &*self.socket;
         let amount = match socket.read_nonblocking(input) {
             Ok(amount) => amount,
-            // Only a thread that really has to wait gives its processor to others meanwhile.
+            // Try without waiting first: only a thread that must wait lets others use its processor.
             Err(Errno::EAGAIN | Errno::EINTR) => {
                 cpu::idle(|| read_blocking(socket, input)).map_err(|error| timeout_error(error, timeout))?
             }
             Err(errno) => return Err(Error::Io(errno.into())),
         };
         self.buffers.input_appended(amount);
-        // The answer has begun, so the next write is the start of another request.
+        // The answer has begun, so the next write begins another request.
         self.at_request_start |= amount > 0;
         Ok(amount > 0)
     }

@@ -1,8 +1,8 @@
 //! TLS to a registry that has certificates in certs.d; accepts a self-signed server certificate that is among them.
 //!
-//! `openssl req -x509` makes a CA certificate, and many servers use it as their own certificate. Go's tools accept such
-//! a certificate if it is in certs.d, but webpki always refuses it. So [`Verifier`] accepts it here, and leaves every
-//! other decision to webpki. ureq's own TLS connector takes no custom verifier, so [`Tls`] replaces it.
+//! `openssl req -x509` makes a CA certificate, and many servers use it as their own certificate. Go's tools accept
+//! such a certificate if it is in certs.d, but webpki always refuses it. Therefore [`Verifier`] accepts it, and leaves
+//! every other decision to webpki. ureq's own TLS connector has no option for a verifier, so [`Tls`] replaces it.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -181,8 +181,8 @@ impl ServerCertVerifier for Verifier {
 
 /// Whether a server uses a CA certificate as its own, which is webpki's error `CaUsedAsEndEntity`.
 pub(crate) fn is_ca_as_end_entity(error: &rustls::Error) -> bool {
-    // rustls has no variant for this error, and webpki is no dependency of this crate, so only its text can be
-    // compared. The tests below prove that it still matches.
+    // rustls has no variant for this error, and webpki is no dependency of this crate, so only the error's text can be
+    // compared. The tests below check that the text is still the one compared here.
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
             other.0.to_string() == "CaUsedAsEndEntity"
@@ -220,7 +220,7 @@ YK8wDwYDVR0TAQH/BAUwAwEB/zAYBgNVHREEETAPgg1yZWdpc3RyeS50ZXN0MAoG
 CCqGSM49BAMCA0gAMEUCIQDEyDEG0VotnjRXU8sJH9yzZa7nA+/yTo+f0ZU+SS3y
 bwIged2glUFGCDHcOtsmzSYpT8gFxND4tw2QqyjxP2kpf6g=
 -----END CERTIFICATE-----";
-    /// Times within these ten years, and after them.
+    /// A time within the ten years of the certificate, and a time after them.
     const VALID: Duration = Duration::from_secs(1_830_000_000);
     const EXPIRED: Duration = Duration::from_secs(2_200_000_000);
 

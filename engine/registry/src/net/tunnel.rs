@@ -1,7 +1,7 @@
-//! TLS to a proxy. The connection to the registry goes through it, often with a second layer of TLS.
+//! TLS to a proxy. The connection to the registry goes through this connection, often with a second layer of TLS.
 //!
-//! Made by [`super::dial`], read and written by [`super::stream`]. Only the host's CA bundle decides whether the proxy
-//! is trusted: the `insecure` setting and the certs.d directory of a registry say nothing about a proxy.
+//! [`super::dial`] makes it; [`super::stream`] reads and writes it. Only the host's CA bundle decides whether the
+//! proxy is trusted: the `insecure` setting and the certs.d directory of a registry do not apply to a proxy.
 
 use crate::certs;
 use crate::net::tls::der;
@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex};
 
 /// A TLS connection to a proxy.
 pub(crate) struct Tunnel {
-    /// Outside the lock, so that a thread can shut the connection down while another thread waits in a read.
+    /// The TCP connection. It is outside the lock, so that a thread can shut it down while another thread waits in a
+    /// read.
     wire: TcpStream,
     tls: Mutex<ClientConnection>,
 }
 
-/// What a handshake needs next.
+/// The condition for the next step of a handshake.
 pub(crate) enum HandshakeStep {
     /// The wire has to become readable.
     NeedsRead,
@@ -41,7 +42,7 @@ pub(crate) fn tls_config() -> io::Result<Arc<ClientConfig>> {
 }
 
 impl Tunnel {
-    /// A connection to the proxy `host` over the connected `wire`. Sends nothing yet.
+    /// Makes a connection to the proxy `host` over the connected `wire`. Sends nothing yet.
     pub(crate) fn new(wire: TcpStream, host: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
@@ -86,7 +87,7 @@ impl Tunnel {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Err(error) = tls.process_new_packets() {
-            // Send the alert that tells the peer what was wrong; if that fails, the error below is reported anyway.
+            // Send the alert that describes the error to the peer. If that fails, the error below is reported anyway.
             let _ = tls.write_tls(&mut &self.wire);
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
@@ -98,7 +99,7 @@ impl Tunnel {
         !lock(&self.tls).wants_read()
     }
 
-    /// Reads some decrypted bytes; waits until there are some.
+    /// Reads some decrypted bytes; waits until there is at least one.
     pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut tls = lock(&self.tls);
         loop {
@@ -112,7 +113,7 @@ impl Tunnel {
         }
     }
 
-    /// Encrypts and writes some bytes; waits until the kernel has taken them.
+    /// Encrypts and writes some bytes; waits until the kernel has accepted them.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut tls = lock(&self.tls);
         let len = tls.writer().write(bytes)?;
