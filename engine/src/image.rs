@@ -1,4 +1,4 @@
-//! Operations on images. Most modules are one operation each; the others are shared by several of them.
+//! Operations on images. Most modules contain one operation; several operations share the other modules.
 //!
 //! Called by `tasks` and `server`. Knows no container and no client.
 //!

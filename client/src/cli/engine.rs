@@ -41,7 +41,8 @@ pub(crate) fn each<T>(
     last.map_or(Ok(()), |failure| Err(Failure { status: failure.status.max(FAILED), ..failure }))
 }
 
-/// Catches the signals that end a command; such a signal also ends `answers`.
+/// Catches the signals that end a command. After such a signal, the iterator `answers` ends instead of waiting for the
+/// engine.
 pub(crate) fn catch(answers: &Answers) -> Result<Signals, Failure> {
     Signals::catch(&answers.stopper()?.into())
         .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))

@@ -1,10 +1,10 @@
-//! Free disk space: checks it before and during a job, and removes unused images when it is low.
+//! Checks the free disk space before and during a job, and removes unused images when the free space is low.
 //!
 //! Called by [`crate::image::pull`] and [`crate::image::archive::load`]: [`DiskSpace::claim`] before layers are
-//! fetched, [`DiskSpace::checked_reader`] around a stream of unknown size, [`DiskSpace::keep`] after a commit. There is
-//! no timer, so an idle engine does nothing. One job's claim is not free for another. Removes only images that
-//! [`images::is_in_use`] allows, the least recently pulled or used first, and announces each. Removes none unless
-//! `gc-free-low` is configured.
+//! fetched, [`DiskSpace::checked_reader`] around a stream of unknown size, [`DiskSpace::keep`] after a commit. This
+//! module has no timer, so an idle engine does nothing. Space that one job has claimed does not count as free for other
+//! jobs. This module removes only images that are not in use ([`images::is_in_use`]), the least recently pulled or used
+//! image first, and announces each removal. It removes no image unless `gc-free-low` is configured.
 
 use crate::image::prune;
 use nix::sys::statvfs::statvfs;
@@ -24,25 +24,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
-/// Bytes of an unpacked layer for each inode that it is assumed to need. It underestimates the inodes: a wrong refusal
-/// is worse than a pull that fails late.
+/// Assumed bytes of an unpacked layer for each of its inodes. This number is high, so that the needed inodes are
+/// underestimated: a wrong refusal is worse than a pull that fails late.
 const BYTES_PER_INODE: u64 = 32 << 10;
-/// Free space that a stream of unknown size must leave: one part in 20 of the file system ...
+/// Free space that a stream of unknown size must leave: a twentieth of the file system, but at most
+/// [`STREAM_RESERVE_MAX`].
 const STREAM_RESERVE_PART: u64 = 20;
-/// ... but at most this many bytes. Data read between two checks may become several times [`STREAM_CHECK_BYTES`] when
-/// unpacked.
+/// Most bytes of free space that a stream of unknown size must leave. This is many times [`STREAM_CHECK_BYTES`],
+/// because data that is read between two checks may grow when unpacked.
 const STREAM_RESERVE_MAX: u64 = 64 << 20;
-/// Bytes read from such a stream between two checks of the disk, each a statvfs(2).
+/// Bytes read from a stream of unknown size between two checks of the free space. Each check is a statvfs(2).
 const STREAM_CHECK_BYTES: u64 = 256 << 10;
-/// The cause of these removals in events.
+/// The cause that events of these removals name.
 const BY: &str = "low-space";
 
 /// An amount of disk space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
-    /// In bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// In percent of all of it: 0 to 100.
+    /// A percentage of the file system's size: 0 to 100.
     Percent(u8),
 }
 
@@ -98,12 +99,13 @@ impl<'de> Deserialize<'de> for Amount {
     }
 }
 
-/// Marks of free disk space. By default, none must stay free and no image is removed.
+/// The configured limits of free disk space. By default, no space must stay free and no image is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// A pull that would leave less than this free is refused.
     pub min_free: Amount,
-    /// Below the first amount, unused images are removed until the second is free. `None` removes none.
+    /// If less than the first amount is free, unused images are removed until the second amount is free. `None` removes
+    /// no image.
     pub collect: Option<(Amount, Amount)>,
 }
 
@@ -113,21 +115,21 @@ impl Default for Marks {
     }
 }
 
-/// What a job still has to write.
+/// The disk space for the data that a job still has to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Bytes to download.
     pub blobs: u64,
-    /// Bytes of layers once unpacked, from these and from stored blobs: an estimate.
+    /// Estimated bytes of the layers that the job unpacks, from downloaded and from stored blobs.
     pub unpacked: u64,
-    /// Files and directories of those layers: an estimate.
+    /// Estimated number of files and directories in the layers that the job unpacks.
     pub inodes: u64,
 }
 
 impl Needs {
-    /// Adds up what is missing of `parts`, and records it in `counted`; a blob or layer in `counted` before counts
-    /// nothing. A part that is `under_way` is unpacked while it is downloaded, so its downloaded share needs no more
-    /// space.
+    /// Adds up the space for all blobs and layers of `parts` that the store lacks. Skips blobs and layers that are in
+    /// `counted`, and adds the others to `counted`. With `under_way`, each part is being unpacked while it is
+    /// downloaded, so the downloaded share of its layer needs no more space.
     fn of<'a>(
         store: &Store,
         parts: impl IntoIterator<Item = &'a Part>,
@@ -154,7 +156,7 @@ impl Needs {
                     false => part.unpacked,
                 };
                 needs.unpacked = needs.unpacked.saturating_add(size);
-                // Two for the layer's own directory and its `diff`.
+                // Two inodes are for the layer's directory and the directory `diff` in it.
                 needs.inodes = needs.inodes.saturating_add(2 + size / BYTES_PER_INODE);
             }
         }
@@ -166,8 +168,8 @@ impl Needs {
     }
 }
 
-/// Blobs and layers that were counted. There are two sets because the lowest layer's chain id, if the layer is stored
-/// uncompressed, equals its blob's digest.
+/// Blobs and layers that were counted. Two sets are needed because the chain id of an uncompressed lowest layer equals
+/// the digest of its blob.
 #[derive(Default)]
 struct Counted {
     blobs: HashSet<Digest>,
@@ -185,9 +187,9 @@ fn share(whole: u64, part: u64, of: u64) -> u64 {
 struct Part {
     blob: Digest,
     size: u64,
-    /// Chain id; `None` if the layer is not unpacked.
+    /// Chain id of the layer; `None` if the job does not unpack the layer.
     chain_id: Option<Digest>,
-    /// Bytes of the layer once unpacked: an estimate.
+    /// Estimated bytes of the unpacked layer.
     unpacked: u64,
 }
 
@@ -208,7 +210,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Records that the blob is written, and unpacked if it was to be: it needs no more space.
+    /// Records that the layer of the blob `blob` needs no more space: the blob is written and, if required, unpacked.
     pub fn arrived(&self, blob: &Digest) {
         if let Some(parts) = lock(&self.claims).get_mut(&self.id) {
             parts.retain(|part| part.blob != *blob);
@@ -223,7 +225,8 @@ impl Drop for Claim {
 }
 
 /// Estimates the size of the unpacked layer, in bytes. gzip shrinks root file systems of distributions to 0.35 to 0.45,
-/// zstd a little more; layers of programs shrink less. The factor is low for the same reason as [`BYTES_PER_INODE`].
+/// zstd a little more; layers of programs shrink less. The factor is low because a wrong refusal is worse than a pull
+/// that fails late.
 fn unpacked_size(layer: &Descriptor) -> u64 {
     match layer.media_type.rsplit_once(['+', '.']) {
         Some((_, "gzip" | "zstd")) => layer.size.saturating_mul(2),
@@ -314,7 +317,7 @@ pub struct DiskSpace {
 }
 
 impl DiskSpace {
-    /// Makes an instance that keeps the marks `marks`.
+    /// Makes an instance that enforces the limits `marks`.
     pub fn new(marks: Marks, announcer: Announcer) -> Self {
         DiskSpace {
             marks,
@@ -325,12 +328,13 @@ impl DiskSpace {
         }
     }
 
-    /// Claims disk space for an image whose layers have these chain ids; without `unpack`, for its blobs alone. If
-    /// there is too little, removes unused images first, if the marks allow that. The caller has pinned what it needs,
-    /// and keeps the claim until everything is written. A claim that was made `ahead` is replaced by this one.
+    /// Claims disk space for an image whose layers have these chain ids; without `unpack`, for the image's blobs alone.
+    /// If too little space is free, first removes unused images, if the configuration allows that. The caller has
+    /// pinned the content that it needs, and keeps the claim until everything is written. The new claim replaces the
+    /// claim `ahead`, which [`DiskSpace::claim_ahead`] made.
     ///
     /// # Errors
-    /// [`DiskSpaceError`]: there is too little space, even after removing images, or statvfs(2) failed.
+    /// [`DiskSpaceError`]: too little space is free, even after removing images, or statvfs(2) failed.
     pub fn claim(
         &self,
         store: &Store,
@@ -346,7 +350,7 @@ impl DiskSpace {
                 if self.marks.collect.is_some() =>
             {
                 let goal = needs.bytes().saturating_add(others).saturating_add(reserve);
-                // Do not remove images in vain: even an empty store might be too small.
+                // Remove no image if even an empty store would not have enough free space.
                 if goal <= free.saturating_add(store.size_on_disk(store.root()).unwrap_or(0)) {
                     self.collect(store, goal);
                 }
@@ -357,7 +361,7 @@ impl DiskSpace {
     }
 
     /// Claims disk space for an image of which only the manifest is known, as if every layer had to be unpacked.
-    /// Returns `None` if there is too little; removes no image.
+    /// Returns `None` if too little space is free; removes no image.
     pub fn claim_ahead(&self, store: &Store, manifest: &Manifest, unpack: bool) -> Option<Claim> {
         // The chain ids are not known yet; the blobs' digests serve as stand-ins, which match no stored layer.
         let part = |layer: &Descriptor| Part::new(layer, unpack.then_some(&layer.digest));
@@ -365,8 +369,8 @@ impl DiskSpace {
         self.enter(store, &mut parts, None).ok()
     }
 
-    /// Claims space for `parts`, and takes them, if there is enough. Compares and records under one lock, so two jobs
-    /// cannot claim the same space.
+    /// Claims space for `parts` if enough is free; a successful claim takes all elements out of `parts`. Checks and
+    /// records under one lock, so two jobs cannot claim the same space.
     fn enter(
         &self,
         store: &Store,
@@ -375,7 +379,8 @@ impl DiskSpace {
     ) -> Result<Claim, DiskSpaceError> {
         let mut claims = lock(&self.claims);
         match ahead {
-            // No comparison: the earlier claim covered at least as much, and the job has used some of that space.
+            // The free space need not be checked: the earlier claim covered at least as much, and the job has used some
+            // of that space.
             Some(Claim { id, .. }) => drop(claims.remove(id)),
             None => self.compare(store, &claims, parts)?,
         }
@@ -384,7 +389,7 @@ impl DiskSpace {
         Ok(Claim { claims: Arc::clone(&self.claims), id })
     }
 
-    /// Compares the needs of `parts` with the free space that `claims` leave.
+    /// Checks whether the free space that `claims` leave is enough for `parts`.
     fn compare(
         &self,
         store: &Store,
@@ -418,12 +423,13 @@ impl DiskSpace {
         free(store).map_err(|source| DiskSpaceError::Unknown { store: store.root().to_owned(), source })
     }
 
-    /// Wraps a stream of unknown size: reading fails once too little space stays free beside all claims.
+    /// Wraps a stream of unknown size: reading fails when too little space would stay free in addition to all claims.
     pub fn checked_reader<'a, R: Read>(&'a self, store: &'a Store, from: R) -> CheckedReader<'a, R> {
         CheckedReader { room: self, store, from, left: 0, full: Arc::default() }
     }
 
-    /// Checks whether a stream of unknown size may go on; removes unused images first, if the marks allow that.
+    /// Checks whether a stream of unknown size may go on; first removes unused images if space is low and the
+    /// configuration allows that.
     fn check_stream(&self, store: &Store) -> Result<(), DiskSpaceError> {
         let others = {
             let claims = lock(&self.claims);
@@ -467,12 +473,12 @@ impl DiskSpace {
         }
     }
 
-    /// Removes unused content, the least recently used first, until `goal` bytes are free or nothing unused is left.
+    /// Removes unused content, the least recently used first, until `goal` bytes are free or no unused content is left.
     fn collect(&self, store: &Store, goal: u64) {
         let _one = lock(&self.collecting);
         log::info!("free space is low: removing unused images until {} are free", size::format(goal));
         let before = free(store).map_or(0, |free| free.bytes);
-        // Some file systems report removed files as free only later: also count the removed bytes.
+        // Some file systems report the space of removed files as free only later, so also count the removed bytes.
         let enough =
             |freed| free(store).map_or(before, |f| f.bytes).max(before.saturating_add(freed)) >= goal;
         match self.remove_oldest(store, &enough) {
@@ -485,10 +491,11 @@ impl DiskSpace {
         }
     }
 
-    /// Removes images until `enough`, called with the bytes freed so far, returns true. Returns the bytes freed in the
-    /// end.
+    /// Removes images until `enough`, called with the number of bytes freed so far, returns true. Returns the total
+    /// number of bytes freed.
     fn remove_oldest(&self, store: &Store, enough: &dyn Fn(u64) -> bool) -> Result<u64, ImageError> {
-        // If an image cannot be read, all content must be kept: removing other images would free nothing.
+        // If an image cannot be read, garbage collection must keep all content, so removing other images would free
+        // nothing: return the error.
         images::used(store)?;
         partial_blob::collect(store, Duration::ZERO);
         let (_, mut freed) = store.collect_garbage();
@@ -510,7 +517,7 @@ impl DiskSpace {
     }
 }
 
-/// A reader that fails before the disk is full.
+/// A reader that checks the free disk space, and fails before the disk is full.
 pub struct CheckedReader<'a, R> {
     room: &'a DiskSpace,
     store: &'a Store,
@@ -520,11 +527,11 @@ pub struct CheckedReader<'a, R> {
     full: Full,
 }
 
-/// Why a [`CheckedReader`] reader failed; empty while it has not.
+/// The error of a [`CheckedReader`]; empty while the reader has not failed.
 pub type Full = Arc<OnceLock<Arc<DiskSpaceError>>>;
 
 impl<R> CheckedReader<'_, R> {
-    /// A handle that outlives the reader and holds its error.
+    /// A handle that outlives the reader and holds the reader's error.
     pub fn full(&self) -> Full {
         Arc::clone(&self.full)
     }
@@ -536,7 +543,7 @@ impl<R> CheckedReader<'_, R> {
         {
             let _ = self.full.set(Arc::new(error));
         }
-        // Once failed it stays failed, even if the failed job's temporaries have freed some space.
+        // A reader that has failed keeps failing, even if removing temporaries has freed some space since.
         match self.full.get() {
             Some(error) => return Err(io::Error::other(Arc::clone(error))),
             None if self.left == 0 => self.left = STREAM_CHECK_BYTES,
@@ -640,7 +647,7 @@ mod tests {
         let _pin = store.pin([needed.clone()]);
         let room = DiskSpace::new(Marks::default(), Announcer::new(FifoSender::new(dir.path().join("none"))));
         let there = || [&old, &used, &needed].map(|digest| store.blob_path(digest).exists());
-        // Not based on free space: other processes use and free it meanwhile.
+        // This test calls `remove_oldest` rather than checking the free space, which other processes change meanwhile.
         room.remove_oldest(&store, &|_| true).expect("nothing to do");
         assert_eq!(there(), [true, true, true]);
         room.remove_oldest(&store, &|freed| freed > 0).expect("removed");
@@ -692,7 +699,7 @@ mod tests {
         assert_eq!(claimed(), 330);
         let two = room.enter(&store, &mut vec![part("b", 10), part("c", 1)], None).expect("there is room");
         assert_eq!(claimed(), 333, "the layer that both want comes once");
-        // A half-downloaded blob is also half unpacked.
+        // A layer of which half the blob is downloaded is also half unpacked.
         let kept = format!("partial/sha256-{}", Digest::of(b"a").hex());
         std::fs::write(dir.path().join(kept), [0; 50]).expect("written");
         assert_eq!(claimed(), 183);

@@ -1,7 +1,7 @@
 //! Makes an image from tars of a root file system, which a client passes as descriptors.
 //!
-//! Each tar goes through the pipeline of a pulled layer and is stored as it came: plain, gzip or zstd. Runs on a job's
-//! thread; the caller announces the outcome.
+//! Each tar goes through the pipeline for pulled layers. The blob is stored unchanged: uncompressed, gzip or zstd. Runs
+//! on a job's thread; the caller announces the outcome.
 
 use crate::image::pull::pipeline::{LayerError, Pipeline, Sink, Streamed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,11 +39,11 @@ pub struct ImportRequest {
 
 /// An imported image.
 pub struct Imported {
-    /// Digest of its manifest.
+    /// Digest of the image's manifest.
     pub digest: Digest,
-    /// Digest of its config.
+    /// Digest of the image's config.
     pub id: Digest,
-    /// Whether the store had all of it under this name before.
+    /// Whether the store had the complete image under this name before the import.
     pub unchanged: bool,
 }
 
@@ -64,7 +64,7 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// Whether the job was cancelled, and nothing else failed.
+    /// Whether the import ended because the job was cancelled.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, ImportError::Layer { source, .. } if matches!(**source, LayerError::Cancelled(_)))
     }
@@ -73,7 +73,7 @@ impl ImportError {
 /// Imports an image into `store`.
 ///
 /// # Errors
-/// [`ImportError`]: a tar cannot be read or unpacked, or the store fails. No image was named then.
+/// [`ImportError`]: a tar cannot be read or unpacked, or the store fails. After an error the store has no new image.
 pub fn import(
     store: &Store,
     limits: &Limits,
@@ -162,7 +162,7 @@ fn config(platform: &Platform, run: Run, layers: &[(Streamed, Temp)]) -> Config 
     }
 }
 
-/// Names the blobs and layers. The returned pin keeps them until the image is named.
+/// Gives the blobs and layers their final names. The returned pin keeps them until the image is committed.
 fn name(
     store: &Store,
     config: &Config,
@@ -196,7 +196,7 @@ fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
     Descriptor { media_type, digest: digest.clone(), size, platform: None, annotations: BTreeMap::new() }
 }
 
-/// Reads a descriptor that may be a silent pipe; fails once the job is cancelled.
+/// A reader of a descriptor that may be a silent pipe; a read fails after the job was cancelled.
 pub(crate) struct CancellableReader<'a> {
     pub(crate) file: &'a File,
     pub(crate) cancel: &'a Cancel,

@@ -1,5 +1,5 @@
-//! Checks whether a registry accepts a credential: sends `GET /v2/` with it. Stores nothing; the client saves a good
-//! one.
+//! Checks whether a registry accepts a credential: sends `GET /v2/` with it. Stores nothing; the client saves a
+//! credential that the registry accepts.
 //!
 //! OCI distribution-spec, "Determining Support". Called on a thread of its own.
 
@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// [`Failure`]: the host is not valid, cannot be reached, or refuses the credential.
 pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Failure> {
     let host = matching::host_of(&login.credential.registry);
-    // A registry client needs a repository name; this one is never sent.
+    // A registry client needs a repository name; the name `login` is never sent.
     let reference = Reference::parse(&format!("{host}/login")).ok().filter(|r| r.host() == host);
     let Some(reference) = reference else {
         let shown: String = host.chars().take(300).collect();

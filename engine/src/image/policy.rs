@@ -1,9 +1,10 @@
-//! Whether an image may be stored: decided by its name and its signatures.
+//! Decides by an image's name and signatures whether the image may be stored.
 //!
 //! The rules are `[[engine.policy]]` in the configuration. The rule with the longest matching prefix applies; an image
-//! without a rule is accepted. Called by [`crate::image::pull`] once the name is resolved and before anything else is
-//! fetched. A signature may be of the index or manifest that the name stands for (cosign signs that), or of the
-//! manifest chosen from the index. Fetches signatures from the image's own repository; stores nothing.
+//! without a rule is accepted. Called by [`crate::image::pull`] after the name was resolved and before the config and
+//! the layers are fetched. A signature may name the document that the image's name stands for, an index or a manifest
+//! (cosign signs this document), or the manifest that was chosen from the index. Fetches signatures from the image's
+//! own repository; stores nothing.
 
 mod cosign;
 
@@ -33,7 +34,7 @@ const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Written {
-    /// `HOST[:PORT][/PATH…]`, or empty for all.
+    /// The beginning of the names that the rule applies to: `HOST[:PORT][/PATH…]`, or empty for all names.
     prefix: String,
     require: Requirement,
     #[serde(default)]
@@ -60,7 +61,7 @@ pub enum RuleError {
     /// Two rules have one prefix.
     #[error("policy prefix {0:?} is configured twice")]
     Twice(String),
-    /// Keys are missing, or given where none are used.
+    /// A rule lacks keys, or has keys and does not use them.
     #[error("the policy for prefix {prefix:?} {why}")]
     Keys {
         /// Prefix of the rule.
@@ -78,7 +79,7 @@ pub enum RuleError {
     },
 }
 
-/// All rules, the longest prefix first. The default has none and accepts every image.
+/// All rules, the longest prefix first. The default has no rules and accepts every image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policies {
     rules: Vec<Rule>,
@@ -181,8 +182,8 @@ impl Policies {
         }
     }
 
-    /// Checks whether the image may be stored. `digests` are that of the document that its name stands for, and that of
-    /// the manifest chosen from it.
+    /// Checks whether the image may be stored. `digests` are the digest of the document that the image's name stands
+    /// for, and the digest of the manifest chosen from this document.
     ///
     /// # Errors
     /// [`PolicyError`]: the rule refuses the image, or its signatures cannot be fetched.
@@ -208,14 +209,16 @@ impl Policies {
 /// Whether image names can begin with `prefix`.
 fn is_prefix(prefix: &str) -> bool {
     let below = format!("{prefix}/x");
-    // Names directly below `docker.io` get `library/` inserted, so the comparison would fail for it.
+    // A name directly below `docker.io` gets `library/` inserted, so the comparison below would refuse the prefix
+    // `docker.io`.
     prefix.is_empty() || prefix == "docker.io" || Reference::parse(&below).is_ok_and(|r| r.name() == below)
 }
 
-/// The manifest that lists an image's signatures. It is not an image's manifest.
+/// The manifest that lists an image's signatures.
 #[derive(Deserialize)]
 struct Signatures {
-    /// Descriptors, each parsed on its own, so that a malformed one does not spoil the others.
+    /// Descriptors of the signed payloads. Each is parsed separately, so that a malformed descriptor does not make the
+    /// others unusable.
     #[serde(default)]
     layers: Vec<serde_json::Value>,
 }
@@ -250,7 +253,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether a signature of `digest` is valid; adds to `reasons` why others are not.
+    /// Whether at least one signature of `digest` is valid; adds the reasons why other signatures are not valid to
+    /// `reasons`.
     fn has_valid_signature(&self, digest: &Digest, reasons: &mut Vec<String>) -> Result<bool, PolicyError> {
         let signatures = match self.signatures(digest)? {
             Ok(signatures) => signatures.layers,
@@ -274,8 +278,8 @@ impl Lookup<'_> {
         Ok(false)
     }
 
-    /// The signatures of `digest`; none if the repository lacks their tag. The inner error says why they cannot be
-    /// read.
+    /// The signatures of `digest`; an empty list if the repository lacks the tag of the signatures. The inner error
+    /// says why the signatures cannot be read.
     fn signatures(&self, digest: &Digest) -> Result<Result<Signatures, String>, PolicyError> {
         let tag = format!("{}-{}.sig", digest.algorithm().word(), digest.hex());
         let found = self.persist(|| self.registry.find_manifest(&tag)).map_err(PolicyError::Registry)?;
@@ -288,7 +292,8 @@ impl Lookup<'_> {
         retry::persist(self.cancel, &|note| log::info!("{note}"), request)
     }
 
-    /// Checks one signature. The inner error says why it is not valid; the outer one is the registry's.
+    /// Checks one signature. The inner error says why the signature is not valid; the outer error is a failure of the
+    /// registry.
     fn check_signature(&self, layer: serde_json::Value) -> Result<Result<(), String>, PolicyError> {
         let layer: Descriptor = match serde_json::from_value(layer) {
             Ok(layer) => layer,
@@ -318,8 +323,8 @@ impl Lookup<'_> {
     }
 }
 
-/// Decides whether an error in fetching a payload concerns only its signature (inner error) or the registry (outer
-/// error). A registry that is unavailable would fail for every signature.
+/// Decides whether an error in fetching a payload makes only this signature invalid (inner error), or is a failure of
+/// the registry (outer error). A registry that is unavailable would fail for every signature.
 fn refusal(error: RegistryError) -> Result<Result<(), String>, PolicyError> {
     match error.last() {
         RegistryError::NotFound { .. } => Ok(Err("a signature's payload does not exist".to_owned())),

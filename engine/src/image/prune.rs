@@ -1,4 +1,4 @@
-//! Removes unused images, and content that no image needs; announces each.
+//! Removes unused images and content that no image needs, and announces each removal.
 //!
 //! Answers `sampan image prune`, and announces what `sampan rmi` and [`crate::image::disk_space`] remove.
 //! [`images::is_in_use`] decides under the commit lock, for each image, whether it may be removed.
@@ -14,8 +14,8 @@ const NAMES_MAX: usize = 5000;
 /// Removes the images that `prune` selects.
 ///
 /// # Errors
-/// [`ImageError::Unreadable`]: an image's manifest or config cannot be read, so the content that it needs is not known.
-/// Nothing was removed then.
+/// [`ImageError::Unreadable`]: an image's manifest or config cannot be read, so it is not known which content the image
+/// needs. After this error nothing was removed.
 pub fn prune(store: &Store, announcer: &Announcer, prune: &Prune) -> Result<Done, ImageError> {
     images::used(store)?;
     let (mut names, mut freed) = store.collect_garbage();
@@ -42,7 +42,7 @@ fn is_asked_for(image: &Loaded, prune: &Prune) -> bool {
         Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
         None => labels.contains_key(wanted),
     };
-    // An image without a creation time is never older than the limit.
+    // An image without a creation time does not count as older than `until`.
     let old = |until| image.config.created_nanos().is_some_and(|created| created < until);
     (prune.all || image.references.is_empty()) && prune.until.is_none_or(old) && prune.labels.iter().all(has)
 }
@@ -64,7 +64,7 @@ pub fn announce_removed(announcer: &Announcer, removed: &Removed, why: &str) {
     }
 }
 
-/// Announces the end of a prune. It is an event without an image, as docker's is.
+/// Announces the end of a prune. The event names no image, like docker's event.
 pub fn announce_reclaimed(announcer: &Announcer, freed: u64, why: &str) {
     announcer.image("prune", "", &[("reclaimed", &freed.to_string()), ("by", why)], None);
 }

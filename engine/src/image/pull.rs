@@ -1,10 +1,11 @@
 //! A pull: resolve → platform → manifest → config and layers in parallel → commit.
 //!
-//! If the disk has room for the whole image, its layers are fetched while its config is still on its way; the config
-//! says what the layers must unpack to, so no layer is named before it arrives. The config needs no download slot,
-//! claim or processor, which the layers hold meanwhile. Runs on a job's thread, with one more thread for the config and
-//! up to `max-downloads` for the layers. Reports to a [`Progress`]; the caller announces the outcome. After a failure
-//! the store keeps only blobs and layers that are verified; the next pull finds them.
+//! If the disk has room for the whole image, a pull fetches the layers while the config is still being fetched. The
+//! config says what the layers must unpack to, so no layer gets its final name before the config arrives. Fetching the
+//! config needs no download slot, claim or processor, because the layers may hold all of them. Runs on a job's thread,
+//! with one more thread for the config and up to `max-downloads` for the layers. Reports to a [`Progress`]; the caller
+//! announces the outcome. After a failure the store keeps only blobs and layers that are verified; the next pull finds
+//! them.
 
 pub mod cpu_affinity;
 pub mod decompress_ahead;
@@ -38,9 +39,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Most indexes that are nested in one another.
+/// Most levels of indexes that list other indexes.
 const NESTING_MAX: usize = 3;
-/// Stack of a layer's thread, in bytes: enough for TLS and decompression, which do not recurse.
+/// Size of the stack of a layer's thread, in bytes: enough for TLS and decompression, which do not recurse.
 const STACK: usize = 1 << 20;
 
 /// A request to pull one image.
@@ -48,8 +49,8 @@ const STACK: usize = 1 << 20;
 pub struct PullRequest {
     /// The image.
     pub reference: Reference,
-    /// The wanted platform; `None` means this host's, and then an image outside any index is taken whatever its
-    /// platform.
+    /// The wanted platform. `None` means the platform of this host, and accepts an image of any platform if no index
+    /// lists it.
     pub platform: Option<Platform>,
     /// How registries are reached.
     pub access: Access,
@@ -57,7 +58,7 @@ pub struct PullRequest {
     pub unpack: bool,
     /// Rate limit in bytes per second; 0 means no limit.
     pub bytes_per_second: u64,
-    /// Which images need a signature, and whose.
+    /// The rules that say which images need a signature, and by which key.
     pub policies: Arc<Policies>,
     /// Claims on free disk space.
     pub room: DiskSpace,
@@ -66,15 +67,15 @@ pub struct PullRequest {
 /// A pulled image.
 #[derive(Clone, Debug)]
 pub struct Pulled {
-    /// Digest of the platform's manifest.
+    /// Digest of the image's manifest, which is for one platform.
     pub digest: Digest,
-    /// Whether the store had all of it under this name before.
+    /// Whether the store had the complete image under this name before the pull.
     pub unchanged: bool,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
-    /// Digest of its config.
+    /// Digest of the image's config.
     pub id: Digest,
-    /// Size of its config and layers, in bytes.
+    /// Size of the image's config and layers, in bytes.
     pub size: u64,
 }
 
@@ -158,7 +159,8 @@ impl From<LayerError> for PullError {
 /// Pulls an image into `store`.
 ///
 /// # Errors
-/// [`PullError`]; always [`PullError::Cancelled`] once `cancel` was called, whatever failed first.
+/// [`PullError`]; after a call of `cancel`, the error is always [`PullError::Cancelled`], even if another error came
+/// first.
 pub fn pull(
     store: &Store,
     limits: &Limits,
@@ -191,7 +193,7 @@ struct Work<'a> {
     since: Generation,
 }
 
-/// An image's manifest, as bytes and parsed, and the index that it was chosen from.
+/// An image's manifest, as bytes and parsed, and the digest of the index that lists this manifest.
 struct Resolved {
     raw: RawManifest,
     manifest: Manifest,
@@ -271,7 +273,7 @@ impl Work<'_> {
 
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let got = retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target));
-        // A mirror that was tried and skipped is reported to the client, too: it may have taken long.
+        // Tell the client which mirrors were tried without success: waiting for a mirror may have taken long.
         self.registry.take_skipped().iter().for_each(|why| self.progress.note(why));
         got
     }
@@ -284,8 +286,8 @@ impl Work<'_> {
         }
     }
 
-    /// Reads or fetches the config. Returns its bytes as well if the store does not have them; they are stored at the
-    /// commit.
+    /// Reads the config from the store, or fetches it. Also returns the bytes of a fetched config, which the commit
+    /// stores.
     fn config(&self, manifest: &Manifest) -> Result<(Config, Option<Vec<u8>>), PullError> {
         let Descriptor { digest, size, .. } = &manifest.config;
         if self.store.has_blob(digest, *size)
@@ -327,8 +329,9 @@ impl Work<'_> {
         Ok(ImageConfig { config, bytes, chain_ids, _pin: pin, _claim: claim })
     }
 
-    /// Claims disk space for the whole image, if its layers may be fetched before its config. That is so if nothing
-    /// known by now can make the pull refuse the image.
+    /// Claims disk space for the whole image, if its layers may be fetched before its config. Returns `None` if the
+    /// store has the config or all layers, if the disk has too little space, or if the pull may still refuse the image
+    /// because of its config.
     fn claim_ahead(&self, resolved: &Resolved) -> Option<Claim> {
         let (manifest, PullRequest { room, unpack, platform, .. }) = (&resolved.manifest, self.request);
         let is_missing = |blob: &Descriptor| !self.store.has_blob(&blob.digest, blob.size);
@@ -376,8 +379,8 @@ impl Work<'_> {
         Ok(known)
     }
 
-    /// Fetches `layers`, on this thread and others, until one fails. Calls `learn` on a thread of its own if
-    /// `is_apart`, else before the layers.
+    /// Fetches `layers` on this thread and others, until one layer fails. Calls `learn` on a separate thread if
+    /// `is_apart`, else before fetching any layer.
     fn in_parallel(
         &self,
         fetch: &Fetch<'_>,
@@ -450,7 +453,8 @@ impl Work<'_> {
     }
 }
 
-/// Compares a document's size with its descriptor's. Storing it otherwise would make `verify` call the store damaged.
+/// Checks that a document has the size in its descriptor. If a document of another size were stored, the verify job
+/// would report it as damaged.
 fn check_size(what: &'static str, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), PullError> {
     let (expected, found) = (descriptor.size, bytes.len() as u64);
     match expected == found {

@@ -1,8 +1,9 @@
-//! A push: config, layers in parallel, manifest last, all byte for byte as stored, so that digests stay.
+//! A push: sends the config, then the layers in parallel, and the manifest last. All are sent byte for byte as stored,
+//! so their digests do not change.
 //!
-//! Runs on a job's thread, with up to `max-downloads` more. Does not send blobs that the registry has, and mounts those
-//! that another repository of the registry has. A broken upload continues at the offset that the registry reports.
-//! Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
+//! Runs on a job's thread, with up to `max-downloads` more threads. Does not send a blob that the target repository
+//! has, and mounts a blob that another repository of the registry has. A broken upload continues at the offset that the
+//! registry reports. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
 use crate::error;
 use sampan_ipc::engine::{Code, Failure, Phase};
@@ -29,9 +30,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Largest blob that is sent in one request, in bytes. Larger ones are sent so that a broken upload can continue.
+/// Largest blob that is sent in one request, in bytes. A larger blob is sent in a way that lets a broken upload
+/// continue.
 const SMALL: u64 = 1 << 20;
-/// Most repositories from which mounting a blob is tried.
+/// Most repositories from which a push tries to mount a blob.
 const MOUNTS_MAX: usize = 2;
 /// Stack of a transfer's thread, in bytes: enough for TLS, which does not recurse.
 const STACK: usize = 1 << 20;
@@ -52,15 +54,15 @@ pub struct PushRequest {
 /// A pushed image.
 #[derive(Clone, Debug)]
 pub struct Pushed {
-    /// Its reference in the registry.
+    /// The image's reference in the registry.
     pub reference: Reference,
-    /// Digest of its manifest.
+    /// Digest of the image's manifest.
     pub digest: Digest,
-    /// Digest of its config.
+    /// Digest of the image's config.
     pub id: Digest,
-    /// Size of its config and layers, in bytes.
+    /// Size of the image's config and layers, in bytes.
     pub size: u64,
-    /// Whether the registry had all of it under this name before.
+    /// Whether the registry had the complete image under this name before the push.
     pub unchanged: bool,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
@@ -87,12 +89,12 @@ pub enum PushError {
     /// The image has several references, or none, and no target was given.
     #[error("image {digest} has {count} references, and no target is given")]
     NoTarget {
-        /// Digest of its manifest.
+        /// Digest of the image's manifest.
         digest: Digest,
-        /// Number of its references.
+        /// Number of the image's references.
         count: usize,
     },
-    /// The target is a digest, and the image has another one.
+    /// The target is a digest that differs from the image's digest.
     #[error("the image has digest {found}, and the target has digest {wanted}")]
     OtherDigest {
         /// Digest in the target.
@@ -136,7 +138,8 @@ impl PushError {
 /// Sends an image of `store` to a registry.
 ///
 /// # Errors
-/// [`PushError`]; always [`PushError::Cancelled`] once `cancel` was called, whatever failed first.
+/// [`PushError`]; after a call of `cancel`, the error is always [`PushError::Cancelled`], even if another error came
+/// first.
 pub fn push(
     store: &Store,
     limits: &Limits,
@@ -144,7 +147,7 @@ pub fn push(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pushed, PushError> {
-    // Pinned: the image may be removed during the push, and its blobs are needed until the end.
+    // The pin keeps the image's blobs until the end of the push, even if a user removes the image.
     let (image, _pin) = images::find_and_pin(store, &request.source)?;
     let target = target(&image, request)?;
     let endpoint = endpoint(&request.access, &target)?;
@@ -156,8 +159,8 @@ pub fn push(
     // A `Cancel` for this push alone: the first blob that fails cancels the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
-    // The link ends with this function: the event loop keeps the job's `Cancel`, and with it the registry's
-    // connections.
+    // Dropping the link at the end of this function releases the registry's connections; the job's `Cancel` lives on in
+    // the event loop.
     let _link = cancel.link(move || to_end.cancel());
     inner.on_cancel(move || to_shut.shutdown());
     let work = Work {
@@ -220,7 +223,8 @@ fn blobs(image: &Loaded) -> impl Iterator<Item = &Descriptor> {
     std::iter::once(&image.manifest.config).chain(&image.manifest.layers)
 }
 
-/// For each blob, other repositories of the target's registry that should have it, by the store's references.
+/// For each blob, other repositories of the target's registry that should have the blob, because the store has images
+/// with this blob from there.
 fn mounts(
     store: &Store,
     image: &Loaded,
@@ -260,22 +264,22 @@ struct Work<'a> {
     sent: AtomicBool,
 }
 
-/// A blob that is sent, and its progress row.
+/// A blob that is being sent, and its progress row.
 struct Outgoing<'a> {
     blob: &'a Descriptor,
     row: Option<usize>,
     path: &'a Path,
-    /// Why the stored blob cannot be read, if that broke the request.
+    /// The error of reading the stored blob, if this error ended the request.
     broken: Mutex<Option<io::Error>>,
 }
 
 impl Work<'_> {
-    /// Sends everything. Returns true if the registry had all of it.
+    /// Sends all blobs and the manifest. Returns true if the registry had all of them.
     fn run(&self) -> Result<bool, PushError> {
         let manifest = &self.image.manifest;
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
         self.progress.begin(rows);
-        // Check first: a push that lacks a blob sends nothing.
+        // Check before sending: if the store lacks a blob, the push sends nothing.
         let missing = blobs(self.image).find(|blob| !self.store.has_blob(&blob.digest, blob.size));
         if let Some(blob) = missing {
             return Err(PushError::Missing(blob.digest.clone()));
@@ -296,7 +300,7 @@ impl Work<'_> {
                     return;
                 }
                 let first = layers.iter().position(|other| other.digest == layer.digest);
-                // A blob that the image has twice is sent once.
+                // If two layers of the image have the same blob, only the first layer sends it.
                 let sent = if first == Some(row) { self.blob(layer, Some(row)) } else { Ok(()) };
                 if let Err(error) = sent {
                     self.progress.fail(row, &sampan_ipc::report::chain(&error));
@@ -324,7 +328,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Sends one blob; retries when the connection breaks.
+    /// Sends one blob; retries if the connection breaks.
     fn blob(&self, blob: &Descriptor, row: Option<usize>) -> Result<(), PushError> {
         let path = self.store.blob_path(&blob.digest);
         let out = Outgoing { blob, row, path: &path, broken: Mutex::default() };
@@ -355,7 +359,7 @@ impl Work<'_> {
         }
     }
 
-    /// Tries once to send a blob: from its beginning, or from the offset where the last attempt broke.
+    /// Makes one attempt to send a blob: from its beginning, or from the offset at which the last attempt broke off.
     fn attempt(
         &self,
         out: &Outgoing<'_>,
@@ -364,7 +368,7 @@ impl Work<'_> {
     ) -> Result<Phase, RegistryError> {
         let Descriptor { digest, size, .. } = out.blob;
         if let Some(known) = upload {
-            // Compared with the size: the registry may report any offset.
+            // The registry may report any offset; ignore an offset beyond the blob's end.
             match self.registry.upload_offset(known)?.filter(|arrived| arrived <= size) {
                 Some(arrived) => *at = arrived,
                 None => *upload = None,
@@ -398,7 +402,8 @@ impl Work<'_> {
         Ok(Phase::Complete)
     }
 
-    /// Sends the bytes from `at` on, in one request unless the registry takes fewer at a time.
+    /// Sends the bytes from the offset `at` on. If the registry accepts only some bytes of a request, sends the rest in
+    /// further requests.
     fn parts(&self, out: &Outgoing<'_>, upload: &mut Upload, at: &mut u64) -> Result<(), RegistryError> {
         let Descriptor { digest, size, .. } = out.blob;
         let mut corrected = false;
@@ -407,8 +412,8 @@ impl Work<'_> {
             let open = || self.open(out, from);
             let payload = Payload { len: size - from, open: &open };
             let arrived = match self.registry.upload_part(upload, digest, from, &payload) {
-                // 416: the registry has more or fewer bytes than it reported. Ask once for the offset; fail the next
-                // time.
+                // 416: the registry has more or fewer bytes than it reported. After the first such answer, ask for the
+                // offset; a second such answer fails the attempt.
                 Err(RegistryError::Status { status: 416, .. }) if !corrected => {
                     corrected = true;
                     *at = self.registry.upload_offset(upload)?.filter(|at| at < size).unwrap_or(0);
@@ -432,11 +437,11 @@ impl Work<'_> {
         self.progress.note(&text);
     }
 
-    /// Begins an upload, or mounts the blob from a repository that should have it.
+    /// Begins an upload, or mounts the blob from a repository that should have the blob.
     fn begin(&self, digest: &Digest) -> Result<UploadStart, RegistryError> {
         for from in self.mounts.get(digest).into_iter().flatten() {
             match self.registry.begin_upload(digest, Some(from)) {
-                // That repository is not readable, or no longer has the blob: send it.
+                // The repository is not readable, or no longer has the blob: do not mount from there.
                 Err(RegistryError::Denied { .. } | RegistryError::NotFound { .. }) => {}
                 Err(RegistryError::Status { status: 400..=499, .. }) => {}
                 other => return other,
@@ -445,7 +450,7 @@ impl Work<'_> {
         self.registry.begin_upload(digest, None)
     }
 
-    /// Opens the blob at offset `at`; its bytes are counted and limited in rate.
+    /// Opens the blob at the offset `at` as a reader that reports progress and obeys the rate limit.
     fn open<'a>(&'a self, out: &'a Outgoing<'a>, at: u64) -> io::Result<Box<dyn Read + 'a>> {
         let opened = File::open(out.path).and_then(|mut file| {
             file.seek(SeekFrom::Start(at))?;
@@ -456,7 +461,8 @@ impl Work<'_> {
         Ok(Box::new(Sending { work: self, out, file, left: out.blob.size.saturating_sub(at) }))
     }
 
-    /// Sends the manifest under its name. Returns true if the name already has this manifest and nothing was sent.
+    /// Sends the manifest under the target's name. Returns true, and sends nothing, if the name already stands for this
+    /// manifest.
     fn manifest(&self) -> Result<bool, PushError> {
         let entry = &self.image.entry;
         let bytes = self.store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
@@ -484,7 +490,7 @@ fn pick<'a>(layers: &'a [Descriptor], next: &AtomicUsize) -> Option<(usize, &'a 
 }
 
 impl Outgoing<'_> {
-    /// Records the cause, and returns an error that ends the request.
+    /// Records the error of reading the blob, and returns an error that ends the request.
     fn record_failure(&self, error: io::Error) -> io::Error {
         let kind = error.kind();
         lock(&self.broken).get_or_insert(error);
@@ -492,7 +498,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// Reads a blob's file for a request.
+/// A reader of a blob's file for the body of a request.
 struct Sending<'a> {
     work: &'a Work<'a>,
     out: &'a Outgoing<'a>,
@@ -510,7 +516,8 @@ impl Read for Sending<'_> {
             return Ok(0);
         }
         let len = match self.file.read(into) {
-            // The file became shorter. Fail, as otherwise the upload would be retried without end.
+            // The file became shorter during the upload. Record this as an error of the file, because the upload must
+            // not be retried.
             Ok(0) => Err(self.out.record_failure(io::ErrorKind::UnexpectedEof.into())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
             Err(error) => Err(self.out.record_failure(error)),

@@ -1,6 +1,7 @@
 //! Short requests about images: list, inspect, tag, remove, disk usage, prune; announces each change.
 //!
-//! Each runs on a thread. The caller passes in the facts about containers: the image modules know no container.
+//! Each request runs on a thread outside the event loop. The caller passes in the facts about containers, which the
+//! image modules do not know.
 
 use crate::context::Shared;
 use crate::error;
@@ -27,7 +28,7 @@ pub fn list(shared: &Shared) -> Result<Vec<Answer>, Failure> {
 /// Describes one image as `docker image inspect` does.
 ///
 /// # Errors
-/// [`Failure`]: there is no such image, or its config is larger than a frame.
+/// [`Failure`]: there is no such image, or the image's description is larger than a frame.
 pub fn inspect(shared: &Shared, name: &str) -> Result<Vec<Answer>, Failure> {
     let store = &shared.store;
     let json =
@@ -42,7 +43,7 @@ pub fn inspect(shared: &Shared, name: &str) -> Result<Vec<Answer>, Failure> {
 /// Adds a name to an image.
 ///
 /// # Errors
-/// [`Failure`]: there is no such image, or the name is not valid. Nothing has changed then.
+/// [`Failure`]: there is no such image, or the name is not valid. After an error the store is unchanged.
 pub fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failure> {
     let named = resolve::stored(&shared.config, &shared.store, source);
     let (image, reference) = images::tag(&shared.store, &named, target).map_err(|error| {
@@ -65,7 +66,7 @@ pub fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, F
 /// Removes an image or one of its names; `users` returns the containers that need the image of a digest.
 ///
 /// # Errors
-/// [`Failure`]: there is no such image, or a container needs it and `force` is false.
+/// [`Failure`]: there is no such image, or a container needs the image and `force` is false.
 pub fn remove(
     shared: &Shared,
     name: &str,
@@ -86,7 +87,7 @@ pub fn remove(
     Ok(vec![Answer::Done(Done { reference, digest, removed: paging::names(gone), freed, ..Done::default() })])
 }
 
-/// Reports the disk usage of images; `containers` is that of the containers.
+/// Reports the disk usage of images and, passed in as `containers`, of containers.
 ///
 /// # Errors
 /// [`Failure`]: the store cannot be read.
@@ -103,7 +104,7 @@ pub fn usage(shared: &Shared, containers: Usage) -> Result<Vec<Answer>, Failure>
 /// Removes unused images.
 ///
 /// # Errors
-/// [`Failure`]: the store cannot be read or written. Images removed before stay removed.
+/// [`Failure`]: the store cannot be read or written. Images that were removed before the error stay removed.
 pub fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
     let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
         let failure = error::explain(error);

@@ -1,4 +1,4 @@
-//! Resolves a typed image name to an image, and says how its registry is reached, as the operator configured it.
+//! Resolves a typed image name to an image, and finds the configured way to reach the image's registry.
 //!
 //! Called by [`crate::server`] for a pull and for each request that names an image. [`crate::tasks`] calls it on a
 //! job's thread if a short name may belong to several registries, or if all tags are wanted. Stores nothing.
@@ -15,15 +15,15 @@ use sampan_registry::{Access, RegistryError, retry};
 use sampan_store::{Store, images};
 use std::path::PathBuf;
 
-/// Directories of registries' certificates, in the order of search. containers-certs.d(5); the second one is dockerd's.
+/// Directories of registries' certificates, in the order of search. containers-certs.d(5); dockerd uses the second
+/// directory.
 const CERTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
-/// How registries are reached at this moment. `insecure` applies to the registry of this request; `credentials` are
-/// those that the client sent.
+/// The configured way to reach registries, read from the configuration files at each call. `insecure` applies only to
+/// the registry of this request; the client sent `credentials`.
 ///
 /// # Errors
 /// [`RegistriesError`]: a configuration file cannot be read or parsed.
-/// [`RegistriesError`] if a file cannot be used.
 pub fn access(
     config: &Config,
     insecure: bool,
@@ -56,26 +56,28 @@ pub fn credential_helpers(config: &Config) -> Result<Vec<String>, RegistriesErro
     Ok(config.registries.load()?.credential_helpers().to_vec())
 }
 
-/// Resolves `typed` among the stored images: a short name becomes the first of its meanings that is stored. An image
-/// pulled by a short name is thus found by it. If there is none, returns `typed`.
+/// Resolves `typed` among the stored images: a short name becomes the first of its possible references that a stored
+/// image has. A user thus finds an image by the short name that the user pulled it by. If no stored image matches,
+/// returns `typed`.
 pub fn stored(config: &Config, store: &Store, typed: &str) -> String {
     if !reference::is_short(typed) {
         return typed.to_owned();
     }
     let meanings = config.registries.load().and_then(|all| all.meanings(typed));
     let (Ok(meanings), Ok(entries)) = (meanings, images::entries(store)) else {
-        // The files are broken: a pull reports that, and stored images can be named without them.
+        // The configuration files are broken. A pull reports that; stored images can still be named by their full
+        // references.
         return typed.to_owned();
     };
     let is_here = |name: &String| entries.iter().any(|(_, names)| names.contains(name));
     meanings.iter().map(Reference::to_string).find(is_here).unwrap_or_else(|| typed.to_owned())
 }
 
-/// Finds the first of `candidates` that exists. A single candidate is returned without asking its registry. `on_note`
-/// receives a note for each retry.
+/// Finds the first of `candidates` that exists. Returns a single candidate without asking the candidate's registry.
+/// `on_note` receives a note for each retry.
 ///
 /// # Errors
-/// [`PullError::Registry`]: none exists; names the error of each.
+/// [`PullError::Registry`]: no candidate exists; the message names the error of each candidate.
 pub fn find_first(
     candidates: &[Reference],
     access: &Access,
@@ -114,7 +116,7 @@ pub fn tags(
     let mut tags = retry::persist(cancel, &on_retry, || mirrors.tags())?;
     tags.sort();
     cancel.check()?;
-    // The registry may list invalid tags: ignore them. Tags for cosign's signatures are no images.
+    // Ignore invalid tags in the registry's list, and tags for cosign's signatures, which are no images.
     Ok(tags
         .iter()
         .filter(|tag| !is_beside(tag))
@@ -122,7 +124,7 @@ pub fn tags(
         .collect())
 }
 
-/// Whether `tag` is one under which cosign stores an image's signatures, attestations or SBOM.
+/// Whether `tag` has the form of the tags under which cosign stores an image's signatures, attestations or SBOM.
 fn is_beside(tag: &str) -> bool {
     let digest = ["sig", "att", "sbom"].iter().find_map(|kind| tag.strip_suffix(kind)?.strip_suffix('.'));
     let hex = digest.and_then(|digest| digest.strip_prefix("sha256-"));

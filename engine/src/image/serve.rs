@@ -1,9 +1,9 @@
-//! A read-only registry of the store, until its job is cancelled. OCI distribution-spec.
+//! Serves the store as a read-only registry until the job is cancelled. OCI distribution-spec.
 //!
-//! One thread with one poll loop. Each image is in up to three repositories: by its path (`library/alpine`), with its
-//! host (`docker.io/library/alpine`), and in Docker's short form (`alpine`). A tag that names different images on two
-//! hosts is found only in the repositories with a host. A repository serves only its own manifests and blobs, and
-//! nothing else of the store.
+//! One thread serves all connections in one poll loop. Each image is in up to three repositories: by its path
+//! (`library/alpine`), with its host (`docker.io/library/alpine`), and in Docker's short form (`alpine`). A tag that
+//! names different images on two hosts is found only in the repositories with a host. A repository serves only its own
+//! manifests and blobs, no other content of the store.
 
 use ::http::{Request, header};
 use mio::net::TcpListener;
@@ -27,11 +27,11 @@ const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const FIRST: usize = 16;
 
-/// Most connections at a time; others wait in the kernel's backlog.
+/// Most connections at a time; further connections wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 256;
-/// Time after which a connection that moves no byte is closed.
+/// Time without a sent or received byte after which a connection is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Number of slices of a second in which the rate limit is granted.
+/// Number of slices of a second; the rate limit is granted slice by slice.
 const SLICES: u64 = 20;
 
 /// Why the registry cannot be served.
@@ -53,8 +53,8 @@ pub enum ServeError {
     Poll(#[source] io::Error),
 }
 
-/// Serves `store` on `listen` until cancelled, and returns the address. Calls `on_listening` with the address once
-/// connections are accepted.
+/// Serves `store` on `listen` until the job is cancelled, and returns the address. Calls `on_listening` with the
+/// address when it accepts connections.
 ///
 /// # Errors
 /// [`ServeError`]: the address cannot be parsed or bound, or polling fails.
@@ -110,7 +110,8 @@ struct Server {
 }
 
 impl Server {
-    /// Waits at most `wait`, then serves every connection once; returns the longest time that the next call may wait.
+    /// Waits for events, but at most `wait`, and then serves each connection; returns the longest time that the next
+    /// call may wait.
     fn turn(
         &mut self,
         store: &Store,
@@ -168,7 +169,7 @@ impl Server {
         self.accept.next_attempt().iter().for_each(|at| sooner(at.saturating_duration_since(now)));
         let (rate, catalog) = (&mut self.rate, &mut self.catalog);
         let full = self.connections.len() >= CONNECTIONS_MAX;
-        // The map's order is random, so no connection is always served first when the rate is limited.
+        // The map's order is random, so no connection is always the first to use the limited rate.
         self.connections.retain(|_, connection| {
             match connection.step(rate, &mut |request| catalog.answer(store, request)) {
                 Err(_) => return false,
@@ -195,7 +196,7 @@ impl Server {
 struct Rate {
     /// Bytes per second; 0 means no limit.
     per_second: u64,
-    /// Bytes that may be sent now; negative after small bodies, which are sent at once.
+    /// Number of bytes that may be sent now; negative after small bodies, which are sent without waiting for the rate.
     left: i64,
     filled: Instant,
 }
@@ -243,15 +244,16 @@ impl Budget for Rate {
     }
 }
 
-/// The images to serve, as of one version of `index.json`.
+/// The images to serve, from one version of `index.json`.
 #[derive(Default)]
 struct Catalog {
-    /// Inode, modification time and length of `index.json`, which is only ever replaced as a whole.
+    /// Inode, modification time and length of `index.json`. They tell versions apart, because `index.json` is always
+    /// replaced as a whole.
     version: Option<(u64, i64, i64, u64)>,
     repositories: BTreeMap<String, Repository>,
 }
 
-/// The repositories of an image: by its path, with its host, and without Docker's `library/`.
+/// The names of an image's repositories: its path, its path with its host, and its path without Docker's `library/`.
 fn names(reference: &Reference) -> Vec<String> {
     let short = reference.path().strip_prefix("library/").map(str::to_owned);
     [reference.path().to_owned(), reference.name()].into_iter().chain(short).collect()
@@ -259,7 +261,7 @@ fn names(reference: &Reference) -> Vec<String> {
 
 #[derive(Default)]
 struct Repository {
-    /// Each tag's manifest; `None` if the tag names several images.
+    /// The digest of each tag's manifest; `None` if the tag names several images.
     tags: BTreeMap<String, Option<Digest>>,
     manifests: HashMap<Digest, String>,
     blobs: HashSet<Digest>,
@@ -402,7 +404,7 @@ impl Repository {
     }
 }
 
-/// Applies the query parameters `n` and `last` to a list. OCI distribution-spec, "Listing Tags".
+/// The page of a list that the query parameters `n` and `last` select. OCI distribution-spec, "Listing Tags".
 fn page<'a>(names: impl Iterator<Item = &'a String>, query: &str) -> Vec<&'a String> {
     let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
     let last = value("last").unwrap_or_default();

@@ -1,11 +1,11 @@
 //! Verifies the store: reads all of it and reports damaged content.
 //!
-//! A job, with one progress row for each blob, and for each unpacked layer if those are compared as well. Blobs are
-//! hashed from the disk, not from the page cache. Layers are unpacked again into a temporary and compared entry by
-//! entry ([`sampan_layer::compare`]). A blob with a wrong digest is removed, and a damaged layer is replaced by the one
-//! unpacked again, unless a job is using it: a damaged blob is useless, and the next pull must not take it for a good
-//! one. Runs at low priority and holds no lock, so content that is removed meanwhile is not reported. Never touches
-//! `index.json`.
+//! Runs as a job with one progress row for each blob and, for a deep verification, for each unpacked layer. Blobs are
+//! hashed from the disk, not from the page cache. A deep verification unpacks each layer's blob again into a temporary
+//! and compares it with the layer entry by entry ([`sampan_layer::compare`]). The job removes a blob with a wrong
+//! digest, so that the next pull does not use it, and replaces a damaged layer by the newly unpacked one, unless
+//! another job is using the blob or layer. It runs at low priority and holds no lock, so it does not report content
+//! that is removed meanwhile. Never touches `index.json`.
 
 use crate::error;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -31,25 +31,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Most progress rows, so that an answer fits a frame; further parts share the last row.
+/// Most progress rows, so that an answer fits into a frame; further blobs and layers share the last row.
 const ROWS_MAX: usize = 2000;
-/// Longest note of a row, in characters, so that an answer fits a frame.
+/// Longest note of a row, in characters, so that an answer fits into a frame.
 const NOTE_MAX: usize = 160;
-/// Most findings that are reported one by one; all are counted.
+/// Most findings that a report lists; the report counts all findings.
 const FINDINGS_MAX: usize = 100;
 /// Most findings in the job's error message.
 const MESSAGE_FINDINGS_MAX: usize = 5;
-/// Buffer of a read, in bytes.
+/// Size of the read buffer, in bytes.
 const BUFFER: usize = 128 << 10;
 
-/// One damaged or unverified part.
+/// A blob or layer that is damaged or could not be checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// `blob sha256:…`, `layer sha256:…`.
+    /// The blob or layer: `blob sha256:…` or `layer sha256:…`.
     pub what: String,
-    /// The image that needs it: a reference, or its digest; empty if no image does.
+    /// The image that needs the blob or layer: a reference or a digest; empty if no image needs it.
     pub image: String,
-    /// What is wrong, and what was done about it.
+    /// Description of the damage and of the repair.
     pub why: String,
 }
 
@@ -58,13 +58,13 @@ pub struct Finding {
 pub struct Report {
     /// Number of blobs and layers that were checked.
     pub seen: u64,
-    /// Number of damaged ones.
+    /// Number of damaged blobs and layers.
     pub broken: u64,
-    /// The first damaged ones.
+    /// The first damaged blobs and layers.
     pub findings: Vec<Finding>,
-    /// Number of parts that could not be checked.
+    /// Number of blobs and layers that could not be checked.
     pub unknown: u64,
-    /// The first parts that could not be checked.
+    /// The first blobs and layers that could not be checked.
     pub unknowns: Vec<Finding>,
 }
 
@@ -104,7 +104,7 @@ impl Finding {
     }
 }
 
-/// Announces each damaged part.
+/// Announces each damaged blob and layer.
 pub fn announce(announcer: &Announcer, report: &Report) {
     for Finding { what, image, why } in &report.findings {
         announcer.image("verify-error", image, &[("part", what), ("reason", why)], None);
@@ -122,7 +122,7 @@ pub enum VerifyError {
     Store(#[from] StoreError),
 }
 
-/// A verification: its parameters.
+/// The parameters of a verification.
 pub struct Verify<'a> {
     /// The store to verify.
     pub store: &'a Store,
@@ -136,7 +136,7 @@ pub struct Verify<'a> {
     pub cancel: &'a Cancel,
 }
 
-/// An image that needs a part.
+/// An image that needs a blob or layer.
 struct Owner {
     digest: Digest,
     name: String,
@@ -157,30 +157,31 @@ enum Part {
     },
 }
 
-/// All parts to check, each with the index of an image that needs it.
+/// All blobs and layers to check, each with the index of an image that needs it.
 #[derive(Default)]
 struct Plan {
     owners: Vec<Owner>,
     parts: Vec<(Part, Option<usize>)>,
-    /// Why an image's documents cannot be parsed, by its manifest's digest.
+    /// The reason why an image's documents cannot be parsed, by the digest of the image's manifest.
     unreadable: HashMap<Digest, String>,
 }
 
-/// The result of checking one part.
+/// The result of checking a blob or layer.
 enum Verdict {
     Fine,
-    /// It was removed during the verification, and no image needs it.
+    /// The blob or layer was removed during the verification, and no image needs it.
     Gone,
     Broken(String),
-    /// It could not be checked, for a reason outside it.
+    /// The blob or layer could not be checked; the text says why. It may be intact.
     Unknown(String),
 }
 
 impl Verify<'_> {
-    /// Checks everything. Lowers the calling thread's priority for good.
+    /// Checks all blobs and layers. Lowers the calling thread's priority and does not restore it.
     ///
     /// # Errors
-    /// [`VerifyError`]: the job was cancelled, or the store cannot be listed. Damage is in the report, not an error.
+    /// [`VerifyError`]: the job was cancelled, or the store cannot be listed. A damaged blob or layer is no error: the
+    /// report lists it.
     pub fn run(&self) -> Result<Report, VerifyError> {
         syscall::lower_priority();
         let plan = self.plan()?;
@@ -250,7 +251,8 @@ impl Verify<'_> {
                 }
             };
             let chain_ids: Arc<[Digest]> = config.chain_ids().into();
-            // An image that was never unpacked has no layer. If it has one, it needs all layers below that as well.
+            // An image that was never unpacked has no layers in the store. An image with a layer in the store also
+            // needs all layers below that layer.
             let unpacked = chain_ids.iter().rposition(|id| self.store.has_layer(id)).map_or(0, |top| top + 1);
             let parts = chain_ids.iter().zip(&manifest.layers).zip(&config.rootfs.diff_ids).take(unpacked);
             for ((chain_id, blob), diff_id) in parts {
@@ -289,7 +291,7 @@ impl Verify<'_> {
         Ok(digests)
     }
 
-    /// Hashes a blob and compares digest and size.
+    /// Hashes a blob, and checks its digest and its size.
     fn blob(
         &self,
         digest: &Digest,
@@ -386,7 +388,8 @@ impl Verify<'_> {
         let settled = self.store.complete_layer(fresh.path(), below, self.cancel);
         self.cancel.check()?;
         if !is_there {
-            // If a lower layer is missing, too, the pull that fetches that one makes this one durable.
+            // `settled` may be an error here, because a lower layer may be missing as well. A later pull of the missing
+            // layer then completes this layer.
             return Ok(Verdict::Broken(self.replace_layer(chain_id, fresh, "is missing")));
         }
         if let Err(error) = settled {
@@ -412,7 +415,7 @@ impl Verify<'_> {
         }
     }
 
-    /// Unpacks a blob again, into a temporary.
+    /// Unpacks a blob into a temporary, and checks the diff id.
     fn unpack(&self, blob: &Descriptor, diff_id: &Digest, row: usize) -> Result<Temp, UnpackError> {
         let read = |error| UnpackError::Tar(TarError::Read(error));
         let file = open(&self.store.blob_path(&blob.digest)).map_err(read)?;
@@ -438,7 +441,8 @@ impl Verify<'_> {
         format!("{why}{}", removal_note(self.store.discard_blob(digest)))
     }
 
-    /// Removes a file or directory at a layer's path that is no layer, as a pull could not create the layer there.
+    /// Removes a file or directory that is no layer from a layer's path, because it would prevent a pull from creating
+    /// the layer.
     fn discard_layer(&self, chain_id: &Digest, why: &str) -> String {
         match self.store.layer_path(chain_id).symlink_metadata() {
             Ok(_) => format!("{why}{}", removal_note(self.store.discard_layer(chain_id))),
@@ -454,7 +458,8 @@ impl Verify<'_> {
                 other => return format!("{why}{}", removal_note(other)),
             }
         }
-        // The index names an image of it already, so it must be durable before it gets its name.
+        // `index.json` already lists an image with this layer, so the layer must be on the disk before it gets its
+        // final name.
         match self.store.sync().and_then(|()| self.store.name_layer(fresh, chain_id)) {
             Ok(()) => format!("{why}; it was unpacked again"),
             Err(error) => format!("{why}; it was removed and could not be replaced: {}", chain(&error)),
@@ -477,8 +482,8 @@ impl Plan {
         }
     }
 
-    /// Records that an image's documents cannot be parsed. A blob that is missing or has another digest is found when
-    /// it is hashed.
+    /// Records that an image's documents cannot be parsed. Ignores a missing blob and a wrong digest: hashing the blob
+    /// finds these errors.
     fn note(&mut self, manifest: &Digest, error: &ImageError) {
         if let ImageError::Unreadable { source, .. } = error {
             self.unreadable.insert(
@@ -490,7 +495,7 @@ impl Plan {
 }
 
 impl Report {
-    /// Counts a part that is not fine; the first [`FINDINGS_MAX`] are also listed.
+    /// Adds a blob or layer that is not intact to the report: counts it, and lists the first [`FINDINGS_MAX`].
     fn add(&mut self, part: &Part, owner: Option<&Owner>, verdict: &Verdict) {
         let (count, findings, why) = match verdict {
             Verdict::Fine | Verdict::Gone => return,
@@ -509,12 +514,13 @@ impl Report {
     }
 }
 
-/// The key of a layer in a set of blobs. It differs from the chain id, which may equal the digest of the layer's blob.
+/// The key of a layer in a set that also contains blobs. The chain id cannot be the key, because it may equal the
+/// digest of the layer's blob.
 fn layer_key(chain_id: &Digest) -> Digest {
     Digest::of(format!("layer {chain_id}").as_bytes())
 }
 
-/// The ID and total size of each progress row.
+/// The label and the total size of each progress row.
 fn rows(parts: &[(Part, Option<usize>)]) -> Vec<(String, u64)> {
     let mut rows: Vec<(String, u64)> = Vec::with_capacity(parts.len().min(ROWS_MAX));
     for (part, _) in parts {
@@ -548,12 +554,12 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Drops the file from the page cache, as it will not be read again soon.
+/// Drops the file from the page cache, because it will not be read again soon.
 fn forget(file: &File) {
     let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
-/// Counts the bytes that are read; fails once the job is cancelled.
+/// A reader that reports the bytes as progress, and fails after the job was cancelled.
 struct Watched<'a> {
     from: &'a File,
     cancel: &'a Cancel,
@@ -572,7 +578,7 @@ impl Read for Watched<'_> {
     }
 }
 
-/// Hashes the bytes that are read.
+/// A reader that hashes the bytes.
 struct Hashed<R> {
     from: R,
     hasher: Hasher,

@@ -1,4 +1,5 @@
-//! Loads and saves as jobs: checks the request, runs the job, announces its events, explains its failure.
+//! Loads and saves as jobs: checks the request, runs the job, announces its events, converts an error into the job's
+//! failure.
 //!
 //! Called by [`crate::server`]; calls [`crate::image::archive::load`] and [`crate::image::archive::save`].
 
@@ -17,10 +18,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-/// Most images of one save.
+/// Most images that one save accepts.
 const SAVED_MAX: usize = 1000;
 
-/// Checks a load request and takes the descriptor that came with it.
+/// Checks a load request and takes the descriptor that the client sent with the request.
 ///
 /// # Errors
 /// [`Failure`]: the reference or the platform is not valid, or there is not exactly one descriptor.
@@ -42,7 +43,7 @@ pub fn load_request(
     Ok(LoadRequest { from, is_layout, select, reference, platform, unpack, policies, room })
 }
 
-/// Checks a save request of user `uid` and takes the descriptor that came with it.
+/// Checks a save request of user `uid` and takes the descriptor that the client sent with the request.
 ///
 /// # Errors
 /// [`Failure`]: a name is not valid, or there is not exactly one descriptor, or the directory is another user's.
@@ -114,7 +115,8 @@ fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// The subject of a load in its announcements; the archive's content is not known yet.
+/// The subject that announcements of a load name. It comes from the request, because the archive's content is not known
+/// yet.
 pub fn load_subject(request: &LoadRequest) -> String {
     match (&request.reference, &request.select) {
         (Some(reference), _) => reference.to_string(),
@@ -180,7 +182,7 @@ impl Task {
     }
 }
 
-/// The references of an image, or its ID if it has none.
+/// The references of an image, or the image's ID if it has no reference.
 fn names(image: &LoadedImage) -> Vec<String> {
     match image.references.is_empty() {
         true => vec![image.id.to_string()],
@@ -192,7 +194,7 @@ fn loaded_done(images: &[LoadedImage]) -> Done {
     let references: Vec<String> = images.iter().flat_map(names).collect();
     let unchanged = images.iter().all(|image| image.unchanged);
     match images {
-        // Only for a single image: the answer then also names its digest.
+        // The answer for a single image also contains the image's digest.
         [image] => {
             let reference = image.references.first().map(Reference::to_string).unwrap_or_default();
             Done { reference, digest: image.digest.to_string(), unchanged, references, ..Done::default() }

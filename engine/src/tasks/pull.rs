@@ -1,4 +1,4 @@
-//! The thread of a pull job: pulls one image, or all tags of a repository, and announces each.
+//! The thread of a pull job: pulls one image, or all tags of a repository, and announces each pulled image.
 
 use crate::error;
 use crate::image::pull::pipeline::LayerError;
@@ -13,14 +13,14 @@ use sampan_os::io_error;
 use sampan_registry::RegistryError;
 use sampan_store::partial_blob;
 
-/// Most tags that a failure names; more would make its message unreadable.
+/// Most tags that a failure message names; more tags would make the message unreadable.
 const LISTED_MAX: usize = 10;
 
 /// A pull job, as the event loop hands it over.
 pub struct PullTask {
     /// The image or repository to pull; its reference is the first candidate.
     pub request: PullRequest,
-    /// The references that the name may stand for, in the order to try them.
+    /// The references that the requested name may stand for, in the order of trying.
     pub candidates: Vec<Reference>,
     /// The name of the job in announcements and listings.
     pub subject: String,
@@ -99,7 +99,7 @@ impl Task {
         Ok(Done { reference: name, digest, unchanged: pulled.unchanged, ..Done::default() })
     }
 
-    /// Reports a note that belongs to no progress row: to the log, and to clients that follow the job.
+    /// Reports a note that belongs to no progress row to the log and to the clients that follow the job.
     fn note(&self, note: &str) {
         log::info!("{note}");
         self.progress.note(note);
@@ -112,7 +112,7 @@ impl Task {
     }
 }
 
-/// Joins `words` with commas; after [`LISTED_MAX`] of them, gives only the number of the rest.
+/// Joins the first [`LISTED_MAX`] of `words` with commas, and adds the number of further words.
 fn listed(words: &[String]) -> String {
     let shown = words.iter().take(LISTED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
     match words.len().saturating_sub(LISTED_MAX) {

@@ -1,4 +1,5 @@
-//! Requests that are no job: a login, and short requests about images. Each runs on a thread and sends its answers.
+//! Requests that are not jobs: a login, and short requests about images. Each function runs on a thread and sends the
+//! request's answers.
 
 use crate::container::image_users::ImageUsers;
 use crate::context::Shared;
@@ -14,7 +15,7 @@ pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
     shared.outbox.send(Message::Answers { client, answers: vec![answer] });
 }
 
-/// Answers a short request about images; call it on a thread.
+/// Answers a short request about images; call it on a thread outside the event loop.
 pub fn answer(shared: &Shared, client: usize, request: &Request, users: &ImageUsers) {
     let answers = match answers(shared, request, users) {
         Ok(answers) => answers,

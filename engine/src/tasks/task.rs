@@ -10,8 +10,8 @@ use sampan_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The delays of [`settle`]. The first is from the end of a job to its sync, so that the client's next request is not
-/// slowed down and jobs that end together share one sync. The others are between retries.
+/// The delays of [`settle`]. The first delay is between the end of a job and the sync: the sync does not slow down the
+/// client's next request, and jobs that end together share one sync. The other delays are between retries.
 const SETTLE_AFTER: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 
@@ -57,13 +57,13 @@ impl Task {
         let (shared, job) = (Arc::clone(&self.shared), self.job);
         drop(self);
         shared.outbox.send(Message::Ended { job, outcome });
-        // The client has its answer: this sync delays nobody.
+        // The client already has its answer, so it does not wait for this sync.
         settle(&shared.store);
     }
 }
 
-/// Makes durable what was stored since the last sync, after a short delay. Retries if a list cannot be written; data
-/// that `syncfs` could not write is not retried.
+/// After a short delay, makes all content durable that was stored since the last sync. Retries if an index file cannot
+/// be written, but not if syncfs(2) failed.
 pub fn settle(store: &Store) {
     for wait in SETTLE_AFTER {
         if !store.needs_sync() {

@@ -1,8 +1,8 @@
-//! Measures how much disk space the store takes, and how much of it could be freed.
+//! Measures how much disk space the store takes, and how much of this space could be freed.
 //!
-//! Serves `sampan system df`. Counts blocks, not lengths, and each file once. Takes no lock, so files that come or go
-//! meanwhile may be counted or not. Memory use grows with the number of blobs and layers, not with the number of files
-//! in the layers.
+//! Serves `sampan system df`. Counts the blocks of files, not their lengths, and counts a file with several names only
+//! once. Takes no lock, so files that appear or disappear meanwhile may be counted or not. Memory use grows with the
+//! number of blobs and layers, not with the number of files in the layers.
 
 use crate::error::file_error;
 use crate::images::{self, ImageError, Loaded};
@@ -29,9 +29,9 @@ pub struct Report {
 #[derive(Default)]
 struct StoredObject {
     size: u64,
-    /// How many images use it.
+    /// Number of images that use the blob or layer.
     images: u32,
-    /// Whether a job, or an image that has a name or is in use, needs it.
+    /// Whether a job, a named image or an image in use needs the blob or layer.
     needed: bool,
 }
 
@@ -40,8 +40,8 @@ type Objects = HashMap<Digest, StoredObject>;
 /// Measures the whole store.
 ///
 /// # Errors
-/// [`ImageError`] if a directory or `index.json` cannot be read. An image that cannot be read is logged and left out;
-/// then nothing counts as reclaimable, because it is unknown which blobs that image needs.
+/// [`ImageError`] if a directory or `index.json` cannot be read. Images that cannot be read are logged and left out. If
+/// there are any, nothing counts as reclaimable, because it is unknown which blobs they need.
 pub fn report(store: &Store) -> Result<Report, ImageError> {
     let (mut blobs, stray_blobs) = blobs(store)?;
     let (mut layers, stray_layers) = layers(store)?;
@@ -66,7 +66,8 @@ pub fn report(store: &Store) -> Result<Report, ImageError> {
     let mut of_images = sum("images", &blobs, stray_blobs);
     (of_images.count, of_images.active) = ((images.len() + unreadable) as u64, active as u64);
     let of_layers = sum("layers", &layers, stray_layers);
-    // The row `images` counts blobs and unpacked layers, as docker does; the row `layers` counts the layers again.
+    // The row `images` counts blobs and unpacked layers, as docker does. The row `layers` counts the unpacked layers a
+    // second time.
     of_images.size = of_images.size.saturating_add(of_layers.size);
     of_images.reclaimable = of_images.reclaimable.saturating_add(of_layers.reclaimable);
     let mut kinds = vec![of_images, of_layers, partials(store)?];
@@ -118,7 +119,7 @@ fn sum(kind: &str, objects: &Objects, stray: u64) -> Usage {
     usage
 }
 
-/// All blobs, and the bytes of other files in their directories.
+/// All blobs, and the bytes of other files in the directories of blobs.
 fn blobs(store: &Store) -> Result<(Objects, u64), ImageError> {
     let mut objects = Objects::new();
     let mut stray = 0;
@@ -143,7 +144,7 @@ fn layers(store: &Store) -> Result<(Objects, u64), ImageError> {
         let size = store.size_on_disk(path)?;
         match Digest::parse(&format!("sha256:{name}")) {
             Ok(digest) => {
-                // `images` shows this figure from here on.
+                // The size of this layer may have been measured before: store the new size, which `images` then shows.
                 lock(&store.layer_sizes).insert(digest.clone(), size);
                 objects.insert(digest.clone(), object(store, &digest, size));
             }

@@ -1,9 +1,9 @@
 //! The state between a commit and the moment when power loss can no longer take it away.
 //!
-//! A pull is finished when its image can be used. The disk takes the image's bytes later, and no client waits for that.
-//! Until then, `index.settled.json` holds the *durable index*: the entries that `index.json` had when everything they
-//! name was last known to be on the disk. At the first start after a power failure, the durable index replaces
-//! `index.json`, as if the later images had never been pulled.
+//! A pull is finished when its image can be used. The kernel writes the image's bytes to the disk later, and no client
+//! waits for that. Until then, `index.settled.json` holds the *durable index*: the entries of the last `index.json` of
+//! which all blobs and layers are known to be on the disk. At the first start after a power failure, the durable index
+//! replaces `index.json`, as if the later images had never been pulled.
 //!
 //! ```text
 //!              record_commit                   split_index
@@ -16,18 +16,20 @@
 //! ```
 //! `committed` equals `durable` only in DURABLE; `durable_index` is `Some` only in INDEX AHEAD.
 //!
-//! Removing and tagging images make everything durable first, so that they change one index only. If the configuration
-//! has `sync = "before"`, or if the boot cannot be identified, syncfs runs before each commit and the index is never
-//! ahead.
+//! Before an image is removed or tagged, everything is made durable, so that the change affects only one index. If the
+//! configuration has `sync = "before"`, or if the boot cannot be identified, syncfs runs before each commit and the
+//! index is never ahead.
 //!
-//! [`Durability`] belongs to a [`crate::Store`]. It only keeps the state; `sync` writes the files and calls syncfs.
+//! [`Durability`] belongs to a [`crate::Store`]. It only keeps the state; the module `sync` writes the files and calls
+//! syncfs.
 
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use std::sync::{Mutex, MutexGuard};
 
-/// A point in the sequence of commits: how many blobs and layers got their final name since the store was opened.
+/// A point in the sequence of commits: the number of blobs and layers that got their final names since the store was
+/// opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Generation(u64);
 
@@ -44,15 +46,16 @@ pub struct Lost {
 #[derive(Default)]
 pub(crate) struct Durability {
     state: Mutex<DurabilityState>,
-    /// Held by the thread that calls syncfs, so that there is only one at a time.
+    /// Held by the thread that calls syncfs, so that only one thread at a time does.
     syncing: Mutex<()>,
 }
 
 #[derive(Default)]
 struct DurabilityState {
-    /// The latest commit.
+    /// The generation of the latest commit.
     committed: Generation,
-    /// The latest commit that is certainly on the disk: that of the start of the last successful syncfs.
+    /// The generation of the latest commit that is certainly on the disk: the latest commit at the start of the last
+    /// successful syncfs.
     durable: Generation,
     /// How often `index.json` was replaced since the store was opened.
     index_revision: u64,
@@ -64,12 +67,12 @@ struct DurabilityState {
     fault: Option<Fault>,
 }
 
-/// Why the durable index must stay as it is until the next start.
+/// The reason why the durable index must not change until the next start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// `index.json` could not be replaced by the durable index after power loss.
     RestoreFailed,
-    /// syncfs failed, so that nobody knows what is on the disk.
+    /// syncfs failed, so it is unknown which content is on the disk.
     SyncFailed,
 }
 
@@ -89,7 +92,7 @@ impl Durability {
         lock(&self.state).durable_index = Some(entries);
     }
 
-    /// Transition: the durable index now has `entries`, but `index.json` has more.
+    /// Transition: the durable index now has `entries`, but `index.json` has further entries.
     pub(crate) fn advance_index(&self, entries: Vec<Descriptor>) {
         lock(&self.state).durable_index = Some(entries);
     }

@@ -20,20 +20,20 @@ pub enum StoreError {
         /// The error of the system call.
         source: io::Error,
     },
-    /// Content has another digest than its name says.
+    /// The digest of some content differs from the digest in its name.
     #[error("{what} has digest {found}, expected {expected}")]
     Digest {
         /// A file's path, or a name for the content.
         what: String,
-        /// The digest in its name.
+        /// The digest in the name of the file.
         expected: Digest,
-        /// The digest of its bytes.
+        /// The digest of the file's bytes.
         found: Digest,
     },
-    /// An index file is not valid.
+    /// An index file does not contain valid JSON.
     #[error("cannot read {} of the store", path.display())]
     Broken {
-        /// The file.
+        /// The index file.
         path: PathBuf,
         /// The error of the JSON parser.
         source: serde_json::Error,

@@ -1,7 +1,7 @@
 //! Makes temporary files, and replaces small files in the store's root as a whole.
 //!
-//! Called by every module of this crate that writes. The functions differ in durability; each says what power loss
-//! leaves.
+//! Called by every module of this crate that writes. The functions differ in durability; the doc of each function says
+//! which file power loss leaves.
 
 use crate::error::{StoreError, file_error};
 use crate::reserve;
@@ -14,10 +14,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::sync::atomic::Ordering;
 
 impl Store {
-    /// Makes a new file under `tmp/`. `kind` is the beginning of its name.
+    /// Makes a new file under `tmp/`. `kind` is the beginning of the file's name.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be made.
+    /// [`StoreError::File`] if the file or directory cannot be made.
     pub fn temp_file(&self, kind: &str) -> Result<(Temp, File), StoreError> {
         let temp = self.temp_name(kind);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&temp.path);
@@ -28,11 +28,12 @@ impl Store {
     /// Makes a new directory under `tmp/`, with an empty directory `diff` in it, for a layer to be unpacked.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be made.
+    /// [`StoreError::File`] if the file or directory cannot be made.
     pub fn temp_layer(&self) -> Result<Temp, StoreError> {
         let temp = self.temp_name("layer");
         let diff = temp.path.join("diff");
-        // `diff` is the root directory of the layer. Most tars have no entry for it, so it keeps this mode, 0755.
+        // `diff` is the root directory of the layer. Most tars have no entry for `diff`, so `diff` keeps this mode,
+        // 0755.
         let outer = DirBuilder::new().mode(0o700).create(&temp.path);
         outer
             .and_then(|()| DirBuilder::new().mode(0o755).create(&diff))
@@ -61,7 +62,7 @@ impl Store {
     /// Writes `bytes` to a new temporary file.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be made or written.
+    /// [`StoreError::File`] if the file cannot be made or written.
     pub(crate) fn write_temp(&self, kind: &str, bytes: &[u8]) -> Result<(Temp, File), StoreError> {
         let (temp, mut file) = self.temp_file(kind)?;
         file.write_all(bytes).map_err(file_error("write", temp.path()))?;
@@ -81,8 +82,8 @@ impl Store {
         self.sync_root()
     }
 
-    /// Like [`Store::replace_file`], for removals: if the disk is full, deletes the reserve file and tries again. The
-    /// caller restores the reserve ([`Store::refill_reserve`]) once there is room.
+    /// Replaces a file like [`Store::replace_file`], for removals: if the disk is full, deletes the reserve file and
+    /// tries again. The caller restores the reserve ([`Store::refill_reserve`]) when the disk has room.
     pub(crate) fn replace_file_from_reserve(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         match self.swap_file(name, bytes) {
             Err(error) if io_error::is_full(&error) && reserve::release(self.root()) => {
@@ -98,7 +99,7 @@ impl Store {
         File::open(self.root()).and_then(|dir| dir.sync_all()).map_err(file_error("sync", self.root()))
     }
 
-    /// Makes sure that the reserve is large enough for an index of `len` bytes, if the disk has room for it.
+    /// Makes sure that the reserve is large enough for an index of `len` bytes, if the disk has room.
     pub(crate) fn refill_reserve(&self, len: u64) {
         reserve::refill(self.root(), len);
     }

@@ -1,7 +1,8 @@
-//! Removes blobs and layers: garbage, and those that are broken.
+//! Removes blobs and layers that no image needs or that are damaged.
 //!
 //! Called by [`crate::images`], which knows the blobs that images use, and by the engine's verification. Pinned blobs
-//! and layers are never removed. Under the commit lock, trees are only moved to `tmp/`; they are removed after it.
+//! and layers are never removed. While holding the commit lock, a sweep only moves layers to `tmp/`; the layers are
+//! removed after the lock was released.
 
 use crate::error::{StoreError, file_error};
 use crate::store::Store;
@@ -19,7 +20,7 @@ impl Store {
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
     ///
     /// Layers are only moved to `tmp/` here. [`Swept::remove`] removes them later without the lock, because that may
-    /// take long. A blob or layer that cannot be removed is logged and stays; the others are still removed.
+    /// take long. A blob or layer that cannot be removed is logged and stays; the sweep goes on with the others.
     pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
         let pins = lock(&self.pins);
         self.has_pinned_garbage.store(pins.keys().any(|digest| !used.contains(digest)), Ordering::Relaxed);
@@ -48,7 +49,7 @@ impl Store {
         Ok(swept)
     }
 
-    /// Removes a blob, or anything else that lies in the directory of blobs.
+    /// Removes a blob, or any other file or directory in a directory of blobs.
     fn sweep_blob(&self, path: &Path, swept: &mut Swept) -> Result<(), StoreError> {
         if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
             swept.trash.push(self.move_to_trash(path)?);
@@ -66,25 +67,26 @@ impl Store {
         Ok(trash)
     }
 
-    /// Removes a blob whose bytes are wrong; false if it is pinned, and stays.
+    /// Removes a blob whose bytes are wrong. Returns false, and keeps the blob, if it is pinned.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be moved to `tmp/`.
+    /// [`StoreError::File`] if the blob or layer cannot be moved to `tmp/`.
     pub fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.discard(digest, &self.blob_path(digest))
     }
 
-    /// Removes an unpacked layer whose files are wrong; false if it is pinned, and stays.
+    /// Removes an unpacked layer whose files are wrong. Returns false, and keeps the layer, if it is pinned.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be moved to `tmp/`.
+    /// [`StoreError::File`] if the blob or layer cannot be moved to `tmp/`.
     pub fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
         self.discard(chain_id, &self.layer_path(chain_id))
     }
 
     fn discard(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
         let _trash = {
-            // Pins are made under this lock, so the blob cannot become pinned between the check and the removal.
+            // Every pin is made while holding this lock, so the blob or layer cannot become pinned between the check
+            // and the removal.
             let _commit = lock(&self.commit);
             if self.is_pinned(digest) {
                 return Ok(false);
@@ -101,9 +103,9 @@ impl Store {
 pub(crate) struct Swept {
     /// Digests of the removed blobs, and chain IDs of the removed layers.
     pub(crate) names: Vec<String>,
-    /// Size of the blobs that are already removed.
+    /// Total size of the removed blobs, in bytes.
     bytes: u64,
-    /// Layers that are moved to `tmp/`, and removed when these values are dropped.
+    /// Layers that the sweep has moved to `tmp/`; dropping these values removes them.
     trash: Vec<Temp>,
 }
 
@@ -115,8 +117,8 @@ impl Swept {
         }
     }
 
-    /// Removes the trees that the sweep has moved to `tmp/`, and returns how many bytes the whole sweep freed. Must not
-    /// be called with the commit lock held, because it may take long.
+    /// Removes the trees that the sweep has moved to `tmp/`, and returns how many bytes the whole sweep freed. The
+    /// caller must not hold the commit lock, because the removal may take long.
     pub(crate) fn remove(self) -> u64 {
         let size = |temp: &Temp| size_on_disk(temp.path(), temp.namespace()).unwrap_or(0);
         self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)

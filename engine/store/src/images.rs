@@ -1,8 +1,8 @@
 //! The images of the store: finding, naming, tagging and removing them.
 //!
-//! An image is the manifest of one platform. `index.json` has one entry for each of its references, or one entry
-//! without a reference. If the image was chosen from an OCI index, an annotation keeps the digest of that index, and
-//! the index itself is not stored. Called by the engine's jobs; never uses the network.
+//! An image is the manifest of one platform. `index.json` has one entry for each reference of an image, or one entry
+//! for an image without a reference. If the image was chosen from an OCI index, an annotation keeps the digest of that
+//! index, and the index itself is not stored. Called by the engine's jobs; never uses the network.
 
 use crate::durability::Generation;
 use crate::error::StoreError;
@@ -37,7 +37,7 @@ pub enum ImageError {
     Unreadable {
         /// Digest of the image's manifest.
         digest: Digest,
-        /// What is wrong with the document.
+        /// The error in the document.
         source: oci::OciError,
     },
     /// No image has the name.
@@ -46,17 +46,17 @@ pub enum ImageError {
     /// Several images have a digest or ID that begins with the typed digits.
     #[error("{name:?} stands for {count} images")]
     Ambiguous {
-        /// The digits as typed.
+        /// The digits that the user typed.
         name: String,
-        /// How many images match.
+        /// Number of images that match.
         count: usize,
     },
-    /// An image was given by ID, and has several references.
+    /// The request names an image by its ID, and the image has several references.
     #[error("image {name} has {count} references")]
     SeveralReferences {
         /// What the request called the image.
         name: String,
-        /// How many references the image has.
+        /// Number of the image's references.
         count: usize,
     },
     /// Containers use the image.
@@ -123,17 +123,17 @@ pub struct Removed {
     pub freed: u64,
 }
 
-/// Adds an image to the index, whose blobs and layers are all in the store. The image can be used at once; it is
-/// durable after the next [`Store::make_durable`].
+/// Adds an image to the index. The store must already have all blobs and layers of the image. The image can be used at
+/// once; it is durable after the next [`Store::make_durable`].
 ///
-/// If another image had the reference, that image stays in the store, without a name if it has no other reference.
-/// Returns true if the image already had the reference, so that nothing changed.
+/// If another image had the reference, that image loses the reference and stays in the store, even without any
+/// reference. Returns true if the image already had the reference, so that nothing changed.
 ///
 /// # Errors
-/// [`StoreError`] if the index cannot be read or written; it is unchanged then.
+/// [`StoreError`] if the index cannot be read or written. After an error the index is unchanged.
 pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     let reference = new.reference.to_string();
-    // Before taking the lock, because it may wait for the disk.
+    // Call this before taking the commit lock, because it may wait for the disk.
     store.prepare_commit()?;
     let commit = lock(&store.commit);
     let index = index::read(store)?;
@@ -152,10 +152,11 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     Ok(false)
 }
 
-/// Like [`commit`], for an image without a reference. If the image is in the store already, it keeps its references.
+/// Adds an image without a reference to the index, like [`commit`]. If the store already has the image, it keeps its
+/// references.
 ///
 /// # Errors
-/// [`StoreError`] if the index cannot be read or written; it is unchanged then.
+/// [`StoreError`] if the index cannot be read or written. After an error the index is unchanged.
 pub fn commit_nameless(
     store: &Store,
     manifest: Descriptor,
@@ -178,8 +179,8 @@ pub fn commit_nameless(
     Ok(false)
 }
 
-/// Adds `entry`, which has the name `reference`. An image that had the name before stays, without a name if it has no
-/// other.
+/// Adds `entry`, which has the name `reference`. An image that had the name before loses the name and stays in the
+/// index, even without any name.
 fn put(index: &mut Index, entry: Descriptor, reference: &str) {
     if let Some(at) = index.manifests.iter().position(|e| name_of(e) == Some(reference)) {
         let mut old = index.manifests.remove(at);
@@ -193,7 +194,8 @@ fn put(index: &mut Index, entry: Descriptor, reference: &str) {
     index.manifests.push(entry);
 }
 
-/// Groups the entries by image, that is by digest: the first entry of each image, and all its references, sorted.
+/// Groups the index's entries by image, that is, by digest. Returns the first entry of each image with the image's
+/// references, sorted.
 fn grouped(index: &Index) -> Vec<(Descriptor, Vec<String>)> {
     let mut groups: Vec<(Descriptor, Vec<String>)> = Vec::new();
     for entry in &index.manifests {
@@ -236,7 +238,7 @@ pub fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> Result<
     oci::parse_config(&bytes, manifest).map_err(unreadable)
 }
 
-/// The images in `index.json`: the first entry of each, and all its references. Reads no other file.
+/// The images in `index.json`: the first entry of each image, and all references of the image. Reads no other file.
 ///
 /// # Errors
 /// [`StoreError`] if `index.json` cannot be read.
@@ -245,7 +247,8 @@ pub fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreErr
 }
 
 impl Loaded {
-    /// Digests of the image's blobs: the manifest, the config, the layers. A layer may be among them twice.
+    /// Digests of the image's blobs: the manifest, the config and the layers. If the image has a layer twice, its
+    /// digest appears twice.
     pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
         let documents = [&self.entry.digest, &self.manifest.config.digest];
         documents.into_iter().chain(self.manifest.layers.iter().map(|layer| &layer.digest))
@@ -266,24 +269,26 @@ impl Loaded {
 }
 
 impl Loaded {
-    /// The bytes that the image's blobs and unpacked layers take on the disk, each counted once. This is the one size
-    /// of an image: `images` and `system df` show it, and `image prune` frees it if no other image shares content.
+    /// The bytes that the image's blobs and unpacked layers take on the disk; a blob or layer that the image has twice
+    /// counts once. `images` and `system df` show this size, and `image prune` frees as many bytes if no other image
+    /// shares content.
     pub fn size_on_disk(&self, store: &Store) -> u64 {
         let blobs: HashSet<&Digest> = self.blobs().collect();
         let blobs = blobs.into_iter().map(|digest| store.size_on_disk(&store.blob_path(digest)));
         let layers: HashSet<Digest> = self.config.chain_ids().into_iter().collect();
         let layers = layers.iter().map(|chain_id| store.layer_size(chain_id));
-        // A blob or layer that is missing takes nothing.
+        // A missing blob or layer takes no space.
         blobs.chain(layers).fold(0, |sum, size| sum.saturating_add(size.unwrap_or(0)))
     }
 }
 
-/// The digest of the index that an image was chosen from, which its entry in `index.json` holds.
+/// The digest of the index that an image was chosen from, which the image's entry in `index.json` records.
 pub fn index_of(entry: &Descriptor) -> Option<Digest> {
     entry.annotations.get(INDEX_DIGEST).and_then(|digest| Digest::parse(digest).ok())
 }
 
-/// All images, in the order in which they were committed. Images that cannot be read are logged and left out.
+/// All images, in the order in which they were committed. Images whose documents cannot be read are logged and left
+/// out.
 ///
 /// # Errors
 /// [`StoreError`] if `index.json` itself cannot be read.
@@ -299,12 +304,13 @@ pub fn list(store: &Store) -> Result<Vec<Loaded>, ImageError> {
     Ok(images)
 }
 
-/// How many images the store has; 0 if `index.json` cannot be read.
+/// Number of images in the store; 0 if `index.json` cannot be read.
 pub fn count(store: &Store) -> usize {
     index::read(store).map_or(0, |index| grouped(&index).len())
 }
 
-/// Finds the image `name`: a reference, a digest, an ID (the digest of the config), or the first digits of one.
+/// Finds the image `name`: a reference, a digest, an ID (the digest of the config), or the first digits of a digest or
+/// ID.
 ///
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`].
@@ -313,12 +319,13 @@ pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
     load(store, entry, references)
 }
 
-/// Finds the image `name` like [`find`], and pins its blobs and layers, so that they stay if the image is removed.
+/// Finds the image `name` like [`find`], and pins its blobs and layers, so that the blobs and layers stay even if the
+/// image is removed.
 ///
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`].
 pub fn find_and_pin(store: &Store, name: &str) -> Result<(Loaded, Pin), ImageError> {
-    // Without the lock, the image could be removed after it is found and before it is pinned.
+    // Hold the commit lock: without it, another job could remove the image after it is found and before it is pinned.
     let commit = lock(&store.commit);
     let image = find(store, name)?;
     let needed = image.blobs().cloned().chain(image.config.chain_ids());
@@ -415,8 +422,8 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
 
 /// Removes the reference `name`, or the whole image if `name` is a digest or ID.
 ///
-/// With its last reference, the image is removed, and all blobs and layers that nothing else uses. The image need not
-/// be readable.
+/// Removing the last reference also removes the image, and all blobs and layers that no other image uses. The image's
+/// documents need not be readable.
 ///
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`]; [`ImageError::SeveralReferences`] if `name` is an ID, the image
@@ -443,7 +450,8 @@ pub fn remove(
     Ok(Removed { labels, ..removed })
 }
 
-/// Removes the image with all its references; `None` if it is in use, or another job removed it before.
+/// Removes the image with all its references; `None` if the image is in use, or if another job removed the image
+/// before.
 ///
 /// # Errors
 /// [`ImageError::Store`] if the index cannot be read or written.
@@ -457,15 +465,15 @@ pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, 
     Ok(Some(Removed { labels, ..removed }))
 }
 
-/// The labels of an image; empty if it cannot be read.
+/// The labels of an image; empty if the image's documents cannot be read.
 fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
     let entry = index::read(store).ok().and_then(|i| i.manifests.into_iter().find(|e| e.digest == *digest));
     let image = entry.and_then(|entry| load(store, entry, Vec::new()).ok());
     image.map(|image| image.config.config.labels).unwrap_or_default()
 }
 
-/// Removes the entries of the image `digest` from `index.json`: all of them, or only the one called `name`. With
-/// `only_unused`, does nothing if the image is in use. `typed` is what the request called the image.
+/// Removes the entries of the image `digest` from `index.json`: all entries, or only the entry with the name `name`.
+/// With `only_unused`, does nothing if the image is in use. `typed` is what the request called the image.
 fn remove_entries(
     store: &Store,
     digest: &Digest,
@@ -496,18 +504,19 @@ fn remove_entries(
     Ok((removed, swept))
 }
 
-/// Whether the image is in use: a job or a container has pinned its manifest. Every user of images has to pin them.
+/// Whether the image is in use: a job or a container has pinned its manifest. Every job and container that uses an
+/// image pins it.
 pub fn is_in_use(store: &Store, digest: &Digest) -> bool {
     store.is_pinned(digest)
 }
 
-/// When the image was last pulled or used: the modification time of its manifest's file.
+/// The time when the image was last pulled or used: the modification time of the manifest's file.
 pub fn last_used(store: &Store, digest: &Digest) -> SystemTime {
     let file = std::fs::symlink_metadata(store.blob_path(digest));
     file.and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Records that the image is used now, for [`last_used`].
+/// Records that the image is used now; [`last_used`] then returns the current time.
 pub fn touch(store: &Store, digest: &Digest) {
     let path = store.blob_path(digest);
     let touched = std::fs::File::options().write(true).open(&path);
@@ -534,7 +543,7 @@ pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
     Ok(used)
 }
 
-/// All images, in the order in which they were committed, with an error for each that cannot be read.
+/// All images, in the order in which they were committed, with an error in place of each image that cannot be read.
 ///
 /// # Errors
 /// [`StoreError`] if `index.json` itself cannot be read.
@@ -544,7 +553,7 @@ pub fn all(store: &Store) -> Result<impl Iterator<Item = Result<Loaded, ImageErr
 }
 
 /// Sweeps blobs and layers that no image uses. The caller holds the commit lock, and passes the result to
-/// [`free_space`] after giving the lock up.
+/// [`free_space`] after releasing the lock.
 fn sweep_unused(store: &Store) -> Swept {
     let swept = used(store).and_then(|used| Ok(store.sweep(&used)?));
     swept.unwrap_or_else(|error| {
@@ -556,7 +565,8 @@ fn sweep_unused(store: &Store) -> Swept {
     })
 }
 
-/// Removes the swept trees and restores the reserve; returns how many bytes became free.
+/// Removes the layers that a sweep has moved to `tmp/`, and restores the reserve; returns the number of bytes freed by
+/// the sweep.
 fn free_space(store: &Store, swept: Swept) -> u64 {
     let freed = swept.remove();
     store.refill_reserve(index::size(store));
@@ -564,8 +574,9 @@ fn free_space(store: &Store, swept: Swept) -> u64 {
 }
 
 impl Store {
-    /// Removes blobs and layers that no image uses and nothing has pinned. If an image cannot be read, removes nothing.
-    /// Returns the digests and chain IDs of what was removed, and how many bytes became free.
+    /// Removes all blobs and layers that no image uses and no job or container has pinned. If an image cannot be read,
+    /// removes nothing. Returns the digests of the removed blobs, the chain IDs of the removed layers, and the number
+    /// of bytes freed.
     pub fn collect_garbage(&self) -> (Vec<String>, u64) {
         let mut swept = {
             let _commit = lock(&self.commit);
@@ -641,7 +652,7 @@ pub(crate) mod tests {
         assert_eq!(find(&store, "a").expect("found").entry.digest, two);
         let old = find(&store, &one.hex()[..12]).expect("found by prefix");
         assert!(old.references.is_empty());
-        // Named again, it is one entry.
+        // After the image got a name again, the index has one entry for it.
         tag(&store, one.hex(), "b:1").expect("tagged");
         assert_eq!(list(&store).expect("listed").len(), 2);
         assert_eq!(index::read(&store).expect("read").manifests.len(), 2);

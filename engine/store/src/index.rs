@@ -2,10 +2,12 @@
 //!
 //! `index.json` has one entry for each image and name, so that other tools can read the store (OCI image-spec, "Image
 //! Layout"). The annotation `org.opencontainers.image.ref.name` holds the full name. Other tools do not find images
-//! with a docker schema 2 manifest; for each of these the file has a second entry, its *twin*, with an OCI manifest.
+//! with a docker schema 2 manifest; for each such image the file has a second entry, the *twin* of the first, with an
+//! OCI manifest.
 //!
-//! `index.settled.json` is the durable index ([`crate::durability`]); it exists only while `index.json` is ahead of it.
-//! Both files are read and replaced as a whole, under the commit lock. [`crate::images`] decides what they contain.
+//! `index.settled.json` is the durable index ([`crate::durability`]); the file exists only while `index.json` has
+//! images that are not durable yet. Both files are read and replaced as a whole, under the commit lock.
+//! [`crate::images`] decides about the entries.
 
 use crate::error::{StoreError, file_error};
 use crate::store::Store;
@@ -22,10 +24,10 @@ const INDEX: &str = "index.json";
 const DURABLE_INDEX: &str = "index.settled.json";
 /// The annotation with the name of an image. OCI image-spec, "Pre-Defined Annotation Keys".
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The annotation of a twin: the digest of the schema 2 manifest that it was made from.
+/// The annotation of a twin: the digest of the schema 2 manifest that the twin's manifest was made from.
 const MADE_OF: &str = "sampan.made-of";
-/// The annotation with the name of a schema 2 image. Its twin has the name in [`REF_NAME`]; umoci ignores both of two
-/// entries with one name.
+/// The annotation with the name of a schema 2 image. The name must be in another annotation than [`REF_NAME`], which
+/// the twin has: umoci ignores both of two entries with the same name.
 const OWN_NAME: &str = "sampan.ref.name";
 /// Longest index file that is read or written, in bytes.
 const SIZE_MAX: u64 = 64 << 20;
@@ -71,7 +73,7 @@ pub(crate) fn read_all_entries(store: &Store) -> Result<Vec<Descriptor>, StoreEr
     Ok(read_file(store, INDEX)?.manifests)
 }
 
-/// Reads the durable index; `None` if there is no separate one.
+/// Reads the durable index from its own file; `None` if that file does not exist.
 ///
 /// # Errors
 /// [`StoreError`] if the file cannot be read or is not valid.
@@ -82,10 +84,10 @@ pub(crate) fn read_durable(store: &Store) -> Result<Option<Vec<Descriptor>>, Sto
     }
 }
 
-/// Whether the durable index has a file of its own.
+/// Whether the file of the durable index exists.
 ///
 /// # Errors
-/// [`StoreError`] if stat(2) fails for another reason than a missing file.
+/// [`StoreError`] if stat(2) fails, except for a missing file.
 pub(crate) fn has_durable(store: &Store) -> Result<bool, StoreError> {
     exists(&store.root().join(DURABLE_INDEX))
 }
@@ -116,7 +118,7 @@ fn read_file(store: &Store, name: &str) -> Result<IndexFile, StoreError> {
     serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
 }
 
-/// Makes `index.json` if it is missing: from the durable index, or empty.
+/// Makes `index.json` if the file is missing: a copy of the durable index or, without a durable index, an empty index.
 ///
 /// # Errors
 /// [`StoreError`] if a file cannot be examined or written.
@@ -145,7 +147,8 @@ pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Like [`write`], for removals: if the disk is full, the reserve file makes room for the index.
+/// Replaces `index.json` durably like [`write`], for removals: if the disk is full, the reserve file makes room for the
+/// index.
 ///
 /// # Errors
 /// [`StoreError`] if the file cannot be written.
@@ -156,10 +159,10 @@ pub(crate) fn write_after_removal(store: &Store, index: Index) -> Result<(), Sto
 }
 
 /// Replaces `index.json` by an index with a new image that is not durable yet. Does not wait for the disk, because
-/// power loss leaves the durable index. The caller has made sure that there is one.
+/// power loss leaves the durable index. The caller has made sure that the file of the durable index exists.
 ///
 /// # Errors
-/// [`StoreError`] if the file cannot be written; `index.json` is unchanged then.
+/// [`StoreError`] if the file cannot be written; after an error `index.json` is unchanged.
 pub(crate) fn write_ahead(store: &Store, index: Index) -> Result<(), StoreError> {
     let bytes = serialize(store, index)?;
     store.put_file(INDEX, &bytes)?;
@@ -168,13 +171,13 @@ pub(crate) fn write_ahead(store: &Store, index: Index) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Makes the current `index.json`, which is on the disk, the durable index as well, by a second link to the file.
+/// Makes the current `index.json`, which is on the disk, also the durable index, by a second hard link to the file.
 ///
 /// No fsync is needed: a file system with a journal keeps the order of changes in a directory, so a later `index.json`
 /// is never on the disk without this link.
 ///
 /// # Errors
-/// [`StoreError`] if the file can neither be linked nor copied; nothing has changed then.
+/// [`StoreError`] if the file can neither be linked nor copied; after an error no file has changed.
 pub(crate) fn link_as_durable(store: &Store) -> Result<(), StoreError> {
     let (index, durable) = (store.root().join(INDEX), store.root().join(DURABLE_INDEX));
     match std::fs::hard_link(&index, &durable) {
@@ -201,7 +204,7 @@ pub(crate) fn rename_to_durable(store: &Store, staged: Temp) -> Result<(), Store
     staged.rename(&store.root().join(DURABLE_INDEX))
 }
 
-/// Replaces the durable index, and waits until it is on the disk.
+/// Replaces the file of the durable index, and waits until the new file is on the disk.
 ///
 /// # Errors
 /// [`StoreError`] if the file cannot be written.
@@ -210,7 +213,8 @@ pub(crate) fn write_durable(store: &Store, durable: Vec<Descriptor>) -> Result<(
     store.sync_root()
 }
 
-/// Like [`write_durable`], for removals: if the disk is full, the reserve file makes room for the index.
+/// Replaces the durable index like [`write_durable`], for removals: if the disk is full, the reserve file makes room
+/// for the index.
 ///
 /// # Errors
 /// [`StoreError`] if the file cannot be written.
@@ -223,7 +227,7 @@ pub(crate) fn write_durable_after_removal(store: &Store, durable: Vec<Descriptor
 /// fsync of the store's root directory.
 ///
 /// # Errors
-/// [`StoreError`] if the file cannot be removed; nothing has changed then.
+/// [`StoreError`] if the file cannot be removed; after an error no file has changed.
 pub(crate) fn remove_durable(store: &Store) -> Result<(), StoreError> {
     let path = store.root().join(DURABLE_INDEX);
     match std::fs::remove_file(&path) {
@@ -232,7 +236,7 @@ pub(crate) fn remove_durable(store: &Store) -> Result<(), StoreError> {
     }
 }
 
-/// Replaces `index.json` by the durable index, and waits until that is on the disk.
+/// Replaces `index.json` by the durable index, and waits until the change is on the disk.
 ///
 /// # Errors
 /// [`StoreError`] if the file cannot be renamed, or the directory cannot be synced.
@@ -240,12 +244,13 @@ pub(crate) fn restore_durable(store: &Store) -> Result<(), StoreError> {
     let (index, durable) = (store.root().join(INDEX), store.root().join(DURABLE_INDEX));
     std::fs::rename(&durable, &index).map_err(file_error("rename to the index", &durable))?;
     store.durability.record_index_change();
-    // If both names are links to one file, rename(2) does nothing and leaves both.
+    // If both names are hard links to one file, rename(2) does nothing, and the file of the durable index stays. Remove
+    // it in this case.
     remove_durable(store)?;
     store.sync_root()
 }
 
-/// The bytes of an index file: the entries of `index`, and their twins, whose blobs are written as well.
+/// The bytes of an index file: the entries of `index`, and their twins. Also stores the manifests of the twins.
 fn serialize(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
     let mut manifests = index.manifests;
     let mut twins = Vec::new();
@@ -262,7 +267,7 @@ fn serialize(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
     let path = || store.root().join(INDEX);
     let bytes = serde_json::to_vec(&file).map_err(|error| file_error("write", &path())(error.into()))?;
     if bytes.len() as u64 > SIZE_MAX {
-        // A longer file could not be read again.
+        // A longer file could be written but not read again, so refuse it.
         let source = io::Error::other("there are too many images and references in the store");
         return Err(file_error("write", &path())(source));
     }
@@ -290,7 +295,8 @@ pub(crate) fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec
 /// # Errors
 /// [`StoreError`] if the index cannot be read or written.
 pub(crate) fn add_missing_twins(store: &Store) -> Result<(), StoreError> {
-    // The name of an entry with a twin is not in REF_NAME, and without a name `twin` returns `None`.
+    // `twin` returns `None` for an entry that already has a twin: the name of such an entry is not in REF_NAME, and
+    // `twin` ignores an entry without a name.
     match read_all_entries(store)?.iter().any(|entry| twin(store, entry).is_some()) {
         true => write(store, read(store)?),
         false => Ok(()),

@@ -1,7 +1,7 @@
 //! The store: images on the disk, as blobs, unpacked layers and an index of names.
 //!
 //! Called by the engine's image jobs, and by containers for the layers that they mount. This crate knows no registry,
-//! no archive and no container: a job or container pins the images that it needs.
+//! no archive and no container: each job and container pins the images that it needs.
 //!
 //! | module | what it owns |
 //! |---|---|

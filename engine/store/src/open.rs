@@ -1,4 +1,4 @@
-//! Opens the store: removes temporary files of a killed engine, and everything that power loss may have damaged.
+//! Opens the store: removes temporary files of a killed engine, and all content that power loss may have damaged.
 //!
 //! Called once, when the engine starts.
 
@@ -18,21 +18,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 impl Store {
-    /// Opens the store in `root`, and makes the directory if it is missing.
+    /// Opens the store in `root`, and makes the directory `root` if it is missing.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another engine uses it.
+    /// [`StoreError::Locked`] if another engine uses the store.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         Self::open_in(root, None, &Vec::new)
     }
 
     /// Opens the store of a user whose layers are unpacked in the user namespace `namespace`; `None` for root.
     ///
-    /// The first start after another boot removes all blobs and layers that no image uses, except those that `needed`
-    /// returns.
+    /// The first start after a boot of the host removes all blobs and layers that no image uses, except the blobs and
+    /// layers that `needed` returns.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another engine uses it.
+    /// [`StoreError::Locked`] if another engine uses the store.
     pub fn open_in(
         root: &Path,
         namespace: Option<Namespace>,
@@ -54,7 +54,7 @@ impl Store {
             lock_file,
             commit: Mutex::new(()),
             pins: Arc::default(),
-            // A sweep of an earlier engine may have skipped pinned garbage.
+            // A sweep by an earlier process of the engine may have skipped pinned garbage.
             has_pinned_garbage: AtomicBool::new(true),
             next_temp: AtomicU64::new(0),
             namespace: namespace.map(Arc::new),
@@ -77,7 +77,7 @@ impl Store {
             // The file may be readable at the next start, so this start fails without changing anything.
             Err(error) => return Err(error),
         }
-        // A killed engine may have left complete blobs that are not on the disk yet.
+        // A killed engine may have left blobs with final names that are not on the disk yet.
         store.durability.record_commit();
         store.refill_reserve(index::size(&store));
         store.recover_from_power_loss(needed);
@@ -91,7 +91,7 @@ impl Store {
             log::info!("removing {}, left by an engine that was killed", path.display());
             if let Err(error) = remove(&path, self.namespace()) {
                 log::warn!("cannot remove {}, which goes on using disk space: {error}", path.display());
-                // The file stays, so no new file may get its number.
+                // The temporary file cannot be removed, so no new file may get its number.
                 let nth = path.to_str().and_then(|path| path.rsplit('-').next()?.parse::<u64>().ok());
                 self.next_temp.fetch_max(nth.map_or(0, |nth| nth.saturating_add(1)), Ordering::Relaxed);
             }
@@ -107,22 +107,23 @@ impl Store {
         index::create_missing(self)
     }
 
-    /// At the first start after another boot: restores the durable index and removes blobs and layers that no image
-    /// uses, since power loss may have cut them.
+    /// At the first start after a boot of the host: restores the durable index and removes blobs and layers that no
+    /// image uses, because power loss may have cut them.
     fn recover_from_power_loss(&self, needed: &dyn Fn() -> Vec<Digest>) {
         let Some(boot) = boot_id::read().map(|id| id + "\n") else {
             return self.set_sync_before_commit();
         };
         let path = self.root.join("boot");
         let last = small_file::open(&path).and_then(|file| small_file::read(file, boot.len() as u64));
-        // An index that is ahead was never synced, so it may be broken for other reasons than power loss.
+        // While `index.json` is ahead of the durable index, it has not been synced, so it may be broken even if the
+        // power did not fail. If so, also restore the durable index.
         let is_broken =
             self.durability.is_index_ahead() && matches!(index::read(self), Err(StoreError::Broken { .. }));
         if !is_broken && last.is_ok_and(|last| last == boot.as_bytes()) {
             return;
         }
         if let Err(error) = self.restore_durable_index() {
-            // Nothing is removed or made durable until the next start, which tries again.
+            // Until the next start, which tries again, nothing is removed or made durable.
             self.durability.record_restore_failure();
             return log::error!(
                 "cannot restore the index after a power failure, the next start tries again: {}",

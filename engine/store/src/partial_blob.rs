@@ -1,18 +1,16 @@
 //! Partial blobs: the first bytes of downloads that broke off, kept so that a later pull can continue.
 //!
 //! ```text
-//! partial/<algorithm>-<hex>        the blob's first bytes, without holes
-//! partial/<algorithm>-<hex>.note   JSON: the ETag of these bytes, and how many of them are safe from power loss
-//! ```
-//! A partial blob survives the end of its job and of the engine. Bytes are appended as they come; every [`SYNC_EVERY`]
-//! they are synced, and their number is written to the note. After another boot, each partial blob is cut to the bytes
-//! that were synced.
+//! partial/<algorithm>-<hex> the blob's first bytes, without holes partial/<algorithm>-<hex>.note JSON: the ETag of
+//! these bytes, and how many of them are safe from power loss ``` A partial blob survives the end of its job and of the
+//! engine. A job appends bytes as they arrive; at intervals of [`SYNC_EVERY`] it syncs them and writes their number to
+//! the note. After a boot of the host, the store cuts each partial blob to the bytes that were synced.
 //!
-//! The ETag is written when the [`Partial`] is dropped, or with the first append after `NOTE_AFTER`, because most
-//! downloads finish sooner and need no note. If the engine is killed before that, the bytes have no ETag, and only the
-//! digest of the whole blob shows whether they are right. No partial blob is trusted: a blob gets its final name only
-//! after its caller compared the digest of all bytes. Only one job has a partial blob open, since it has claimed the
-//! digest.
+//! The ETag is written when the [`Partial`] is dropped, or with the first append after `NOTE_AFTER`. Most downloads
+//! finish sooner and need no note. If the engine is killed before that, the bytes have no ETag, and only the digest of
+//! the whole blob shows whether they are right. No partial blob is trusted: it gets the final name of a blob only after
+//! the caller has checked the digest of all bytes. Only the job that has claimed the digest may have the partial blob
+//! open.
 
 use crate::error::{StoreError, file_error};
 use crate::store::Store;
@@ -27,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often a download is synced. After power loss, at most this much of it is fetched again.
+/// Interval at which a download is synced. After power loss, at most the bytes of one interval are fetched again.
 pub const SYNC_EVERY: Duration = Duration::from_secs(10);
 /// Age of a download at which its ETag is written to the note.
 const NOTE_AFTER: Duration = Duration::from_secs(1);
@@ -43,7 +41,7 @@ const ETAG_MAX: usize = 1024;
 struct Note {
     #[serde(default)]
     etag: Option<String>,
-    /// How many bytes of the blob were synced.
+    /// Number of bytes of the partial blob that were synced.
     #[serde(default)]
     synced: u64,
 }
@@ -63,7 +61,7 @@ pub struct Partial<'a> {
     digest: Digest,
     path: PathBuf,
     file: File,
-    /// Bytes that the file had when it was opened.
+    /// Number of bytes that the file had when this partial blob was opened.
     kept: u64,
     opened: Instant,
     state: Mutex<PartialState>,
@@ -82,8 +80,8 @@ impl Drop for Partial<'_> {
 }
 
 impl<'a> Partial<'a> {
-    /// Opens the partial blob `digest`, or makes an empty one. If it has more than `size` bytes, which cannot be right,
-    /// drops all of them.
+    /// Opens the partial blob `digest`, or makes an empty one. If the file has more than `size` bytes, it cannot be
+    /// right, so all its bytes are dropped.
     ///
     /// # Errors
     /// [`StoreError::File`] if the file cannot be opened or changed.
@@ -113,7 +111,7 @@ impl<'a> Partial<'a> {
         Ok(partial)
     }
 
-    /// How many bytes the partial blob had when it was opened.
+    /// Number of bytes that the partial blob had when it was opened.
     pub fn kept(&self) -> u64 {
         self.kept
     }
@@ -123,7 +121,7 @@ impl<'a> Partial<'a> {
         lock(&self.state).len == 0
     }
 
-    /// The ETag of its bytes.
+    /// The ETag of the partial blob's bytes.
     pub fn etag(&self) -> Option<String> {
         lock(&self.state).note.etag.clone()
     }
@@ -147,7 +145,7 @@ impl<'a> Partial<'a> {
         }
     }
 
-    /// Appends `bytes`, and syncs the file if [`SYNC_EVERY`] is over.
+    /// Appends `bytes`, and syncs the file if the last sync is longer ago than [`SYNC_EVERY`].
     ///
     /// # Errors
     /// [`StoreError::File`] if the disk is full or broken.
@@ -169,7 +167,7 @@ impl<'a> Partial<'a> {
         Ok(())
     }
 
-    /// Drops all bytes, because they are wrong.
+    /// Removes all bytes from the partial blob, because they are wrong.
     ///
     /// # Errors
     /// [`StoreError::File`] if the note cannot be written, or the file cannot be cut.
@@ -192,10 +190,10 @@ impl<'a> Partial<'a> {
         remove(&self.path);
     }
 
-    /// Renames the partial blob to its final name as a blob. The caller has compared the digest of all its bytes.
+    /// Renames the partial blob to the final name of the blob. The caller has checked the digest of all bytes.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be renamed; the partial blob stays then.
+    /// [`StoreError::File`] if the file cannot be renamed. After an error the partial blob stays.
     pub fn finish(self) -> Result<(), StoreError> {
         let target = self.store.blob_path(&self.digest);
         rename_to_blob(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
@@ -217,7 +215,7 @@ fn write_note(store: &Store, path: &Path, note: &Note) -> Result<(), StoreError>
 }
 
 impl Store {
-    /// Cuts each partial blob to the bytes that were synced. Called at the first start after another boot.
+    /// Cuts each partial blob to the bytes that were synced. Called at the first start after a boot of the host.
     pub(crate) fn cut_partials(&self) {
         for path in list(self) {
             let note = read_note(&path);
@@ -259,7 +257,8 @@ pub fn collect(store: &Store, age: Duration) {
     };
     for path in list(store) {
         let touched = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
-        // Pins are made under this lock, so no job can open the partial blob between the check and the removal.
+        // Every pin is made while holding this lock, so no job can open the partial blob between the check and the
+        // removal.
         let _commit = lock(&store.commit);
         let pinned = digest_of(&path).is_some_and(|digest| store.is_pinned(&digest));
         if !pinned && touched.is_ok_and(|touched| touched <= oldest) {
@@ -280,7 +279,7 @@ pub(crate) fn is_note(name: &str) -> bool {
     name.ends_with(NOTE)
 }
 
-/// How many bytes of the blob there are in its partial blob; 0 if there is none.
+/// Number of bytes in the partial blob of a blob; 0 if there is no partial blob.
 pub fn kept(store: &Store, digest: &Digest) -> u64 {
     fs::symlink_metadata(path(store, digest)).map_or(0, |meta| meta.len())
 }
@@ -321,7 +320,7 @@ fn is_etag(etag: &str) -> bool {
     etag.len() <= ETAG_MAX && etag.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
 }
 
-/// Removes a partial blob and its note. The note goes last, so that there are never bytes whose note is missing.
+/// Removes a partial blob and its note. Removes the note last, so that bytes never exist without their note.
 fn remove(path: &Path) {
     remove_file(path);
     remove_file(&note_path(path));

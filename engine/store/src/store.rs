@@ -1,17 +1,14 @@
 //! The directory of the store: an OCI image layout, and unpacked layers next to it.
 //!
 //! ```text
-//! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
-//! index.settled.json                                the durable index, if index.json is ahead: `durability`
-//! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
-//! layers/<chain id, hex>/implied                    its directories that need lower layers: sampan_layer::implied_dirs
-//! partial/                                          blobs that are not complete: [`crate::partial_blob`]
-//! tmp/                                              files that are not verified yet; emptied at start
-//! spare                                             space for an index on a full disk: `reserve`
-//! lock  boot                                        one engine at a time; the ID of the boot that last wrote here
-//! ```
-//! A blob or layer gets its final name only after its digests were compared. Blobs and layers that power loss may have
-//! cut are used by no image of the durable index, and the first start after the power failure removes them.
+//! oci-layout index.json blobs/<algorithm>/<hex> OCI image-spec, "Image Layout": skopeo and umoci read it
+//! index.settled.json the durable index, if index.json is ahead: `durability` layers/<chain id, hex>/diff a layer
+//! unpacked in overlayfs's form layers/<chain id, hex>/implied its directories that need lower layers:
+//! sampan_layer::implied_dirs partial/ blobs that are not complete: [`crate::partial_blob`] tmp/ files that are not
+//! verified yet; emptied at start spare space for an index on a full disk: `reserve` lock boot one engine at a time;
+//! the ID of the boot that last wrote here ``` A blob or layer gets its final name only after its digests were checked.
+//! No image of the durable index uses a blob or layer that power loss may have cut, and the first start after the power
+//! failure removes such blobs and layers.
 
 use crate::durability::{Durability, Lost};
 use crate::error::{StoreError, file_error};
@@ -34,11 +31,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// The store, locked for this process.
 pub struct Store {
     pub(crate) root: PathBuf,
-    /// Open from start to end: [`Store::sync`] learns of write errors since this file was opened.
+    /// The lock file, which stays open as long as the store: [`Store::sync`] learns of all write errors since this file
+    /// was opened.
     pub(crate) lock_file: Flock<File>,
     /// Held while `index.json` changes and while garbage is collected; never during a download or while unpacking.
     pub(crate) commit: Mutex<()>,
-    /// How many pins each blob and layer has.
+    /// Number of pins on each blob and layer.
     pub(crate) pins: Arc<Mutex<HashMap<Digest, usize>>>,
     /// Whether the last sweep skipped garbage because it was pinned.
     pub(crate) has_pinned_garbage: AtomicBool,
@@ -46,8 +44,8 @@ pub struct Store {
     pub(crate) next_temp: AtomicU64,
     pub(crate) namespace: Option<Arc<Namespace>>,
     pub(crate) durability: Durability,
-    /// Bytes that unpacked layers take on the disk, each measured once, since a layer does not change. At most one
-    /// entry for each layer in the store.
+    /// Bytes that unpacked layers take on the disk. Each layer is measured only once, because a layer does not change.
+    /// The map has at most one entry for each layer in the store.
     pub(crate) layer_sizes: Mutex<HashMap<Digest, u64>>,
 }
 
@@ -72,7 +70,8 @@ impl Drop for Pin {
 }
 
 impl Store {
-    /// The user namespace in which layers are unpacked and removed; `None` if this process does it itself.
+    /// The user namespace in which layers are unpacked and removed; `None` if this process itself unpacks and removes
+    /// layers.
     pub fn namespace(&self) -> Option<&Namespace> {
         self.namespace.as_deref()
     }
@@ -104,7 +103,7 @@ impl Store {
         Ok(size)
     }
 
-    /// The path of a blob, whether it exists or not.
+    /// The path of a blob, which may not exist.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(digest.algorithm().word()).join(digest.hex())
     }
@@ -114,21 +113,21 @@ impl Store {
         fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() == size)
     }
 
-    /// The path of an unpacked layer, whether it exists or not.
+    /// The path of an unpacked layer, which may not exist.
     pub fn layer_path(&self, chain_id: &Digest) -> PathBuf {
         self.root.join("layers").join(chain_id.hex())
     }
 
-    /// Whether the layer is unpacked.
+    /// Whether the store has the unpacked layer.
     pub fn has_layer(&self, chain_id: &Digest) -> bool {
         self.layer_path(chain_id).join("diff").is_dir()
     }
 
-    /// Reads a small blob and compares its digest.
+    /// Reads a small blob and checks its digest.
     ///
     /// # Errors
-    /// [`StoreError::Digest`] if the blob is damaged; [`StoreError::File`] if it does not exist or has more than `max`
-    /// bytes.
+    /// [`StoreError::Digest`] if the blob is damaged; [`StoreError::File`] if the blob does not exist or has more than
+    /// `max` bytes.
     pub fn read_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
         let file = small_file::open(&path).map_err(file_error("open", &path))?;
@@ -147,7 +146,7 @@ impl Store {
     /// Stores a small blob under its digest.
     ///
     /// # Errors
-    /// [`StoreError::Digest`] if `bytes` have another digest; [`StoreError::File`] if they cannot be written.
+    /// [`StoreError::Digest`] if `bytes` have another digest; [`StoreError::File`] if the blob cannot be written.
     pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let found = digest_of(bytes, digest);
         if found != *digest {
@@ -163,20 +162,20 @@ impl Store {
         self.name_blob(self.write_temp("blob", bytes)?.0, digest)
     }
 
-    /// Renames a verified file to its final name as a blob.
+    /// Renames a verified temporary file to the final name of the blob `digest`.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be renamed; it is removed then.
+    /// [`StoreError::File`] if the temporary cannot be renamed. After an error the temporary is removed.
     pub fn name_blob(&self, temp: Temp, digest: &Digest) -> Result<(), StoreError> {
         temp.rename_with(&self.blob_path(digest), rename_to_blob)?;
         self.durability.record_commit();
         Ok(())
     }
 
-    /// Renames a verified layer to its final name. If another job was faster, keeps the layer of that job.
+    /// Renames a verified layer to its final name. If another job has already stored the layer, keeps that job's layer.
     ///
     /// # Errors
-    /// [`StoreError::File`] if it cannot be renamed; it is removed then.
+    /// [`StoreError::File`] if the temporary cannot be renamed. After an error the temporary is removed.
     pub fn name_layer(&self, temp: Temp, chain_id: &Digest) -> Result<(), StoreError> {
         match temp.rename(&self.layer_path(chain_id)) {
             Err(StoreError::File { .. }) if self.has_layer(chain_id) => {}
@@ -186,14 +185,16 @@ impl Store {
         Ok(())
     }
 
-    /// Completes all layers of an image, which are all unpacked; the lowest layer comes first in `chain_ids`.
+    /// Sets the attributes of the implied directories in all layers of an image. All layers must be unpacked; in
+    /// `chain_ids`, the lowest layer comes first.
     ///
-    /// A tar may have entries in a directory that it has no entry for. The attributes of such an implied directory come
-    /// from the layers below. Call this before the image is committed; if nothing is to be done, it costs one stat(2) a
-    /// layer.
+    /// An implied directory is a directory for which a layer's tar has no entry; its attributes come from the layers
+    /// below. The caller calls this before it commits the image. If no layer has an implied directory left to set, this
+    /// function costs one stat(2) for each layer.
     ///
     /// # Errors
-    /// [`StoreError::File`] if a layer cannot be read or written, or `cancel` was called. Another call goes on.
+    /// [`StoreError::File`] if a layer cannot be read or written, or `cancel` was called. A later call continues the
+    /// work.
     pub fn complete_layers(&self, chain_ids: &[Digest], cancel: &Cancel) -> Result<(), StoreError> {
         for (nth, chain_id) in chain_ids.iter().enumerate() {
             let below = chain_ids.get(..nth).unwrap_or_default();
@@ -202,10 +203,12 @@ impl Store {
         Ok(())
     }
 
-    /// Completes one layer, which may still have a temporary name. The layers in `below` are complete.
+    /// Sets the attributes of the implied directories in one layer, which may still have a temporary name. The layers
+    /// in `below` must be complete.
     ///
     /// # Errors
-    /// [`StoreError::File`] if a layer cannot be read or written, or `cancel` was called. Another call goes on.
+    /// [`StoreError::File`] if a layer cannot be read or written, or `cancel` was called. A later call continues the
+    /// work.
     pub fn complete_layer(&self, layer: &Path, below: &[Digest], cancel: &Cancel) -> Result<(), StoreError> {
         if !layer.join(implied_dirs::LIST).exists() {
             return Ok(());
@@ -223,8 +226,8 @@ impl Store {
         self.durability.sync_before_commit();
     }
 
-    /// Makes the blobs and layers of the next commit durable, if syncfs runs before each commit. Must not be called
-    /// with the commit lock held.
+    /// Makes the blobs and layers of the next commit durable, if syncfs runs before each commit. The caller must not
+    /// hold the commit lock.
     ///
     /// # Errors
     /// [`StoreError::File`] if syncfs fails.
@@ -232,7 +235,7 @@ impl Store {
         if self.durability.syncs_before_commit() { self.sync() } else { Ok(()) }
     }
 
-    /// Whether [`Store::make_durable`] has something to do.
+    /// Whether the store has content that [`Store::make_durable`] would make durable.
     pub fn needs_sync(&self) -> bool {
         self.durability.needs_sync()
     }
@@ -245,7 +248,7 @@ impl Store {
     /// Waits until everything that was written so far is on the disk. syncfs(2).
     ///
     /// # Errors
-    /// [`StoreError::File`] if syncfs fails, or has failed before since the store was opened.
+    /// [`StoreError::File`] if syncfs fails, or if an earlier syncfs has failed since the store was opened.
     pub fn sync(&self) -> Result<(), StoreError> {
         let synced = match self.durability.has_sync_failed() {
             true => Err(io::Error::other("an earlier syncfs failed: restart the engine")),
@@ -255,10 +258,10 @@ impl Store {
         synced.map_err(file_error("sync", &self.root))
     }
 
-    /// Makes the next start treat everything that is not durable as lost, like after power loss.
+    /// Makes the next start remove all images that are not durable, like after power loss.
     ///
     /// After a failed syncfs, the kernel regards the pages that it could not write as clean, so that a second syncfs
-    /// succeeds although they are lost. Images that are not durable now can never become durable.
+    /// succeeds although the data of these pages is lost. Images that are not durable now can never become durable.
     pub(crate) fn record_sync_failure(&self, error: &io::Error) {
         log::error!(
             "syncfs of {} failed ({error}): images pulled since the last successful sync are not trusted and will be \
@@ -278,12 +281,14 @@ impl Store {
 
     /// Keeps blobs and layers (given by chain ID) from garbage collection until the pin is dropped.
     pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Pin {
-        // A sweep holds the commit lock. After waiting for it, the caller sees which blobs the sweep has left.
+        // A sweep holds the commit lock. Take the lock here, so that no sweep is running when this function returns,
+        // and the caller sees which blobs the sweep has left.
         let commit = lock(&self.commit);
         self.pin_locked(&commit, digests)
     }
 
-    /// Like [`Store::pin`], for a caller that holds the commit lock: nothing that it saw can go before it is pinned.
+    /// Pins blobs and layers like [`Store::pin`], for a caller that holds the commit lock. A blob or layer that the
+    /// caller has found cannot be removed before it is pinned.
     pub(crate) fn pin_locked(
         &self,
         _commit: &MutexGuard<'_, ()>,
@@ -302,8 +307,8 @@ impl Store {
         lock(&self.pins).contains_key(digest)
     }
 
-    /// Whether the last sweep skipped anything only because it was pinned. Ask after dropping your own pin: a sweep may
-    /// have skipped what it held.
+    /// Whether the last sweep skipped a blob or layer only because it was pinned. A caller should first drop its own
+    /// pins, because the sweep may have skipped the blobs and layers that they hold.
     pub fn has_pinned_garbage(&self) -> bool {
         self.has_pinned_garbage.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
 //! Makes commits durable with syncfs(2), and restores the durable index after power loss.
 //!
 //! [`crate::durability`] explains the two indexes and draws their states. A pull adds images to `index.json` at once
-//! ([`commit_image`]); removing and tagging make everything durable first ([`DurableCommit`]). Called by
+//! ([`commit_image`]); a removal or a new name first makes everything durable ([`DurableCommit`]). Called by
 //! [`crate::images`], and by the engine after each job ([`Store::make_durable`]).
 
 use crate::durability::{Generation, Lost};
@@ -12,11 +12,11 @@ use sampan_oci::{Descriptor, Index};
 use sampan_os::mutex::lock;
 use std::sync::MutexGuard;
 
-/// Attempts to make everything durable before [`DurableCommit::lock`] goes on without that.
+/// Number of failed attempts to make everything durable after which [`DurableCommit::lock`] goes on without success.
 const ATTEMPTS: usize = 3;
 
-/// Called when a pull finds its image already committed. Blobs that its job committed after generation `since` may not
-/// be durable yet; waits until they are. Must not be called with the commit lock held.
+/// Called when a pull finds its image already committed. Blobs that the pull's job committed after the generation
+/// `since` may not be durable yet; waits until they are. Must not be called with the commit lock held.
 pub(crate) fn wait_until_durable(store: &Store, since: Generation) {
     if store.durability.is_behind() && store.generation() != since {
         store.make_durable();
@@ -43,7 +43,8 @@ pub(crate) fn commit_image(
     } else if !index::has_durable(store)?
         && let Some(durable) = store.durability.durable_index()
     {
-        // An earlier change removed the file, but failed before the state followed.
+        // An earlier call removed the file of the durable index, but failed before it updated the state. Write the file
+        // again.
         index::write_durable(store, durable)?;
     }
     add(&mut index);
@@ -52,17 +53,18 @@ pub(crate) fn commit_image(
 
 /// Holds the commit lock after making `index.json` durable, so that a removal or a new name survives power loss.
 ///
-/// If three attempts to make it durable fail (the disk refuses, or pulls commit all the time), it locks anyway, and
-/// [`DurableCommit::remove`] updates both index files.
+/// If three attempts to make `index.json` durable fail (the disk has errors, or pulls commit all the time),
+/// [`DurableCommit::lock`] takes the commit lock anyway, and [`DurableCommit::remove`] updates both index files.
 pub(crate) struct DurableCommit<'a> {
     store: &'a Store,
     _commit: MutexGuard<'a, ()>,
-    /// Held after failed attempts: a syncfs that started with the old index must not write that as the durable index.
+    /// The lock of syncfs, held after failed attempts: a syncfs that started with the old index must not make the old
+    /// index the durable index.
     _syncing: Option<MutexGuard<'a, ()>>,
 }
 
 impl<'a> DurableCommit<'a> {
-    /// Makes `index.json` durable if it is not, and takes the commit lock.
+    /// Takes the commit lock, after making `index.json` durable if it is not.
     pub(crate) fn lock(store: &'a Store) -> Self {
         for _ in 0..ATTEMPTS {
             let commit = lock(&store.commit);
@@ -76,8 +78,8 @@ impl<'a> DurableCommit<'a> {
         DurableCommit { store, _commit: lock(&store.commit), _syncing: Some(syncing) }
     }
 
-    /// Writes `index`, in which an image of the store has one more name. If the index is ahead, the name is not in the
-    /// durable index, so power loss takes it away.
+    /// Writes `index`, in which an image of the store has one more name. If `index.json` could not be made durable, the
+    /// durable index lacks the new name, so power loss takes the name away.
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be written; `index.json` is unchanged then.
@@ -95,8 +97,9 @@ impl<'a> DurableCommit<'a> {
         is_removed: impl Fn(&Descriptor) -> bool,
     ) -> Result<(), StoreError> {
         if let Some(mut durable) = self.store.durability.durable_index() {
-            // The durable index goes first. If the second write fails, the image is still listed and power loss may
-            // take it; in the other order, power loss would bring back an image that was reported as removed.
+            // Write the durable index first. If the second write fails, `index.json` still lists the image, and power
+            // loss may take the image away. In the other order, power loss could bring back an image that was reported
+            // as removed.
             durable.retain(|entry| !is_removed(entry));
             index::write_durable_after_removal(self.store, durable.clone())?;
             self.store.durability.advance_index(durable);
@@ -105,7 +108,7 @@ impl<'a> DurableCommit<'a> {
     }
 }
 
-/// The images and names that `current` has and the `durable` index has not, newest first.
+/// The images and names that the index `current` has and the index `durable` lacks, newest first.
 fn find_lost(current: &Index, durable: &[Descriptor]) -> Vec<Lost> {
     let lost = |entry: &Descriptor| Lost {
         manifest: entry.digest.clone(),
@@ -120,10 +123,11 @@ fn find_lost(current: &Index, durable: &[Descriptor]) -> Vec<Lost> {
 }
 
 impl Store {
-    /// Replaces `index.json` by the durable index. Called at the first start after another boot.
+    /// Replaces `index.json` by the durable index. Called at the first start after a boot of the host.
     ///
     /// # Errors
-    /// [`StoreError`] if a file cannot be written; both files may still be there then, and the next start tries again.
+    /// [`StoreError`] if a file cannot be written; after an error both files may still exist, and the next start tries
+    /// again.
     pub(crate) fn restore_durable_index(&self) -> Result<(), StoreError> {
         let _commit = lock(&self.commit);
         let Some(durable) = self.durability.durable_index() else {
@@ -148,25 +152,27 @@ impl Store {
         index::restore_durable(self)?;
         self.durability.join_index();
         self.durability.record_loss(lost);
-        // The blobs of entries for other tools may be gone although their image is back; writing makes them again.
+        // The manifests of twins, the entries for other tools, may be lost although their images are restored. Writing
+        // `index.json` stores these manifests again.
         if let Err(error) = index::read(self).and_then(|index| index::write_after_removal(self, index)) {
             log::warn!("{}", sampan_ipc::report::chain(&error));
         }
         Ok(())
     }
 
-    /// The current generation. A job notes it when it begins, and passes it to [`crate::images::commit`].
+    /// The current generation. A job stores the generation when it begins, and passes it to [`crate::images::commit`].
     pub fn generation(&self) -> Generation {
         self.durability.committed()
     }
 
     /// Makes all commits durable, and returns whether that succeeded. Waits for the disk. If another thread is calling
-    /// syncfs already, waits for that thread, and calls syncfs again only if there are newer commits.
+    /// syncfs, first waits for that thread, and then calls syncfs only if a commit is not durable yet.
     pub fn make_durable(&self) -> bool {
         let _syncing = self.durability.lock_syncing();
         let make_durable = || {
             let (generation, revision, index) = {
-                // Under the commit lock no commit is half done, so that the generation and the index belong together.
+                // While this thread holds the commit lock, no commit is half done, so the generation and the index
+                // match.
                 let _commit = lock(&self.commit);
                 if !self.needs_sync() {
                     return Ok(());
@@ -182,15 +188,16 @@ impl Store {
         result.inspect_err(|error| log::error!("{}", sampan_ipc::report::chain(error))).is_ok()
     }
 
-    /// Makes `entries` the durable index. They are the content of `index.json` at `revision`, and are on the disk.
+    /// Makes `entries` the durable index. The entries are the content of `index.json` at the revision `revision`, and
+    /// all their blobs and layers are on the disk.
     fn update_durable_index(&self, revision: u64, entries: Vec<Descriptor>) -> Result<(), StoreError> {
         let is_current = || self.durability.index_revision() == revision;
-        // Write the file before taking the commit lock, which must not be held while waiting for the disk. If the index
-        // did not change, no file is needed.
+        // Write the file before taking the commit lock, which must not be held while waiting for the disk. If
+        // `index.json` has not changed, no file is needed.
         let staged = if is_current() { None } else { Some(index::stage_durable(self, entries.clone())?) };
         let commit = lock(&self.commit);
         match staged {
-            // There is no separate durable index any more, so nothing is left to update.
+            // Meanwhile `index.json` became durable, so no separate durable index is left to update.
             _ if !self.durability.is_index_ahead() => return Ok(()),
             _ if is_current() => {
                 index::remove_durable(self)?;
@@ -200,11 +207,11 @@ impl Store {
                 index::rename_to_durable(self, staged)?;
                 self.durability.advance_index(entries);
             }
-            // The index changed after the first check. Its job makes it durable in a moment.
+            // `index.json` changed after the first check. The job that changed it will make it durable soon.
             None => return Ok(()),
         }
         drop(commit);
-        // If this fails, count it as a commit, so that the next syncfs makes it durable.
+        // If this fails, count the changed directory as a commit, so that the next syncfs makes the change durable.
         self.sync_root().inspect_err(|_| self.durability.record_commit())?;
         self.refill_reserve(index::size(self));
         Ok(())
@@ -239,7 +246,7 @@ mod tests {
         assert!(store.durability.durable_index().is_none());
     }
 
-    /// Opens the store again as if power had failed: on another boot.
+    /// Opens the store again as if power had failed, that is, with another boot ID.
     fn after_power_loss(dir: &tempfile::TempDir, store: Store) -> Store {
         drop(store);
         std::fs::write(dir.path().join("boot"), "another").expect("written");
@@ -262,7 +269,7 @@ mod tests {
         assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
         assert!(matches!(find(&store, "alias"), Err(ImageError::NotFound(_))));
         assert!(matches!(find(&store, "other"), Err(ImageError::NotFound(_))));
-        // The first pull after a start, of an image that is there.
+        // The first pull after a start is of an image that the store already has.
         image(&store, "a", "one");
         let store = after_power_loss(&dir, store);
         assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
@@ -283,7 +290,7 @@ mod tests {
         tag(&store, "y", "x").expect("tagged");
         let store = after_power_loss(&dir, store);
         assert_eq!(find(&store, "x").expect("kept").entry.digest, new);
-        // The image that the durable index names as x is not removed while power loss could bring it back.
+        // The image that the durable index names `x` is not removed as long as power loss could bring it back.
         image(&store, "x", "newest");
         remove_unused(&store, &old).expect("removed");
         let store = after_power_loss(&dir, store);
@@ -353,7 +360,7 @@ mod tests {
         store.make_durable();
         image(&store, "a", "two");
         store.record_sync_failure(&std::io::Error::other("from a test"));
-        // A syncfs would succeed now, but must not be trusted.
+        // A second syncfs would succeed, but must not be trusted.
         store.make_durable();
         assert!(index::has_durable(&store).expect("known"));
         assert!(store.sync().is_err());
@@ -411,7 +418,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         image(&store, "a", "one");
-        // The file is removed, but the state still has it, as after a failed fsync of the directory.
+        // The file is removed, but the state still has the durable index, as after a failed fsync of the directory.
         index::remove_durable(&store).expect("removed");
         image(&store, "b", "two");
         assert!(index::has_durable(&store).expect("known"));
@@ -426,7 +433,7 @@ mod tests {
         let old = image(&store, "x", "old");
         store.make_durable();
         image(&store, "y", "new");
-        // What DurableCommit::lock returns after its last failed attempt.
+        // This is the value that DurableCommit::lock returns after its last failed attempt.
         let durable = DurableCommit {
             store: &store,
             _syncing: Some(store.durability.lock_syncing()),

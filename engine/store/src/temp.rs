@@ -1,6 +1,6 @@
 //! Temporary files and directories under `tmp/`: renamed to their final name after verification, or removed.
 //!
-//! Made by [`crate::Store`]. A tree with files of subordinate user IDs is removed inside the user namespace.
+//! [`crate::Store`] makes them. A tree with files of subordinate user IDs is removed inside the user namespace.
 
 use crate::error::{StoreError, file_error};
 use sampan_layer::userns::Namespace;
@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A file or directory under `tmp/`. Dropping it removes it, unless it got its final name.
+/// A file or directory under `tmp/`. Dropping this value removes the file or directory, unless it got its final name.
 pub struct Temp {
     pub(crate) path: PathBuf,
     pub(crate) namespace: Option<Arc<Namespace>>,
@@ -23,7 +23,8 @@ impl Temp {
         &self.path
     }
 
-    /// The user namespace in which the tree was made, if it was not made by this process itself.
+    /// The user namespace in which the directory was unpacked; `None` if this process itself made the file or
+    /// directory.
     pub(crate) fn namespace(&self) -> Option<&Namespace> {
         self.namespace.as_deref()
     }
@@ -55,7 +56,8 @@ impl Drop for Temp {
     }
 }
 
-/// Renames a file to `target` in a directory of blobs; makes the directory for the first blob of its algorithm.
+/// Renames a file to `target` in a directory of blobs; makes the directory if this is the first blob with its digest
+/// algorithm.
 pub(crate) fn rename_to_blob(from: &Path, target: &Path) -> io::Result<()> {
     match fs::rename(from, target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,7 +1,8 @@
 //! The files of an archive by name, and the targets of its links. None of these names becomes a path on this host.
 //!
-//! Names are compared, never opened: a link in a tar leads to another name in the same tar, or is refused. Used by
-//! [`crate::image::archive::streamed`] and [`crate::image::archive::seekable`]. Never touches a file.
+//! This module compares names and never opens them: it accepts a link in a tar only if the link leads to another name
+//! in that tar. Used by [`crate::image::archive::streamed`] and [`crate::image::archive::seekable`]. Never touches a
+//! file.
 
 use sampan_layer::tar::{Entry, Kind};
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 pub const ENTRIES_MAX: usize = 32_768;
 /// Longest accepted name in an archive, in bytes; image tools write at most 150.
 const NAME_MAX: usize = 256;
-/// Most links in a chain.
+/// Most links that are followed from one name.
 const LINKS_MAX: usize = 8;
 
 /// Why an archive, or a name in it, is refused.
@@ -28,7 +29,7 @@ pub fn refuse(name: &str, reason: &'static str) -> EntryError {
     EntryError { name: name.chars().take(300).collect(), reason }
 }
 
-/// The files of an archive, each with data of its reader.
+/// The files of an archive by name; for each file, this holds data `T` of the archive's reader.
 pub struct Entries<T> {
     members: HashMap<String, EntryKind<T>>,
     directories: usize,
@@ -46,8 +47,8 @@ impl<T> Default for Entries<T> {
 }
 
 impl<T> Entries<T> {
-    /// Registers an entry's name, before its content is read. For a file, returns the name under which the caller then
-    /// calls [`Entries::put`]. Links are recorded here; directories are only counted.
+    /// Registers an entry's name before the entry's content is read. For a file, returns the name that the caller
+    /// passes to [`Entries::put`] later. Links are recorded here; directories are only counted.
     ///
     /// # Errors
     /// [`EntryError`]: the name or the link leads out of the archive, the name is a duplicate, the entry is a special
@@ -86,12 +87,13 @@ impl<T> Entries<T> {
         Ok(None)
     }
 
-    /// Records the reader's data of the file `name`, which [`Entries::admit`] has returned.
+    /// Records the reader's data for the file `name`; [`Entries::admit`] has returned that name.
     pub fn put(&mut self, name: String, known: T) {
         self.members.insert(name, EntryKind::File(known));
     }
 
-    /// Follows links from `name`, as a document gives it, to the name of a file; `None` if there is no such file.
+    /// Follows links from `name`, a name in a document, to a file, and returns the file's name; `None` if the archive
+    /// has no such file.
     ///
     /// # Errors
     /// [`EntryError`]: the name leads out of the archive, or the links form a circle.
@@ -107,7 +109,7 @@ impl<T> Entries<T> {
         Err(refuse(name, "is a link that is part of a circle"))
     }
 
-    /// The reader's data of the file with exactly this name.
+    /// The reader's data for the file with exactly this name.
     pub fn get(&self, name: &str) -> Option<&T> {
         match self.members.get(name) {
             Some(EntryKind::File(known)) => Some(known),

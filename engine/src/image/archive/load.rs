@@ -1,9 +1,9 @@
 //! A load: reads images from an archive or a layout into the store.
 //!
-//! Documents → layers → commit. All files are temporaries until every image is verified; then all of them are named. If
-//! anything fails, the temporaries are removed. A docker archive has no manifests: this module makes an OCI manifest
-//! from the config and the layers as they came, so the image keeps the ID that docker shows. Runs on a job's thread;
-//! the caller announces the outcome.
+//! Documents → layers → commit. A load stores all files as temporaries until every image is verified, and then gives
+//! all of them their final names. If anything fails, the load removes the temporaries. A docker archive has no
+//! manifests: this module makes an OCI manifest from the unchanged config and layers, so the image keeps the ID that
+//! docker shows. Runs on a job's thread; the caller announces the outcome.
 
 use crate::image::archive::manifest::{self, ListedImage, ManifestError, Wanted};
 use crate::image::archive::oci_layout::Layout;
@@ -38,12 +38,12 @@ pub struct LoadRequest {
     pub from: OwnedFd,
     /// Whether `from` is a directory.
     pub is_layout: bool,
-    /// Only the image of this name in the archive.
+    /// Load only the image of this name in the archive; `None` loads all images.
     pub select: Option<String>,
     /// The new name of the image, in place of its names in the archive.
     pub reference: Option<Reference>,
-    /// The wanted platform; `None` means this host's, and then an image outside any index is taken whatever its
-    /// platform.
+    /// The wanted platform. `None` means the platform of this host, and accepts an image of any platform if no index
+    /// lists it.
     pub platform: Option<Platform>,
     /// Whether to unpack the layers.
     pub unpack: bool,
@@ -55,17 +55,17 @@ pub struct LoadRequest {
 
 /// A loaded image.
 pub struct LoadedImage {
-    /// Its names in the store.
+    /// The image's names in the store.
     pub references: Vec<Reference>,
-    /// Digest of its manifest.
+    /// Digest of the image's manifest.
     pub digest: Digest,
-    /// Digest of its config.
+    /// Digest of the image's config.
     pub id: Digest,
-    /// Size of its config and layers, in bytes.
+    /// Size of the image's config and layers, in bytes.
     pub size: u64,
-    /// Whether the store had all of it under these names before.
+    /// Whether the store had the complete image under these names before the load.
     pub unchanged: bool,
-    /// Its labels.
+    /// Labels of the image.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -86,11 +86,11 @@ pub enum LoadError {
     Wrong {
         /// Name of the layer in the archive.
         name: String,
-        /// The property: size, digest or diff id.
+        /// The property that differs: size, digest or diff id.
         what: &'static str,
-        /// Its value.
+        /// Value of the property in the layer.
         found: String,
-        /// Its value in the documents.
+        /// Value of the property in the documents.
         expected: String,
     },
     /// The image is for another platform than the requested one.
@@ -145,8 +145,8 @@ impl From<ManifestError> for LoadError {
 /// Loads images into `store`.
 ///
 /// # Errors
-/// [`LoadError`]; always [`LoadError::Cancelled`] once `cancel` was called, whatever failed first. The store has no new
-/// image then.
+/// [`LoadError`]; after a call of `cancel`, the error is always [`LoadError::Cancelled`], even if another error came
+/// first. After an error the store has no new image.
 pub fn load(
     store: &Store,
     limits: &Limits,
@@ -188,15 +188,15 @@ struct Work<'a> {
     room: DiskSpace,
     /// Layers that were loaded, by their resolved names.
     seen: HashMap<String, Blob>,
-    /// Blobs that have no name yet.
+    /// Blobs that do not have their final names yet.
     blobs: HashMap<Digest, Temp>,
-    /// Unpacked layers that have no name yet, by chain id.
+    /// Unpacked layers that do not have their final names yet, by chain id.
     layers: HashMap<Digest, Temp>,
-    /// Each layer of the store's images: its blob and its chain id. Read when first needed.
+    /// The blob's digest and the chain id of each layer of the store's images. Read from the store when first needed.
     known: Option<HashSet<(Digest, Digest)>>,
     /// Pins on content of the store that these images need.
     pins: Vec<Pin>,
-    /// Claims on disk space for layers that are not written yet.
+    /// Claims on disk space for layers that this load has not written yet.
     claims: Vec<Claim>,
 }
 
@@ -220,7 +220,7 @@ struct Ready {
     platform: PlatformField,
     size: u64,
     labels: BTreeMap<String, String>,
-    /// The chain ids of its unpacked layers, the lowest first; empty if they are not unpacked.
+    /// The chain ids of the image's layers, the lowest first; empty if the load does not unpack layers.
     chain_ids: Vec<Digest>,
 }
 
@@ -251,7 +251,7 @@ impl Work<'_> {
             cancel: self.cancel,
             unpack: self.unpack,
         };
-        // A stream does not say its size, so no disk space can be claimed: check the free space while reading.
+        // The size of a stream is not known, so no disk space can be claimed: check the free space while reading.
         let room = self.room.clone();
         let patient = CancellableReader { file: &file, cancel: self.cancel };
         let (_, plain) =
@@ -266,7 +266,7 @@ impl Work<'_> {
         self.images(&mut staged, offers)
     }
 
-    /// Lists the archive's images, and checks whether they may have their names.
+    /// Lists the archive's images, and checks whether the policy allows their names.
     fn listed_images(
         &self,
         source: &mut dyn Source,
@@ -283,7 +283,7 @@ impl Work<'_> {
                 several => return Err(LoadError::Several(several.len())),
             }
         }
-        // A name that the user gave is the user's decision, as with a tag.
+        // The policy does not apply to a name that the user gave, just as it does not apply to `sampan tag`.
         for name in offers.iter().flat_map(|offer| &offer.names).filter(|_| !is_renamed) {
             let refused = |error| LoadError::Policy { reference: name.to_string(), source: Box::new(error) };
             self.policies.check_unsigned(name).map_err(refused)?;
@@ -291,8 +291,8 @@ impl Work<'_> {
         Ok(offers)
     }
 
-    /// Claims disk space for the layers in the manifests, before they are read. A docker archive does not say their
-    /// sizes.
+    /// Claims disk space for the layers in the manifests, before they are read. A docker archive does not say the sizes
+    /// of its layers.
     fn check_room(&mut self, offers: &[ListedImage]) -> Result<(), LoadError> {
         for offer in offers {
             if let Some(manifest) = offer.manifest() {
@@ -303,7 +303,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Loads all layers of all images, then names everything.
+    /// Loads all layers of all images; then gives all blobs, layers and images their final names.
     fn images(
         &mut self,
         source: &mut dyn Source,
@@ -318,7 +318,7 @@ impl Work<'_> {
         self.finish(ready)
     }
 
-    /// Loads an image's layers; names nothing.
+    /// Loads an image's layers as temporaries without final names.
     fn image(&mut self, source: &mut dyn Source, mut offer: ListedImage) -> Result<Ready, LoadError> {
         self.check_platform(&offer)?;
         let is_adopted = self.adopt(&mut offer)?;
@@ -353,9 +353,9 @@ impl Work<'_> {
         })
     }
 
-    /// Looks for the image of a docker archive in the store, where it may have come from a registry with a manifest; an
-    /// equal config digest means the same image. If it is complete there, that image gets the names, and no layer is
-    /// read.
+    /// Looks in the store for the image of a docker archive; an equal config digest means an equal image. The stored
+    /// image may have come from a registry with a manifest. If the stored image is complete, the load gives it the
+    /// names from the archive and reads no layer.
     fn adopt(&mut self, offer: &mut ListedImage) -> Result<bool, LoadError> {
         let id = offer.config_digest();
         let is_it = |image: &images::Loaded| image.manifest.config.digest == id;
@@ -391,7 +391,7 @@ impl Work<'_> {
         }
     }
 
-    /// Loads one layer, or finds that it was loaded already.
+    /// Loads one layer, unless this load has read it before for another image.
     fn layer(
         &mut self,
         source: &mut dyn Source,
@@ -425,8 +425,8 @@ impl Work<'_> {
         diff_id: &Digest,
         chain_id: &Digest,
     ) -> Result<Blob, LoadError> {
-        // A blob that the store has is not read again. It is found by the manifest's digest; a plain tar, by its diff
-        // id.
+        // A blob that the store has is not read again. The digest in the manifest finds the blob in the store; without
+        // a manifest, the diff id finds an uncompressed layer.
         let (wanted, size) = expected.map_or((diff_id, None), |e| (&e.digest, Some(e.size)));
         self.pins.push(self.store.pin([wanted.clone()]));
         let found = source.layer(name)?;
@@ -456,7 +456,7 @@ impl Work<'_> {
         }
     }
 
-    /// Sends a layer that was not read yet through the pipeline.
+    /// Sends the bytes of a layer through the pipeline.
     fn read(
         &mut self,
         name: &str,
@@ -516,7 +516,8 @@ impl Work<'_> {
         Ok(streamed)
     }
 
-    /// Uses a blob of the store, whose digest was compared when it was stored. Unpacks it if that is needed.
+    /// Uses a blob that the store already has; its digest was checked when it was stored. Unpacks the blob if the store
+    /// lacks the unpacked layer or the diff id is not yet proven.
     fn stored(
         &mut self,
         name: &str,
@@ -541,7 +542,8 @@ impl Work<'_> {
         Ok(blob)
     }
 
-    /// Whether an image of the store has this blob for this layer; then the blob's diff id is right without reading it.
+    /// Whether an image of the store has this blob as the layer `chain_id`. If so, the blob's diff id is right, and the
+    /// blob need not be read to check it.
     fn is_known(&mut self, blob: &Blob, chain_id: &Digest) -> bool {
         let known = self.known.get_or_insert_with(|| {
             let images = images::list(self.store).unwrap_or_default();
@@ -554,7 +556,7 @@ impl Work<'_> {
         known.contains(&(blob.digest.clone(), chain_id.clone()))
     }
 
-    /// Unpacks a loaded layer once more if it is used on top of other lower layers.
+    /// Unpacks a loaded layer again if an image uses it on top of other lower layers.
     fn unpack(&mut self, name: &str, blob: &Blob, chain_id: &Digest) -> Result<(), LoadError> {
         if !self.unpack || self.layers.contains_key(chain_id) || self.store.has_layer(chain_id) {
             return Ok(());
@@ -591,8 +593,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Keeps a blob under its digest in the manifest. The pipeline hashed it by SHA-256; for a SHA-512 digest the blob
-    /// is read once more.
+    /// Records a blob under the digest that the manifest gives. The pipeline computes only SHA-256; if the manifest has
+    /// a SHA-512 digest, the blob is read again.
     fn rename(
         &mut self,
         name: &str,
@@ -609,7 +611,8 @@ impl Work<'_> {
         Ok(blob)
     }
 
-    /// Names all blobs and layers, then commits the images. If that fails, removes what is then garbage.
+    /// Gives all blobs and layers their final names, then commits the images. If this fails, removes the content that
+    /// no image needs.
     fn finish(&mut self, ready: Vec<Ready>) -> Result<Vec<LoadedImage>, LoadError> {
         let named = self.name(ready);
         self.room.keep(self.store);
@@ -642,7 +645,7 @@ impl Work<'_> {
             manifest: image.manifest.clone(),
             platform: image.platform.clone(),
             index: image.index.clone(),
-            // A load does not know which of the blobs that it found were durable, so all of them count as new.
+            // A load does not know which of the stored blobs are already on the disk, so it treats all of them as new.
             since: Generation::default(),
         };
         let mut unchanged = true;
@@ -681,7 +684,7 @@ impl ListedImage {
     }
 }
 
-/// Makes the OCI manifest of an image that came without one.
+/// Makes an OCI manifest for an image from a docker archive, which has no manifests.
 fn made_manifest(id: &Digest, config_size: u64, blobs: &[Blob]) -> (Descriptor, Vec<u8>) {
     let descriptor = |media_type: &str, digest: &Digest, size| Descriptor {
         media_type: media_type.to_owned(),

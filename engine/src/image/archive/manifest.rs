@@ -1,8 +1,8 @@
 //! The images of an archive or a layout, as its own documents list them.
 //!
 //! Reads `index.json` of an OCI image layout, or `manifest.json` of a docker archive. An archive that has both (docker
-//! 25 and later) is read as a layout, which preserves the digests. The size of every document is bounded before it is
-//! read, and its digest is compared. Called by [`crate::image::archive::load`]; stores nothing.
+//! 25 and later) is read as a layout, which preserves the digests. This module checks the size of every document before
+//! reading the document, and the digest afterwards. Called by [`crate::image::archive::load`]; stores nothing.
 
 use crate::image::archive::source::{ArchiveError, Source, document};
 use sampan_oci as oci;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 const IMAGES_MAX: usize = 1000;
 /// Most names of one image.
 const NAMES_MAX: usize = 1000;
-/// Deepest index within an index.
+/// Most levels of indexes that list other indexes.
 const NESTING_MAX: usize = 3;
 /// Annotation with an image's name in a layout, as the writer of the layout chose it.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -38,14 +38,14 @@ pub enum ManifestError {
         /// Error of the parser.
         source: OciError,
     },
-    /// A document has another digest than its name says.
+    /// The digest of a document differs from the digest in the document's name.
     #[error("{name:?} in the archive has digest {found}, expected {expected}")]
     Digest {
         /// Name of the document.
         name: String,
-        /// Digest in the name.
+        /// Digest in the document's name.
         expected: Digest,
-        /// Digest of the content.
+        /// Digest of the document's content.
         found: Digest,
     },
     /// An image's name is not a valid reference.
@@ -59,7 +59,7 @@ pub enum ManifestError {
         /// The first few names in the archive.
         there: Vec<String>,
     },
-    /// There is no image, or a limit is exceeded.
+    /// The archive has no image, has too many images, or breaks another rule; the text names the rule.
     #[error("{0}")]
     Refused(String),
 }
@@ -78,23 +78,23 @@ fn refused(why: impl Into<String>) -> ManifestError {
 
 /// An image that the archive lists.
 pub struct ListedImage {
-    /// Its names; may be empty.
+    /// The image's names; may be empty.
     pub names: Vec<Reference>,
-    /// Descriptor and bytes of its manifest; `None` in docker archives, which have no manifests.
+    /// Descriptor and bytes of the image's manifest; `None` for a docker archive, which has no manifests.
     pub manifest: Option<(Descriptor, Vec<u8>)>,
-    /// The index that it was chosen from.
+    /// Digest of the index that lists the image's manifest, if an index does.
     pub index: Option<Digest>,
-    /// Bytes of its config.
+    /// Bytes of the image's config.
     pub config: Vec<u8>,
-    /// Its config, parsed.
+    /// The image's config, parsed.
     pub parsed: Config,
-    /// Its layers, lowest first: the name in the archive, and the descriptor from the manifest.
+    /// The image's layers, lowest first: each layer's name in the archive, and its descriptor from the manifest.
     pub layers: Vec<(String, Option<Descriptor>)>,
 }
 
 /// Which images of the archive to read.
 pub struct Wanted<'a> {
-    /// Only the image of this name in the archive.
+    /// Read only the image of this name in the archive; `None` reads all images.
     pub select: Option<&'a str>,
     /// The platform to choose from an index.
     pub platform: &'a Platform,
@@ -102,7 +102,7 @@ pub struct Wanted<'a> {
     pub is_layout: bool,
 }
 
-/// Reads the list of images.
+/// Reads the list of the images in an archive.
 ///
 /// # Errors
 /// [`ManifestError`]: a document cannot be read or is not valid, or no image is selected.
@@ -220,7 +220,7 @@ fn layout(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<ListedImag
                 offer.manifest.as_ref().is_some_and(|(m, _)| m.digest == entry.digest)
                     || offer.index.as_ref() == Some(&entry.digest)
             };
-            // The image was read already under another name.
+            // The list already has this image under another name: add only the new names.
             if let Some(offer) = offers.iter_mut().find(known) {
                 offer.names.extend(names.iter().cloned());
                 continue;
@@ -236,7 +236,8 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
     word(CONTAINERD_NAME).or_else(|| word(REF_NAME))
 }
 
-/// Several entries of one name are one image if each is for another platform; returns the entry of the wanted one.
+/// Several entries of one name are one image if each entry is for another platform; returns the entry for the wanted
+/// platform.
 fn of_platform(entries: Vec<Descriptor>, wanted: &Platform) -> Result<Vec<Descriptor>, ManifestError> {
     let mut platforms: Vec<String> =
         entries.iter().filter_map(|e| e.platform.as_ref()).map(|p| p.platform().to_string()).collect();
@@ -350,7 +351,7 @@ fn references<'a>(
     let mut references = Vec::new();
     for name in names {
         let reference = parse(name)?;
-        // A reference with a digest promises a certain content, and an archive is not trusted with that.
+        // A reference with a digest promises that the registry has this content, which an archive cannot prove.
         if reference.digest().is_some() {
             return Err(refused(format!("an image in the archive is called {name:?}: a digest is no name")));
         }
@@ -362,7 +363,8 @@ fn references<'a>(
     Ok(references)
 }
 
-/// Parses a name from a layout: unchanged if it names a host, else below `localhost`, as podman-load(1) does.
+/// Parses an image's name from a layout. If the name has no host, puts the host `localhost` in front of it, as
+/// podman-load(1) does.
 ///
 /// # Errors
 /// [`ReferenceError`]: the name is no reference.

@@ -1,8 +1,8 @@
-//! The directory of an OCI image layout. All files are opened beneath its descriptor.
+//! The directory of an OCI image layout. This module opens every file beneath the directory's descriptor.
 //!
 //! Uses openat2(2) with RESOLVE_BENEATH, so a name or a symbolic link that leads out of a hostile directory is an
-//! error. Called by [`crate::image::archive::load`] to read a layout, and by [`crate::image::archive::save`] to write
-//! one.
+//! error. Called by [`crate::image::archive::load`] to read a layout, and by [`crate::image::archive::save`] to write a
+//! layout.
 
 use crate::image::archive::source::{ArchiveError, Found, Source, missing};
 use nix::errno::Errno;

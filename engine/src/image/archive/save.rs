@@ -1,10 +1,11 @@
 //! A save: writes images of the store into an archive or a layout.
 //!
-//! An OCI archive and a layout get configs and blobs byte for byte, so all digests stay. So does a manifest, unless it
-//! is docker's: it becomes an OCI one. A docker archive gets configs byte for byte and layers as they are stored,
-//! except that zstd layers are decompressed: docker before 23 cannot read them. A tar header gives the length of a
-//! layer before its content, so such a layer is decompressed twice instead of being kept. Every blob's digest is
-//! compared as it is read. Runs on a job's thread; the caller announces the outcome.
+//! An OCI archive and a layout get configs and blobs byte for byte, so all digests stay. Manifests are also written
+//! byte for byte, except docker manifests, which are converted to OCI manifests. A docker archive gets configs byte for
+//! byte and layers as they are stored, except that a save decompresses zstd layers: docker before version 23 cannot
+//! read zstd. A tar header gives the length of a layer before the layer's content, so a save decompresses a zstd layer
+//! twice: first to learn its length, then to write it. A save checks the digest of every blob that it reads. Runs on a
+//! job's thread; the caller announces the outcome.
 
 use crate::image::archive::manifest::{CONTAINERD_NAME, REF_NAME, blob_name};
 use crate::image::archive::writer::{ArchiveWriter, LayoutWriter, TarWriter};
@@ -29,11 +30,11 @@ use std::os::fd::OwnedFd;
 pub struct SaveRequest {
     /// The images: references, digests or ID prefixes.
     pub names: Vec<String>,
-    /// Format of the target.
+    /// Format of the archive to write.
     pub target: Container,
-    /// The file, pipe or directory to write into.
+    /// The file, pipe or directory to write the archive into.
     pub to: OwnedFd,
-    /// Name in the archive, for a single image.
+    /// The image's name in the archive, in place of its references; only for a save of a single image.
     pub rename: Option<String>,
 }
 
@@ -41,11 +42,11 @@ pub struct SaveRequest {
 pub struct SavedImage {
     /// The reference in the request, or the image's ID if the request named no reference.
     pub name: String,
-    /// Digest of its manifest.
+    /// Digest of the image's manifest.
     pub digest: Digest,
-    /// Digest of its config.
+    /// Digest of the image's config.
     pub id: Digest,
-    /// Its labels.
+    /// Labels of the image.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -58,23 +59,23 @@ pub enum SaveError {
     /// An image does not exist, or cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// One name was given for several images.
+    /// The request gives one name for several images.
     #[error("{0} images were selected, and one name was given for the archive")]
     Several(usize),
     /// The store cannot be read, or the target cannot be written.
     #[error("cannot write {name:?} into the archive")]
     Write {
-        /// Name in the archive.
+        /// Name of the file in the archive.
         name: String,
         /// Error of the read or the write.
         source: io::Error,
     },
-    /// A blob of the store is damaged.
+    /// The content of a blob in the store does not match the blob's digest.
     #[error("blob {expected} in the store has digest {found}")]
     Digest {
-        /// Digest in the blob's name.
+        /// Digest in the name of the blob.
         expected: Digest,
-        /// Digest of its content.
+        /// Digest of the blob's content.
         found: Digest,
     },
     /// The store failed.
@@ -90,8 +91,9 @@ fn writing(name: &str) -> impl FnOnce(io::Error) -> SaveError {
 /// Saves images of `store`.
 ///
 /// # Errors
-/// [`SaveError`]; always [`SaveError::Cancelled`] once `cancel` was called, whatever failed first. A file or pipe then
-/// holds an incomplete archive, which the caller discards; a directory has no new files.
+/// [`SaveError`]; after a call of `cancel`, the error is always [`SaveError::Cancelled`], even if another error came
+/// first. After an error, a file or pipe holds an incomplete archive, which the caller discards; a directory has no new
+/// files.
 pub fn save(
     store: &Store,
     limits: &Limits,
@@ -135,14 +137,14 @@ fn run(
     Ok(images.into_iter().flat_map(|image| image.saved()).collect())
 }
 
-/// A selected image, and its names.
+/// An image that the request selects, and the image's names.
 struct Chosen {
     image: Loaded,
-    /// Keeps the image's content in the store while it is written, even if the image is removed.
+    /// Keeps the image's content in the store during the save, even if a user removes the image.
     _pin: Pin,
-    /// The full references by which the request selected it.
+    /// The full references by which the request selected the image.
     references: Vec<String>,
-    /// Its names in the archive; empty if the request selected it by ID.
+    /// The image's names in the archive; empty if the request selected the image by ID.
     names: Vec<String>,
 }
 
@@ -162,7 +164,7 @@ impl Chosen {
     }
 }
 
-/// Finds the images, each once, in the order of the request.
+/// Finds the images in the order of the request. An image that the request names several times is returned only once.
 fn find(store: &Store, request: &SaveRequest) -> Result<Vec<Chosen>, SaveError> {
     let mut chosen: Vec<Chosen> = Vec::new();
     for name in &request.names {
@@ -197,9 +199,9 @@ struct Work<'a> {
     limits: &'a Limits,
     progress: &'a Progress,
     cancel: &'a Cancel,
-    /// Names in the archive that are written already.
+    /// Names of the files that are already in the archive.
     done: HashSet<String>,
-    /// The layer digest of each progress row.
+    /// The digest of the layer that each progress row shows.
     rows: Vec<Digest>,
 }
 
@@ -212,7 +214,7 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// A layer in a docker archive.
+/// How a layer is written into a docker archive: the file's name and size, and whether the layer is decompressed.
 struct DockerLayer {
     name: String,
     size: u64,
@@ -220,7 +222,7 @@ struct DockerLayer {
 }
 
 impl Work<'_> {
-    /// Makes one progress row for each layer.
+    /// Makes one progress row for each layer; images that share a layer share its row.
     fn begin(&mut self, images: &[Chosen]) {
         let mut rows = Vec::new();
         for layer in images.iter().flat_map(|chosen| &chosen.image.manifest.layers) {
@@ -257,14 +259,14 @@ impl Work<'_> {
         to.finish().map_err(writing("index.json"))
     }
 
-    /// The image's manifest and its entry in an index. A docker manifest becomes an OCI one, the only kind that other
-    /// tools find in a layout.
+    /// The image's manifest and its entry in an index. Converts a docker manifest to an OCI manifest, because other
+    /// tools find only OCI manifests in a layout.
     fn oci_manifest(&self, entry: &Descriptor) -> Result<(Descriptor, Vec<u8>), SaveError> {
         let bytes = self.store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
         if entry.media_type != oci::DOCKER_MANIFEST {
             return Ok((entry.clone(), bytes));
         }
-        // A layer of a kind that OCI does not define: the docker manifest is kept.
+        // OCI defines no media type for one of the layers: write the docker manifest unchanged.
         let Some(made) = oci::to_oci_manifest(&bytes) else { return Ok((entry.clone(), bytes)) };
         let (digest, size, media_type) = (Digest::of(&made), made.len() as u64, oci::MANIFEST.to_owned());
         Ok((Descriptor { digest, size, media_type, ..entry.clone() }, made))
@@ -311,7 +313,7 @@ impl Work<'_> {
         }
     }
 
-    /// Copies a blob unchanged, once.
+    /// Copies a blob unchanged, unless the target already has a file of this name.
     fn blob(&mut self, to: &mut dyn ArchiveWriter, name: &str, layer: &Descriptor) -> Result<(), SaveError> {
         let row = self.row(&layer.digest);
         if !self.done.insert(name.to_owned()) {
@@ -330,7 +332,7 @@ impl Work<'_> {
         self.close(row, name, copied, hashed.hasher.finish(), &layer.digest)
     }
 
-    /// Checks the result of a copy. A damaged blob is reported as such even if the copy was complete.
+    /// Checks the result of copying a blob. Reports a damaged blob as an error even if all bytes were copied.
     fn close(
         &self,
         row: usize,
@@ -357,7 +359,8 @@ impl Work<'_> {
         Ok(File::open(&path).map_err(file_error("open", &path))?)
     }
 
-    /// Decides how to write a layer into a docker archive: unchanged, or decompressed if it is zstd.
+    /// Decides how to write a layer into a docker archive: a zstd layer is decompressed, any other is written
+    /// unchanged.
     fn docker_layer(&self, layer: &Descriptor, diff_id: &Digest) -> Result<DockerLayer, SaveError> {
         let path = self.store.blob_path(&layer.digest);
         let (format, mut plain) = decompress::open(self.open(layer)?, self.limits.bounds.zstd_window_log)
@@ -381,7 +384,7 @@ impl Work<'_> {
         Ok(DockerLayer { name: format!("{}.tar", diff_id.hex()), size, is_unpacked: true })
     }
 
-    /// Writes a layer in decompressed form, once.
+    /// Writes a layer in decompressed form, unless the archive already has a file of this name.
     fn decompressed(
         &mut self,
         to: &mut dyn ArchiveWriter,
@@ -399,7 +402,7 @@ impl Work<'_> {
         let mut hashed = Hashed { from: &mut from, hasher, limits: self.limits, on_bytes: &on_bytes };
         let copied = decompress::open(&mut hashed, self.limits.bounds.zstd_window_log)
             .and_then(|(_, mut plain)| to.blob(&docker.name, docker.size, &mut plain))
-            // Bytes after the compressed stream are part of the blob, and of its digest.
+            // The blob's digest also covers bytes after the compressed stream, so read and hash them, too.
             .and_then(|()| io::copy(&mut hashed, &mut io::sink()).map(drop));
         self.close(row, &docker.name, copied, hashed.hasher.finish(), &layer.digest)
     }
@@ -425,8 +428,8 @@ fn index(images: &[Chosen], written: &[(Descriptor, Vec<u8>)]) -> Vec<u8> {
     crate::image::to_json(&index)
 }
 
-/// Hashes and counts the bytes that are read. Holds a processor only while hashing: the reader of the archive may be
-/// a job of this engine that waits for a processor.
+/// A reader that hashes and counts the bytes of a blob. Holds a processor only while hashing: the archive may be a pipe
+/// to another job of this engine, which reads it only when that job gets a processor.
 struct Hashed<'a> {
     from: &'a mut File,
     hasher: Hasher,

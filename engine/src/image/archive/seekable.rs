@@ -1,8 +1,7 @@
 //! An archive in a seekable file: an uncompressed tar.
 //!
-//! Reads all headers once and skips the contents. Documents and layers are later read from their offsets, and only
-//! those that are needed. Called by [`crate::image::archive::load`]; [`crate::image::archive::streamed`] reads all
-//! other archives.
+//! Reads all headers first and skips the files' contents. Later reads only the needed documents and layers, from their
+//! offsets. Called by [`crate::image::archive::load`]; [`crate::image::archive::streamed`] reads all other archives.
 
 use crate::image::archive::entries::{Entries, refuse};
 use crate::image::archive::source::{ArchiveError, Found, START, Source, begins_layer, fill, missing};
@@ -12,7 +11,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 
-/// Buffer for reading headers, in bytes. It is small because most of what follows a header is skipped.
+/// Size of the buffer for reading headers, in bytes. A larger buffer would read content that is skipped.
 const LOOK: usize = 4096;
 
 /// An uncompressed tar in a file, with the offsets of its entries.
@@ -23,7 +22,7 @@ pub struct Seekable<'a> {
 }
 
 impl<'a> Seekable<'a> {
-    /// Reads all headers of `file` from its current offset; `None` if it is a pipe or compressed.
+    /// Reads all headers of `file` from its current offset; returns `None` if `file` is a pipe or compressed.
     ///
     /// # Errors
     /// [`ArchiveError`]: the file is a damaged tar, or one of its names is refused.
@@ -90,7 +89,7 @@ impl Source for Seekable<'_> {
     }
 }
 
-/// Reads one range of a file, without moving the file's offset.
+/// A reader of one range of a file; it does not move the file's offset.
 struct Range<'a> {
     file: &'a File,
     at: u64,

@@ -14,7 +14,7 @@ use sampan_oci::digest::{Algorithm, Digest};
 use sampan_store::{StoreError, Temp};
 use std::io::{self, Read};
 
-/// Bytes at the start of a file that tell its kind: one block of a tar.
+/// Number of bytes at the start of a file that tell the file's kind: one block of a tar.
 pub const START: usize = 512;
 
 /// Why an archive, or a file in it, cannot be read.
@@ -26,7 +26,7 @@ pub enum ArchiveError {
     /// The archive's file or pipe cannot be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
-    /// The archive is no tar, or a damaged one.
+    /// The archive is not a tar, or is damaged.
     #[error(transparent)]
     Tar(TarError),
     /// A name or an entry in the archive is refused.
@@ -48,9 +48,9 @@ pub enum ArchiveError {
     TooLong {
         /// Name of the document.
         name: String,
-        /// Its size, in bytes.
+        /// Size of the document, in bytes.
         size: u64,
-        /// The most bytes that are read.
+        /// Longest accepted document, in bytes.
         max: u64,
     },
     /// A layer cannot be loaded.
@@ -75,7 +75,7 @@ impl From<TarError> for ArchiveError {
     }
 }
 
-/// A layer, in the form in which a source has it.
+/// A layer as a [`Source`] hands it out: already stored, or still to be read.
 pub enum Found<'a> {
     /// The layer was read, hashed and unpacked already.
     Kept(Box<Kept>),
@@ -89,14 +89,15 @@ pub enum Found<'a> {
 pub struct Kept {
     /// The blob, without its final name.
     pub blob: Temp,
-    /// Its digests, and its unpacked layer.
+    /// The blob's digests, and the layer unpacked from the blob.
     pub streamed: Streamed,
 }
 
-/// An archive or a layout. Names are those that its documents use; a "resolved" name is one that [`Source::resolve`]
-/// has returned.
+/// An archive or a layout. Names are the names that the archive's documents use; a "resolved" name is a name that
+/// [`Source::resolve`] has returned.
 pub trait Source {
-    /// Follows links from `name` to the name of a file; `None` if there is no such file.
+    /// Follows the archive's links from `name` to a file, and returns the file's name; `None` if the archive has no
+    /// such file.
     ///
     /// # Errors
     /// [`ArchiveError::Entry`]: the name or a link leads out of the archive.
@@ -108,7 +109,8 @@ pub trait Source {
     /// [`ArchiveError::TooLong`]: the document has more than `max` bytes.
     fn document(&mut self, name: &str, max: u64) -> Result<Vec<u8>, ArchiveError>;
 
-    /// Hands out the layer whose name is resolved. May be called once for each layer: the caller keeps the result.
+    /// Hands out the layer whose name is resolved. The caller calls this only once for each layer, and keeps the
+    /// result.
     ///
     /// # Errors
     /// [`ArchiveError::Layer`]: the layer was read before and cannot be used.
@@ -118,7 +120,7 @@ pub trait Source {
 /// Reads the document that `name` leads to.
 ///
 /// # Errors
-/// [`ArchiveError::Missing`]: there is no such document.
+/// [`ArchiveError::Missing`]: the archive has no such document.
 pub fn document(source: &mut dyn Source, name: &str, max: u64) -> Result<Vec<u8>, ArchiveError> {
     let resolved = source.resolve(name)?.ok_or_else(|| missing(name))?;
     source.document(&resolved, max)
@@ -136,8 +138,8 @@ pub fn begins_layer(start: &[u8]) -> bool {
 
 /// The digest in a file's name: `blobs/sha256/HEX`, `HEX.json`, `HEX.tar`, `HEX/layer.tar`, `sha256:HEX`.
 ///
-/// For a layer, the digest may be that of its blob, that of its tar, or an outdated one. It only hints at which blob of
-/// the store to try, and proves nothing.
+/// A layer's name may contain the digest of its blob, the digest of its tar, or an outdated digest. The digest in a
+/// name only hints at which blob of the store to try; it proves nothing.
 pub fn named_digest(name: &str) -> Option<Digest> {
     let clean = entries::clean(name, "").ok()?;
     if let Some((word, hex)) = clean.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) {
@@ -172,7 +174,8 @@ pub fn layer_error(name: &str, error: LayerError) -> ArchiveError {
     ArchiveError::Layer { name: name.to_owned(), source: Box::new(source) }
 }
 
-/// Whether the layer itself is damaged. That matters only if an image needs the layer.
+/// Whether the error means that the layer itself is damaged. Such an error fails the load only if an image needs the
+/// layer.
 pub fn is_layers_own(error: &ArchiveError) -> bool {
     let ArchiveError::Layer { source, .. } = error else { return false };
     match &**source {

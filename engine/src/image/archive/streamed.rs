@@ -1,10 +1,11 @@
 //! An archive that is read once and in order, from a pipe or compressed; its entries may come in any order.
 //!
-//! Every file that may be a layer goes through the pipeline as it arrives: it is hashed, stored and unpacked. Which
-//! image needs the layer is known only after the last document. Until then the layer is two temporaries of the store;
-//! naming them later is a rename, not a copy. Documents are temporaries as well. An archive of many platforms is
-//! therefore unpacked for all of them, and the unneeded layers are removed. For an uncompressed file,
-//! [`crate::image::archive::seekable`] reads only what is needed. Called by [`crate::image::archive::load`].
+//! The pipeline hashes, stores and unpacks every file that may be a layer as the file arrives. Which image needs the
+//! layer is known only after the last document. Until then the layer is two temporaries in the store, the blob and the
+//! unpacked tree; a rename, not a copy, later gives them their final names. Documents are temporaries as well. An
+//! archive of many platforms is therefore unpacked for all of them, and the unneeded layers are removed. In an
+//! uncompressed archive file, [`crate::image::archive::seekable`] reads only the needed files. Called by
+//! [`crate::image::archive::load`].
 
 use crate::image::archive::entries::{Entries, refuse};
 use crate::image::archive::source::{
@@ -21,13 +22,14 @@ use sampan_oci as oci;
 use sampan_store::{Pin, Store, Temp, file_error};
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-/// Longest document that is kept, in bytes. No manifest and no config may be longer.
+/// Longest document of an archive that is stored, in bytes. No manifest and no config may be longer.
 const DOCUMENT_MAX: u64 = oci::CONFIG_MAX;
 
 /// Size of the read buffer, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// Most layers of one archive: a bound on temporaries. Eight images of 500 layers stay below it.
+/// Most layers of one archive, which bounds the number of temporaries. Eight images of 500 layers stay below this
+/// bound.
 const LAYERS_MAX: usize = 4096;
 
 /// Most bytes that are read after the end mark. Tar pads archives to 10 KiB, with unusual settings to 1 MiB.
@@ -39,7 +41,7 @@ pub struct StreamReader<'a> {
     pub store: &'a Store,
     /// The limits that bound the processors in use.
     pub limits: &'a Limits,
-    /// Gets one row for each layer, as it arrives.
+    /// The job's progress, which gets a row for each layer as soon as the layer arrives.
     pub progress: &'a Progress,
     /// Cancels the reading.
     pub cancel: &'a Cancel,
@@ -47,7 +49,7 @@ pub struct StreamReader<'a> {
     pub unpack: bool,
 }
 
-/// A streamed archive after all of it was read.
+/// A streamed archive that was read to its end.
 #[derive(Default)]
 pub struct StreamedArchive {
     members: Entries<Piece>,
@@ -58,7 +60,7 @@ pub struct StreamedArchive {
 /// One file of the archive.
 enum Piece {
     Document(Temp, u64),
-    /// A file that begins like no layer and is too long for a document; its size.
+    /// The size of a file that is no layer and too long for a document.
     Long(u64),
     Layer(Box<Kept>),
     Stored(oci::digest::Digest, u64),
@@ -87,8 +89,8 @@ impl StreamReader<'_> {
                 staged.members.put(name, piece);
             }
         }
-        // Tar pads its last record with zeroes. Read them so that a writer into a pipe can end, but not without a
-        // bound.
+        // Tar pads its last record with zeroes. Read the zeroes, up to a bound, so that the writer of a pipe does not
+        // fail.
         let mut rest = tarball.into_inner().take(TRAILER_MAX);
         io::copy(&mut rest, &mut io::sink()).map_err(ArchiveError::Read)?;
         Ok(staged)

@@ -1,8 +1,8 @@
 //! Writes saved images: into a tar in a file or a pipe, or into the directory of an OCI image layout.
 //!
-//! Both kinds take documents and blobs under their names in a layout. The output depends only on the images: it has no
-//! times and no owners of this host. A directory is written beneath its descriptor and nowhere else; if the save fails,
-//! the files that it added are removed. Called by [`crate::image::archive::save`].
+//! The caller gives documents and blobs the names that they have in an OCI layout. The output depends only on the
+//! images: a tar contains no times and no owners of this host. [`LayoutWriter`] writes only beneath the directory's
+//! descriptor; if the save fails, it removes the files that it added. Called by [`crate::image::archive::save`].
 
 use crate::image::archive::manifest::{CONTAINERD_NAME, REF_NAME};
 use crate::image::archive::oci_layout::open_beneath;
@@ -23,7 +23,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 const ATOMIC: usize = 4096;
 /// How often a writer to a full pipe checks whether the job was cancelled, in milliseconds.
 const LOOK_MS: u16 = 200;
-/// Name of a file until it is complete. Only one save at a time writes into a directory.
+/// Name of an incomplete file. One name is enough: only one save at a time writes into a directory.
 const PARTIAL: &str = ".sampan-partial";
 
 /// The target of a save.
@@ -34,7 +34,7 @@ pub trait ArchiveWriter {
     /// The target cannot be written.
     fn document(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
-    /// Whether the target has the blob, so that it need not be written.
+    /// Whether the target already has the blob `name` with `size` bytes, so that the caller need not write the blob.
     fn has_blob(&mut self, name: &str, size: u64) -> bool;
 
     /// Writes a file of `size` bytes from `from`.
@@ -43,7 +43,8 @@ pub trait ArchiveWriter {
     /// `from` cannot be read, or the target cannot be written; [`io::ErrorKind::UnexpectedEof`] if `from` ends early.
     fn blob(&mut self, name: &str, size: u64, from: &mut dyn Read) -> io::Result<()>;
 
-    /// Completes the target: adds the tar's end mark or the layout's index. Before that, a reader sees no new image.
+    /// Completes the target: adds the tar's end mark or the layout's index. A reader sees the new images only after
+    /// this call.
     ///
     /// # Errors
     /// The target cannot be written.
@@ -109,12 +110,13 @@ impl ArchiveWriter for TarWriter<'_> {
 
 impl Drop for TarWriter<'_> {
     fn drop(&mut self) {
-        // Otherwise the builder would write an end mark, and a reader would take the cut tar for a complete one.
+        // Without this flag, the builder would write an end mark, and a reader would take an incomplete tar for a
+        // complete one.
         self.builder.get_mut().is_closed = true;
     }
 }
 
-/// Reads exactly as many bytes as the tar header says.
+/// A reader of exactly as many bytes as the tar header announces.
 struct Exact<'a> {
     from: &'a mut dyn Read,
     left: u64,
@@ -135,7 +137,7 @@ impl Read for Exact<'_> {
     }
 }
 
-/// Writes into a descriptor that may be a full pipe; fails once the job is cancelled.
+/// A writer into a descriptor that may be a full pipe; a write fails after the job was cancelled.
 struct CancellableWriter<'a> {
     file: File,
     is_file: bool,
@@ -169,13 +171,13 @@ impl Write for CancellableWriter<'_> {
     }
 }
 
-/// Writes into the directory of an OCI image layout; adds images to those in it.
+/// Adds images to the directory of an OCI image layout.
 pub struct LayoutWriter<'a> {
     dir: OwnedFd,
     cancel: &'a Cancel,
     /// Owner and group of the directory, which every new file gets.
     owner: (u32, u32),
-    /// The files that were added; they are removed if the save fails.
+    /// The files that this writer added; if the save fails, `drop` removes them.
     made: Vec<String>,
     finished: bool,
     index: Vec<u8>,
@@ -199,13 +201,13 @@ impl<'a> LayoutWriter<'a> {
     fn own(&self, fd: impl AsFd) -> io::Result<()> {
         let (uid, gid) = self.owner;
         match nix::unistd::fchown(fd, Some(uid.into()), Some(gid.into())) {
-            // The engine is not root: its files have the right owner already.
+            // EPERM: the engine is not root. Its new files already belong to its user.
             Err(Errno::EPERM) => Ok(()),
             other => Ok(other?),
         }
     }
 
-    /// Opens the parent directory of `name`, creating it if it is missing; also returns the last part of `name`.
+    /// Opens the parent directory of `name` and creates missing directories; also returns the last part of `name`.
     fn parent<'n>(&self, name: &'n str) -> io::Result<(OwnedFd, &'n str)> {
         let mut at = self.dir.try_clone()?;
         let (parents, last) = name.rsplit_once('/').unwrap_or(("", name));
@@ -234,7 +236,7 @@ impl<'a> LayoutWriter<'a> {
             Err(errno) => return Err(errno.into()),
         };
         let remove = || unlinkat(&parent, PARTIAL, UnlinkatFlags::NoRemoveDir);
-        // A killed engine may have left one.
+        // A killed engine may have left an incomplete file.
         let _ = remove();
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let mut file = File::from(open_beneath(&parent, PARTIAL, flags, Mode::from_bits_truncate(0o644))?);
@@ -266,7 +268,7 @@ impl<'a> LayoutWriter<'a> {
         File::from(fd).metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len())
     }
 
-    /// The directory's index, in which the new entries replace those of the same names.
+    /// The directory's index with the new entries added. A new entry replaces an old entry of the same name.
     fn merged(&self) -> io::Result<Vec<u8>> {
         let Some(size) = self.size("index.json") else { return Ok(self.index.clone()) };
         let bad = |why: String| {
@@ -279,7 +281,7 @@ impl<'a> LayoutWriter<'a> {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
         file.read_exact_at(&mut bytes, 0)?;
         let json = |e: serde_json::Error| bad(format!("is no index: {e}"));
-        // A JSON value rather than a type of ours, to preserve fields that we do not know.
+        // Parse a JSON value rather than the type [`Index`], which would drop unknown fields.
         let mut old: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
         let new: serde_json::Value = serde_json::from_slice(&self.index).map_err(json)?;
         let entries = new.get("manifests").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
@@ -291,7 +293,8 @@ impl<'a> LayoutWriter<'a> {
     }
 }
 
-/// Whether `new` replaces `old`: both have one name, or neither has a name and they have one digest.
+/// Whether the entry `new` replaces the entry `old`: their names are equal, or neither has a name and their digests are
+/// equal.
 fn replaces(new: &serde_json::Value, old: &serde_json::Value) -> bool {
     let word = |entry: &serde_json::Value, key: &str| {
         entry.get("annotations").and_then(|a| a.get(key)).and_then(|v| v.as_str()).map(str::to_owned)
@@ -306,7 +309,7 @@ fn replaces(new: &serde_json::Value, old: &serde_json::Value) -> bool {
 impl ArchiveWriter for LayoutWriter<'_> {
     fn document(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if name == "index.json" {
-            // Kept until `finish`: it names the other files, so it is written last.
+            // The index names the other files, so `finish` writes it last.
             self.index = bytes.to_vec();
             return Ok(());
         }
@@ -397,7 +400,7 @@ mod tests {
             .collect();
         assert_eq!(digests, ["1", "9", "3"]);
         assert_eq!(merged["annotations"]["by"], "somebody");
-        // A failed save removes the files that it added, and no others.
+        // A failed save removes only the files that it added.
         let mut outlet = open();
         outlet.blob("blobs/sha256/y", 1, &mut &b"y"[..]).expect("written");
         assert!(outlet.blob("blobs/sha256/z", 5, &mut &b"z"[..]).is_err());

@@ -2,8 +2,8 @@
 //!
 //! Called by [`crate::image::policy`], which fetches the signatures. A signature covers a payload ("simple signing":
 //! JSON with a repository and a manifest's digest); see containers-signature(5), "critical", and cosign's
-//! SIGNATURE_SPEC. `ring` does the cryptography, and `rustls-pki-types`, which TLS needs anyway, reads PEM. A key's DER
-//! has three fixed levels; the short reader below extracts the part that `ring` takes. Crates for it (`spki`,
+//! SIGNATURE_SPEC. `ring` does the cryptography, and `rustls-pki-types`, which TLS also uses, reads PEM. A key's DER
+//! has three fixed levels; the short reader below extracts the part that `ring` takes. Crates for this task (`spki`,
 //! `x509-parser`, `sigstore`) would add 5 to 200 dependencies. The only I/O is reading key files.
 
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
@@ -36,7 +36,7 @@ pub enum KeyError {
     Unknown {
         /// Path of the file.
         path: PathBuf,
-        /// What is wrong with the content.
+        /// The reason why the content is refused.
         why: &'static str,
     },
 }
@@ -66,7 +66,7 @@ impl Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     algorithm: Algorithm,
-    /// The form that `ring` takes: a point, 32 bytes, or an RSAPublicKey.
+    /// The key in the form that `ring` takes: a point of the curve, 32 bytes for Ed25519, or an RSAPublicKey.
     bytes: Vec<u8>,
 }
 
@@ -88,7 +88,7 @@ impl Key {
             SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| "it has no PEM block 'PUBLIC KEY'")?;
         let (algorithm, bytes) =
             public_key(&der).ok_or("it is none of ECDSA P-256, P-384, Ed25519 or RSA")?;
-        // `ring` accepts one form of each kind: no compressed points, no short RSA moduli.
+        // Accept only the form of each kind of key that `ring` accepts: no compressed points, no short RSA moduli.
         let fits = match algorithm {
             Algorithm::P256 => bytes.len() == 65 && bytes.first() == Some(&4),
             Algorithm::P384 => bytes.len() == 97 && bytes.first() == Some(&4),
@@ -158,33 +158,35 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(len)
 }
 
-/// The image that a signature must be of.
+/// The image that a valid signature must name.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The image's reference in the request.
     pub reference: &'a Reference,
-    /// Accepted digests: of the index that the name stands for, and of the manifest chosen from it.
+    /// The digests that a signature may name: the digest of the index that the reference names, and the digest of the
+    /// manifest chosen from that index.
     pub digests: &'a [&'a Digest],
 }
 
 /// Why a signature is not valid for an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// No key made it.
+    /// None of the keys made the signature.
     #[error("a signature was made by none of the keys")]
     Key,
     /// The signed payload is not cosign's.
     #[error("a signature by a right key has an unknown payload: {0}")]
     Payload(String),
-    /// It names another digest.
+    /// The signed payload names another digest.
     #[error("a signature by a right key is of another image: {0:?}")]
     Digest(String),
-    /// It names another repository or tag.
+    /// The signed payload names another repository or tag.
     #[error("a signature by a right key is of an image of another name: {0:?}")]
     Identity(String),
 }
 
-/// containers-signature(5), "critical". The optional part is not read: nothing may depend on it.
+/// containers-signature(5), "critical". This type leaves out the payload's optional part, which no decision may depend
+/// on.
 #[derive(Deserialize)]
 struct Payload {
     critical: Critical,
@@ -213,7 +215,8 @@ struct Image {
 /// Checks whether one of `keys` signed `payload`, and whether the payload names `subject`.
 ///
 /// # Errors
-/// [`SignatureError`]: the signature is wrong, or of another image. The payload is parsed only after its signature.
+/// [`SignatureError`]: the signature is wrong, or names another image. The payload is parsed only after its signature
+/// was verified.
 pub fn verify(
     payload: &[u8],
     signature: &[u8],
@@ -238,10 +241,10 @@ pub fn verify(
     }
 }
 
-/// Whether `identity` names the repository of `reference` and, if it has a tag, also the tag.
+/// Whether `identity` names the repository of `reference` and, if `identity` has a tag, also the tag of `reference`.
 ///
-/// By default cosign signs only the repository. A digest in `identity` needs no check: the payload's own digest was
-/// compared before.
+/// By default cosign signs only the repository. A digest in `identity` needs no check: [`verify`] checks the digest in
+/// the payload.
 fn is_name_of(identity: &str, reference: &Reference) -> bool {
     let Ok(signed) = Reference::parse(identity) else { return false };
     let last_part = identity.rsplit('/').next().unwrap_or(identity);

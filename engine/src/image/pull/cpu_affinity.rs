@@ -1,10 +1,10 @@
 //! Which processor a thread runs on, and how the thread moves to another one.
 //!
 //! The kernel starts a thread on its creator's processor, and wakes a thread that waits for a socket on the processor
-//! that received the packet. Two of our threads may so share a processor while another is idle. The kernel corrects
-//! that only after some milliseconds, and a small layer takes no longer. Used by
-//! [`crate::image::pull::decompress_ahead`], whose second thread helps only on another processor. This module moves a
-//! thread once; the kernel schedules it from then on. sched(7), sched_setaffinity(2).
+//! that received the packet. Two threads of the engine may therefore share a processor while another processor is idle.
+//! The kernel moves one of the threads only after some milliseconds, and a small layer is finished by then. Used by
+//! [`crate::image::pull::decompress_ahead`], whose second thread is useful only on another processor. This module moves
+//! a thread a single time; after that, the kernel schedules the thread as usual. sched(7), sched_setaffinity(2).
 
 use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;

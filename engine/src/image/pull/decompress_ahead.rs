@@ -1,15 +1,17 @@
-//! A decompressor that two threads share: the reader of its bytes, and a helper thread that runs ahead of the reader.
+//! A decompressor that two threads share: the reader of the decompressed bytes, and a helper thread that decompresses
+//! ahead of the reader.
 //!
-//! While all processors are busy, the reader decompresses alone, piece by piece, and finds each piece still in its
-//! cache. A spare processor ([`sampan_job::cpu::Cpus::take_spare`]) goes to the helper, which then decompresses the
-//! next pieces, at most `AHEAD` of them; the helper stops when another job wants the processor. A single layer thus
-//! uses two processors, and many layers use one each, without passing data between threads.
+//! While all processors are busy, the reader decompresses alone, piece by piece, and each piece is still in the
+//! processor's cache when the reader uses it. A spare processor ([`sampan_job::cpu::Cpus::take_spare`]) goes to the
+//! helper, which then decompresses the next pieces, at most `AHEAD` of them; the helper stops when another job wants
+//! the processor. A single layer thus uses two processors. Of many layers, each uses one processor and passes no data
+//! between threads.
 //!
-//! A *witness* sees all decompressed bytes in order: it computes their digest. The helper calls the witness when it is
-//! some pieces ahead; otherwise the reader does so when it takes a piece. That balances the two threads, whichever of
-//! decompressing and unpacking is slower. When the reader would have to wait, it first fetches compressed bytes
-//! ([`crate::image::pull::read_ahead`]). Called by [`crate::image::pull::pipeline`]; knows nothing of the bytes'
-//! meaning.
+//! A *witness* is a function that gets all decompressed bytes in order; the pipeline's witness computes their digest.
+//! The helper calls the witness when the helper is some pieces ahead; otherwise the reader calls the witness when it
+//! takes a piece. This choice balances the two threads, whether decompressing or unpacking is slower. When the reader
+//! would have to wait, it first fetches compressed bytes ([`crate::image::pull::read_ahead`]). Called by
+//! [`crate::image::pull::pipeline`]; knows nothing of the bytes' meaning.
 
 use crate::image::pull::cpu_affinity;
 use sampan_job::cpu;
@@ -24,36 +26,39 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 const PIECE: usize = 128 << 10;
 /// Most pieces that wait for the reader.
 const AHEAD: usize = 4;
-/// A helper that has filled the queue goes on once only this many pieces are left: one wake-up serves several pieces.
+/// After filling the queue, the helper sleeps until only this many pieces are left, so that one wake-up serves several
+/// pieces.
 const RESUME_AT: usize = 1;
 /// With at least this many pieces in the queue, the helper calls the witness instead of decompressing.
 const FAR_AHEAD: usize = 2;
-/// Most moves of the helper to another processor. If the kernel moves it back this often, the helper stays.
+/// Most moves of the helper to another processor. If the kernel moves the helper back each time, the helper stays where
+/// it is after this number of moves.
 const MOVES_MAX: usize = 16;
 
 /// The state that reader and helper share.
 pub struct DecompressAhead<'a, D, W> {
     state: Mutex<State<D, W>>,
-    /// Wakes the reader: a piece is ready, or the decompressor is free.
+    /// Wakes the reader when a piece is ready or the decompressor is free.
     ready: Condvar,
-    /// Wakes the helper: the queue has room, and the decompressor is free.
+    /// Wakes the helper when the queue has room and the decompressor is free, or when the reader has ended.
     room: Condvar,
-    /// The reader has ended and wants no more pieces.
+    /// Whether the reader has ended and wants no more pieces.
     done: AtomicBool,
     limits: &'a Limits,
     /// Useful work for a reader that would otherwise wait; returns false if there is none.
     meanwhile: &'a (dyn Fn() -> bool + Sync),
-    /// Called once all bytes are decompressed.
+    /// Called when all bytes are decompressed.
     on_end: &'a (dyn Fn() + Sync),
 }
 
 struct State<D, W> {
-    /// `None` while one of the threads runs it.
+    /// The decompressor; `None` while one of the threads is using it.
     decoder: Option<D>,
-    /// `None` while one of the threads calls it.
+    /// The witness; `None` while one of the threads is calling it.
     witness: Option<W>,
     pieces: VecDeque<Piece>,
-    /// Number of pieces that the reader has taken; the first piece in the queue has this number.
+    /// Number of pieces that the reader has taken. Pieces are numbered from 0, so this is also the number of the first
+    /// piece in the queue.
     taken: usize,
     used: Vec<Vec<u8>>,
     end: Option<io::Result<()>>,
@@ -67,13 +72,13 @@ struct State<D, W> {
     moves: usize,
 }
 
-/// Some decompressed bytes.
+/// A piece of decompressed bytes in the queue.
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
     /// Whether the witness has seen the bytes.
     is_shown: bool,
-    /// Whether the helper has taken the bytes out, to show them to the witness.
+    /// Whether the helper has taken the bytes out of the queue for the time of the call of the witness.
     is_taken_out: bool,
 }
 
@@ -84,7 +89,7 @@ impl<D, W> State<D, W> {
         self.end.is_none() && self.decoder.is_some() && self.pieces.len() < AHEAD
     }
 
-    /// Position of the piece that the helper may show to the witness now.
+    /// Position in the queue of the piece that the helper may show to the witness now.
     fn next_to_show(&self) -> Option<usize> {
         let is_far_ahead = self.witness.is_some() && !self.reader_waits && self.pieces.len() >= FAR_AHEAD;
         self.pieces.iter().position(|piece| !piece.is_shown).filter(|_| is_far_ahead)
@@ -92,7 +97,7 @@ impl<D, W> State<D, W> {
 }
 
 impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
-    /// Makes the shared state; no byte is read yet.
+    /// Makes the shared state without reading any byte.
     pub fn new(
         decoder: D,
         witness: W,
@@ -124,7 +129,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         }
     }
 
-    /// Returns the next bytes; empty at the end. `used` is the buffer of the previous ones, to be reused.
+    /// Returns the next piece of bytes; empty at the end. `used` is the previous piece, whose buffer is reused.
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
         let mut has_nothing_else = false;
@@ -144,8 +149,8 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         }
     }
 
-    /// Takes the first piece from the queue, or decompresses one on this thread. Returns the lock if the helper holds
-    /// the piece or the decompressor.
+    /// Takes the first piece from the queue, or decompresses a piece on this thread if the queue is empty. Returns the
+    /// lock if the helper holds the piece or the decompressor.
     fn get<'b>(
         &'b self,
         mut state: Guard<'b, D, W>,
@@ -159,7 +164,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         }
         match &state.end {
             Some(Ok(())) => return Ok(Ok(Vec::new())),
-            // [`DecompressAhead::end`] returns the error itself.
+            // The reader gets only a stand-in: [`DecompressAhead::end`] returns the original error.
             Some(Err(_)) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
             None => {}
         }
@@ -203,13 +208,14 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         self.show(state, piece)
     }
 
-    /// Shows the reader's piece to the witness, unless it was shown already. All earlier pieces were shown before.
+    /// Shows the reader's piece to the witness, unless the helper has done so. All earlier pieces were shown before.
     #[expect(
         clippy::expect_used,
         reason = "each thread puts the witness back, and only one uses it at a time"
     )]
     fn show(&self, mut state: Guard<'_, D, W>, piece: Piece) -> Vec<u8> {
-        // The helper has the witness only while an earlier piece is taken out; then the reader could not have this one.
+        // While the helper is using the witness, an earlier piece is out of the queue, and the reader cannot have taken
+        // this piece. So the witness is here.
         let witness =
             (!piece.is_shown).then(|| state.witness.take().expect("no other thread shows a piece now"));
         if state.pieces.len() <= RESUME_AT {
@@ -224,7 +230,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         piece.bytes
     }
 
-    /// Puts the decompressor back, and records the end of the stream or the error.
+    /// Puts the decompressor back into the shared state, and records the end of the stream or the error.
     fn take_back(&self, (decoder, got): (D, io::Result<usize>)) -> Guard<'_, D, W> {
         if matches!(got, Ok(0)) {
             (self.on_end)();
@@ -267,7 +273,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         }
     }
 
-    /// Waits until the helper has something to do; returns false if it never will.
+    /// Waits until the helper has something to do; returns false if the stream has ended or the reader has stopped.
     fn await_room(&self) -> bool {
         let mut state = lock(&self.state);
         loop {
@@ -286,7 +292,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         }
     }
 
-    /// Works ahead until another job wants the processor.
+    /// Decompresses ahead until another job wants the processor.
     fn work_until_wanted(&self) {
         self.work_ahead(lock(&self.state)).helper_cpu = None;
     }
@@ -345,7 +351,8 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         witness(&piece.bytes);
         let mut state = lock(&self.state);
         state.witness = Some(witness);
-        // The reader may have taken earlier pieces meanwhile, but not this one: it waits while a piece is taken out.
+        // Meanwhile the reader may have taken earlier pieces, but not this piece: the reader waits for a piece that is
+        // out of the queue.
         let at = number - state.taken;
         if let Some(place) = state.pieces.get_mut(at) {
             *place = Piece { is_shown: true, ..piece };
@@ -360,7 +367,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         self.limits.cpus.recheck();
     }
 
-    /// How decompression ended; `None` if the reader stopped before the end.
+    /// The result of decompression; `None` if the reader stopped before the end.
     pub fn end(self) -> Option<io::Result<()>> {
         self.state.into_inner().unwrap_or_else(|e| e.into_inner()).end
     }
@@ -391,7 +398,7 @@ pub struct Reader<'a, D, W> {
 }
 
 impl<'a, D: Read, W: FnMut(&[u8])> Reader<'a, D, W> {
-    /// Makes the only reader of `decompressor`; it reads from the first byte on.
+    /// Makes the only reader of `decompressor`, which starts at the first byte.
     pub fn new(decompressor: &'a DecompressAhead<'a, D, W>) -> Self {
         Reader { decompressor, piece: Vec::new(), at: 0, ended: false }
     }
@@ -447,7 +454,7 @@ mod tests {
                     Ok(piece) => {
                         reader.consume(piece.len());
                         all.extend(piece);
-                        // Wait until the helper is as far ahead as it may be, or sleeps because it was.
+                        // Wait until the helper has filled the queue, or sleeps because it filled the queue before.
                         while all.len() % (3 * PIECE) == 0 && cpus > 1 && all.len() + AHEAD * PIECE < len {
                             let state = lock(&decompressor.state);
                             if state.pieces.len() == AHEAD || state.helper_waits {
@@ -488,7 +495,7 @@ mod tests {
         }
     }
 
-    /// A decompressor that returns nothing before `may_come` is set.
+    /// A decompressor whose reads block until `may_come` is set.
     struct Held<'a> {
         is_wanted: &'a AtomicBool,
         may_come: &'a AtomicBool,
@@ -510,7 +517,7 @@ mod tests {
         let (_cpu, on_end) = (limits.cpus.take(), || {});
         let [is_wanted, may_come] = [const { AtomicBool::new(false) }; 2];
         let did = std::sync::atomic::AtomicUsize::new(0);
-        // The decompressor returns bytes once the reader has done all other work.
+        // The decompressor returns bytes only after the reader has done all other work.
         let meanwhile = || {
             let is_more = did.fetch_add(1, Ordering::SeqCst) < 3;
             may_come.store(!is_more, Ordering::SeqCst);

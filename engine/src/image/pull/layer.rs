@@ -1,4 +1,5 @@
-//! Brings one layer of an image into the store, once for all jobs that need it.
+//! Fetches a layer of an image into the store; if several jobs need the layer at the same time, only one job fetches
+//! it.
 //!
 //! Called by [`crate::image::pull`], on several threads. The thread that claims the layer's blob first downloads it,
 //! continuing an earlier partial download, and unpacks it in the same pass. Other threads wait for the claim and then
@@ -22,16 +23,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The note for a partial download that turns out to be wrong.
+/// The note for the client when a partial download turns out to be wrong.
 const STARTING_OVER: &str = "the partial download of an earlier attempt is wrong, starting over";
 
 /// One layer of an image.
 pub struct Layer<'a> {
-    /// Index of its row in the job's progress.
+    /// Index of the layer's row in the job's progress.
     pub row: usize,
-    /// Its position in the image; the lowest layer is 0.
+    /// Position of the layer in the image; the lowest layer has 0.
     pub nth: usize,
-    /// Descriptor of its blob.
+    /// Descriptor of the layer's blob.
     pub blob: &'a Descriptor,
 }
 
@@ -46,7 +47,7 @@ pub struct Ids {
 
 /// Fetches the layers of one pull.
 pub struct Fetch<'a> {
-    /// The store that receives them.
+    /// The store that receives the layers.
     pub store: &'a Store,
     /// Limits that all jobs share.
     pub limits: &'a Limits,
@@ -77,7 +78,7 @@ pub trait Config {
 }
 
 impl Fetch<'_> {
-    /// Brings the layer into the store, unless it is there.
+    /// Fetches and unpacks the layer, unless the store has it.
     ///
     /// # Errors
     /// [`LayerError`]. A partial blob that may be right is kept for the next attempt.
@@ -104,12 +105,14 @@ impl Fetch<'_> {
         } else {
             self.download(layer, &claim)?
         };
-        // The blob is complete: another job that needs it need not wait for this image's config.
+        // If the config has not arrived yet, release the claim now: the blob is complete, and another job that needs
+        // the blob must not wait for this image's config.
         let claim = self.config.now(layer.nth).map(|_| claim);
         if let Some((unpacked, diff_id)) = unpacked
             && !self.name_layer(layer, unpacked, diff_id)?
         {
-            // Only now is the diff id's algorithm known. Unpack again, from the stored blob.
+            // The config has just arrived, and its diff id uses another algorithm. Unpack the stored blob again to
+            // compute that diff id.
             drop(claim);
             return self.layer(layer);
         }
@@ -117,13 +120,13 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// Whether there is nothing to unpack.
+    /// Whether the layer need not be unpacked: the store has it, or this pull stores only blobs.
     fn has_layer(&self, ids: &Ids) -> bool {
         !self.unpack || self.store.has_layer(&ids.chain_id)
     }
 
-    /// Downloads the blob. If a continued download is wrong, starts over once; if the registry or mirror sends a wrong
-    /// blob, tries the next one.
+    /// Downloads the blob. If a continued download is wrong, starts over at the first byte. If a mirror or registry
+    /// sends a wrong blob, tries the next mirror or registry.
     fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>) -> Result<Option<UnnamedLayer>, LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
@@ -153,7 +156,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// Sends the kept bytes, then the bytes that the registry sends, through the pipeline.
+    /// Runs the pipeline over the bytes of the partial blob, and then over the rest of the blob from the registry.
     fn stream(
         &self,
         layer: &Layer<'_>,
@@ -187,8 +190,8 @@ impl Fetch<'_> {
         self.pass(layer, source, Sink::Partial(partial), &count)
     }
 
-    /// Runs the pipeline once: into `sink`, and unpacks into a temporary unless the store has the layer. Compares the
-    /// diff id if the config has arrived.
+    /// Runs one pass of the pipeline: writes the blob into `sink`, and unpacks the layer into a temporary unless the
+    /// store has the layer. Compares the diff id if the config has arrived.
     fn pass(
         &self,
         layer: &Layer<'_>,
@@ -231,7 +234,7 @@ impl Fetch<'_> {
     }
 }
 
-/// An unpacked layer without its final name, and its diff id.
+/// An unpacked layer that does not have its final name yet, and the layer's diff id.
 type UnnamedLayer = (Temp, Digest);
 
 /// Whether the received bytes are wrong, so that no later attempt may continue them.
@@ -249,7 +252,7 @@ fn is_wrong(error: &LayerError) -> bool {
     }
 }
 
-/// A blob's bytes: first the kept ones, then those of the registry, which is asked only if some are missing.
+/// A reader of a blob: first the bytes of the partial blob, then the missing bytes, for which it asks the registry.
 struct Source<'a> {
     kept: io::Take<File>,
     partial: &'a Partial<'a>,

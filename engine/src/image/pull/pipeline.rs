@@ -1,12 +1,12 @@
 //! One pass over a layer: source → blob file and its digest → decompress → diff id → untar.
 //!
-//! The caller's thread can do all of it, piece by piece. While the engine has a spare processor, a second thread
-//! decompresses ahead ([`crate::image::pull::decompress_ahead`]), so that a single layer uses two processors. Either
-//! thread may read, hash and write the blob's bytes ([`crate::image::pull::read_ahead`]) and compute the diff id.
-//! Only a few pieces are in memory, so a slow disk slows the network down, and memory does not grow with the layer.
+//! The caller's thread can do all these steps, piece by piece. While the engine has a spare processor, a second thread
+//! decompresses ahead ([`crate::image::pull::decompress_ahead`]), so that a single layer uses two processors. Either of
+//! the two threads may read, hash and write the blob's bytes ([`crate::image::pull::read_ahead`]) and compute the diff
+//! id. Only a few pieces are in memory, so a slow disk slows the network down, and memory does not grow with the layer.
 //! Each thread computes only while it holds one of the engine's processors ([`sampan_job::cpu::Cpus::take`]), and gives
-//! it back while it waits. All results are temporaries, or a [`Partial`]; the caller names them when all digests are
-//! right.
+//! the processor back while it waits. All results are temporaries, or a [`Partial`]; the caller gives them their final
+//! names after a pass without errors.
 
 use crate::image::pull::decompress_ahead::{DecompressAhead, Reader};
 use crate::image::pull::read_ahead::{ReadAhead, ReadAheadReader};
@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 
-/// Buffer of a copy, in bytes.
+/// Size of a copy's buffer, in bytes.
 const BUFFER: usize = 128 << 10;
 /// Stack of the thread that decompresses ahead, in bytes: enough for TLS and decompression, which do not recurse.
 const STACK: usize = 1 << 20;
@@ -45,17 +45,17 @@ pub enum LayerError {
         /// Error of the read.
         source: io::Error,
     },
-    /// The blob's size differs from the manifest's.
+    /// The size of the blob differs from the size in the manifest.
     #[error("blob {blob} has {found} bytes, expected {expected}")]
     Size {
         /// Digest of the blob.
         blob: String,
-        /// Bytes received; one more than expected if there are more.
+        /// Number of bytes received. Reading stops after one byte more than expected.
         found: u64,
         /// Size in the manifest, in bytes.
         expected: u64,
     },
-    /// The blob's digest differs from the manifest's.
+    /// The digest of the blob differs from the digest in the manifest.
     #[error("blob {expected} has digest {found}")]
     Digest {
         /// Digest in the manifest.
@@ -63,7 +63,7 @@ pub enum LayerError {
         /// Digest of the received bytes.
         found: Digest,
     },
-    /// The uncompressed tar's digest differs from the config's.
+    /// The digest of the uncompressed tar differs from the diff id in the config.
     #[error("layer {blob} unpacks to diff id {found}, expected {expected}")]
     DiffId {
         /// Digest of the blob.
@@ -102,13 +102,14 @@ pub enum LayerError {
 pub struct Expected {
     /// The blob's digest.
     pub digest: Digest,
-    /// The blob's size.
+    /// The blob's size, in bytes.
     pub size: u64,
-    /// Digest of the uncompressed tar. With `None` the caller compares the diff id, which is then a SHA-256.
+    /// Digest of the uncompressed tar. If `None`, the pipeline computes the diff id by SHA-256, and the caller compares
+    /// it.
     pub diff_id: Option<Digest>,
 }
 
-/// One pass over a layer: its parameters.
+/// The parameters of one pass over a layer.
 pub struct Pipeline<'a> {
     /// The store that holds the temporaries.
     pub store: &'a Store,
@@ -116,7 +117,7 @@ pub struct Pipeline<'a> {
     pub limits: &'a Limits,
     /// Cancels the pass; checked for every buffer.
     pub cancel: &'a Cancel,
-    /// What the layer must be; `None` if it is not known, as when importing.
+    /// The digests and the size that the layer must have; `None` if they are not known, as for an import.
     pub expected: Option<Expected>,
     /// Whether to unpack the tar; false if the store has the layer.
     pub untar: bool,
@@ -126,29 +127,30 @@ pub struct Pipeline<'a> {
     pub on_phase: &'a (dyn Fn(Phase) + Sync),
 }
 
-/// The result of a pass: verified, and not named yet.
+/// The verified result of a pass; the blob and the layer do not have their final names yet.
 pub struct Streamed {
     /// The blob's digest.
     pub digest: Digest,
-    /// The blob's size.
+    /// The blob's size, in bytes.
     pub size: u64,
     /// Digest of the uncompressed tar.
     pub diff_id: Digest,
     /// Compression format of the blob.
     pub format: Format,
-    /// The unpacked layer, if it was to be unpacked.
+    /// The unpacked layer; `None` if the pass did not unpack the tar.
     pub layer: Option<Temp>,
-    /// Number of its entries that were skipped.
+    /// Number of the tar's entries that were skipped.
     pub skipped: u64,
 }
 
 /// Where the blob's bytes are written.
 pub enum Sink<'a> {
-    /// Nowhere: the store has the blob.
+    /// The bytes are written nowhere, because the store has the blob.
     None,
-    /// Into a file; the blob's digest and size are not known yet.
+    /// The bytes are written into a file, because the blob's digest is not known yet.
     File(&'a mut File),
-    /// Appended to a partial blob; its own bytes pass through the pipeline first.
+    /// The bytes are appended to a partial blob. The bytes that the partial blob has already pass through the pipeline
+    /// first.
     Partial(&'a Partial<'a>),
 }
 
@@ -197,8 +199,8 @@ impl Pipeline<'_> {
             };
         let mut blob_reader = queue.into_source();
         if format.is_ok() && unpacked.is_ok() {
-            // Bytes after the compressed stream are part of the blob. An error in reading them is in
-            // `blob_reader.failed`.
+            // Bytes after the compressed stream are part of the blob. If reading these bytes fails,
+            // `blob_reader.failed` holds the error.
             let _ = io::copy(&mut blob_reader, &mut io::sink());
         }
         self.cancel.check()?;
@@ -226,12 +228,13 @@ impl Pipeline<'_> {
             &on_end,
         );
         let unpacked = std::thread::scope(|scope| {
-            // If the second thread cannot be started, the caller's thread does all of it.
+            // If the second thread cannot be started, the caller's thread decompresses alone.
             let is_alone = self.limits.bounds.cpus == 1;
             let run_ahead = || thread::spawn_scoped(scope, "ahead", STACK, || decompressor.run_ahead()).ok();
             let ahead = if is_alone { None } else { run_ahead() };
             if ahead.is_some() {
-                // The new thread may be queued on this processor; let it move to another one.
+                // The new thread may be queued on this processor. Yield once, so that the new thread can run and move
+                // to another processor.
                 std::thread::yield_now();
             }
             let unpacked = self.drain(&decompressor, root);
@@ -240,11 +243,11 @@ impl Pipeline<'_> {
             unpacked
         });
         let end = decompressor.end();
-        // If unpacking was given up first, the compressed bytes so far are right.
+        // `end` is `None` if unpacking failed before decompression ended; the bytes decompressed until then were valid.
         (end.unwrap_or(Ok(())), unpacked.map(|skipped| (hasher.finish(), skipped)))
     }
 
-    /// Unpacks the decompressed bytes, to their end; returns the number of skipped entries.
+    /// Unpacks the decompressed bytes and reads them to their end; returns the number of skipped entries.
     fn drain(
         &self,
         decompressor: &DecompressAhead<'_, impl Read, impl FnMut(&[u8])>,
@@ -261,7 +264,7 @@ impl Pipeline<'_> {
         Ok(unpacked.skipped)
     }
 
-    /// Sends all of `from` into `sink` and compares its digest; does not decompress.
+    /// Copies all bytes of `from` into `sink` and checks the blob's digest; does not decompress.
     ///
     /// # Errors
     /// [`LayerError`]: the source or the store fails, or the size or the digest is wrong.
@@ -275,8 +278,8 @@ impl Pipeline<'_> {
         self.compare(blob_reader.size, &blob_reader.hasher.finish())
     }
 
-    /// Checks every digest and picks the error to report: a failed source comes before a wrong digest, that before bad
-    /// compression, that before a bad tar, and that before a wrong diff id.
+    /// Checks every digest and picks the error to report. The order of precedence is: a failed source, a wrong digest,
+    /// bad compression, a bad tar, a wrong diff id.
     fn judge<R: Read>(
         &self,
         mut blob_reader: BlobReader<'_, R>,
@@ -288,7 +291,8 @@ impl Pipeline<'_> {
             return Err(failed);
         }
         if let (Err(_), Ok(_) | Err(UnpackError::Tar(_))) = (&format, &unpacked) {
-            // Bytes that cannot be decompressed are most often not this blob's: read all of them to check the digest.
+            // Bytes that cannot be decompressed usually mean that the source sent another blob: read all bytes to check
+            // the digest.
             let _ = io::copy(&mut blob_reader, &mut io::sink());
             if let Some(failed) = blob_reader.failed.take() {
                 return Err(failed);
@@ -329,7 +333,7 @@ impl Pipeline<'_> {
     }
 }
 
-/// The reader of compressed bytes: counts, hashes and writes each of them.
+/// The reader of compressed bytes, which counts and hashes all bytes and writes them into the sink.
 struct BlobReader<'a, R> {
     pipeline: &'a Pipeline<'a>,
     from: R,
@@ -362,7 +366,7 @@ impl<'a, R: Read> BlobReader<'a, R> {
     }
 }
 
-/// Takes an error of the registry out of the I/O error that carried it through the readers.
+/// Converts an I/O error of the source. If the I/O error wraps an error of the registry, returns the registry's error.
 fn read_error(blob: String, source: io::Error) -> LayerError {
     match source.downcast::<RegistryError>() {
         Ok(error) => LayerError::Registry(error),

@@ -1,9 +1,9 @@
-//! The compressed bytes of a layer, read ahead by either of its two threads.
+//! A queue of a layer's compressed bytes, which either of the layer's two threads reads ahead.
 //!
 //! Either thread may read the next piece: the decompressor when the queue is empty, the unpacker when it would
 //! otherwise wait for decompressed bytes ([`crate::image::pull::decompress_ahead`]). At most `AHEAD` pieces are
-//! queued. To read a piece also means to hash and to write it, so only one thread at a time reads, and the bytes land
-//! in order. That balances the two threads also when decompressing is the slowest part. Used by
+//! queued. The source hashes and writes each piece while reading, so only one thread at a time reads, and the bytes are
+//! written in order. Sharing this work balances the two threads even if decompressing is the slowest step. Used by
 //! [`crate::image::pull::pipeline`]; knows nothing of the bytes' meaning.
 
 use sampan_job::cpu;
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// Largest piece, in bytes.
+/// Size of the largest piece, in bytes.
 const PIECE: usize = 64 << 10;
 /// Most pieces in the queue.
 const AHEAD: usize = 4;
@@ -20,12 +20,12 @@ const AHEAD: usize = 4;
 /// The state that both threads share: the source, and the queue of its pieces.
 pub struct ReadAhead<R> {
     state: Mutex<State<R>>,
-    /// Wakes a thread that wants a piece: one is queued, or the source is free.
+    /// Wakes a thread that waits for a piece, when a piece was queued or the other thread stopped reading the source.
     ready: Condvar,
 }
 
 struct State<R> {
-    /// `None` while one of the threads reads from it.
+    /// The source of the bytes; `None` while one of the threads reads from the source.
     source: Option<R>,
     pieces: VecDeque<Piece>,
     used: Vec<Piece>,
@@ -55,14 +55,15 @@ impl Piece {
 }
 
 impl<R: Read> ReadAhead<R> {
-    /// Makes an empty queue; no byte is read yet.
+    /// Makes an empty queue without reading from `source`.
     pub fn new(source: R) -> Self {
         let (pieces, used) = (VecDeque::new(), Vec::new());
         let state = State { source: Some(source), pieces, used, end: None, reader_waits: false };
         ReadAhead { state: Mutex::new(state), ready: Condvar::new() }
     }
 
-    /// Reads the next piece; returns false if the queue is full, the other thread reads, or the source has ended.
+    /// Reads the next piece from the source into the queue. Returns false if the queue is full, if the other thread is
+    /// reading, or if the source has ended.
     pub fn fetch(&self) -> bool {
         let state = lock(&self.state);
         if state.pieces.len() >= AHEAD {
@@ -71,7 +72,8 @@ impl<R: Read> ReadAhead<R> {
         self.fetch_now(state).is_ok()
     }
 
-    /// Reads a piece. Returns the lock as an error if the other thread reads, or the source has ended.
+    /// Reads the next piece from the source into the queue. Returns the lock as an error if the other thread is
+    /// reading, or if the source has ended.
     fn fetch_now<'a>(&'a self, mut state: Guard<'a, R>) -> Result<Guard<'a, R>, Guard<'a, R>> {
         if state.end.is_some() {
             return Err(state);
@@ -92,7 +94,7 @@ impl<R: Read> ReadAhead<R> {
         Ok(state)
     }
 
-    /// Takes the next piece, an empty one at the end; `used` is the previous piece's buffer, to be reused.
+    /// Takes the next piece; returns an empty piece at the end. `used` is the previous piece, whose buffer is reused.
     fn next(&self, used: Piece) -> io::Result<Piece> {
         let mut state = lock(&self.state);
         state.used.push(used);
@@ -113,7 +115,8 @@ impl<R: Read> ReadAhead<R> {
         }
     }
 
-    /// Returns the source, positioned after all pieces that were read. No thread may read any more.
+    /// Returns the source, positioned after all pieces that were read. Neither thread may read from the queue at this
+    /// time.
     #[expect(clippy::expect_used, reason = "no thread keeps the source: a failed read returns it as well")]
     pub fn into_source(self) -> R {
         let state = self.state.into_inner().unwrap_or_else(|e| e.into_inner());
@@ -131,7 +134,7 @@ pub struct ReadAheadReader<'a, R> {
 }
 
 impl<'a, R: Read> ReadAheadReader<'a, R> {
-    /// Makes the only reader of `queue`; it reads from the first byte on.
+    /// Makes the only reader of `queue`, which starts at the first byte.
     pub fn new(queue: &'a ReadAhead<R>) -> Self {
         ReadAheadReader { queue, piece: Piece::default(), at: 0 }
     }

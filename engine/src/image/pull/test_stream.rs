@@ -3,7 +3,8 @@
 
 use std::io::{self, Read};
 
-/// A reader of `len` such bytes, in reads of odd sizes; it may fail at the end.
+/// A reader of bytes that encode their offset. A read returns at most 40,001 bytes, so pieces do not align; the last
+/// read may fail.
 pub(crate) struct Numbers {
     /// Number of bytes read so far.
     pub at: usize,
