@@ -1,8 +1,10 @@
-//! Compares two directory trees entry by entry: a layer just unpacked from its blob, and the layer in the store.
+//! Compares two directory trees entry by entry: a layer that was just unpacked from its blob, and the layer in the
+//! store.
 //!
 //! Called by the engine's verify job, directly or in a process of [`crate::userns`]. Compares type, size, mode, owner,
-//! modification time, number of names, device, link target, extended attributes and content. Opens only directories and
-//! regular files, follows no link, writes nothing. Memory grows with the number of pending directories, not of entries.
+//! modification time, number of hard links, device, link target, extended attributes and content. Opens only
+//! directories and regular files, follows no link, writes nothing. Memory use grows with the number of pending
+//! directories, not with the number of entries.
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -23,9 +25,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Most differences that are described; all are counted.
+/// Most differences that are described; further differences are only counted.
 const DESCRIBED_MAX: usize = 3;
-/// Bytes read of each of two files at a time.
+/// Number of bytes that are read from each of two files at a time.
 const BUFFER: usize = 64 << 10;
 
 /// The differences between two trees.
@@ -33,7 +35,7 @@ const BUFFER: usize = 64 << 10;
 pub struct Differences {
     /// The number of entries that differ.
     pub count: u64,
-    /// Descriptions of the first three.
+    /// Descriptions of the first three differences.
     pub first: Vec<String>,
 }
 
@@ -49,7 +51,8 @@ impl Differences {
 
 /// Compares the tree `found` with the tree `expected`, which was unpacked after the time `since`.
 ///
-/// An entry of `expected` that was modified after `since` has no time in its tar, so its times are not compared.
+/// An entry of `expected` that was modified after `since` has no time in the layer's tar, so the times of this entry
+/// are not compared.
 ///
 /// # Errors
 /// A file cannot be read, or the job was cancelled.
@@ -181,7 +184,8 @@ impl Trees<'_> {
             return Some(format!("has {} names, expected {}", found.st_nlink, expected.st_nlink));
         }
         let time = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-        // Directories and whiteouts without a time in the tar have the time of their creation, after `since`.
+        // Do not compare the times of directories and whiteouts without a time in the tar: unpacking created them after
+        // `since`.
         if expected.st_mtime < self.since && time(expected) != time(found) {
             return Some("has another modification time".to_owned());
         }
@@ -213,7 +217,7 @@ impl Trees<'_> {
     }
 }
 
-/// Seeks in both of two files of equal length to the next offset where either has data, or to the end.
+/// Seeks in two files of equal length to the next offset at which either file has data, or to the end.
 fn skip_holes(one: &mut File, other: &mut File) -> io::Result<()> {
     let (at, end) = (one.stream_position()?, one.metadata()?.len());
     let next = |file: &File| sparse::next_data(file, at).map(|start| start.unwrap_or(end));

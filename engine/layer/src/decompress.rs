@@ -1,29 +1,29 @@
-//! Decompresses a layer as a stream: gzip (with any number of members), zstd, or neither.
+//! Decompresses a layer as a stream. The layer may be gzip (with any number of members), zstd, or uncompressed.
 //!
 //! Called by the jobs that unpack or verify a layer. Detects the format by the first bytes, never by the media type:
-//! registries and tools disagree about media types, and the diff ID, checked later, proves the content.
+//! registries and tools disagree about media types. The caller's check of the diff ID proves the content.
 
 use sampan_oci as oci;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// Part of the zstd library's error message for a window above the limit.
 const TOO_MUCH_MEMORY: &str = "too much memory";
-/// Bytes read from the source at a time.
+/// Number of bytes that are read from the source at a time.
 const INPUT: usize = 64 << 10;
 
 /// The compression of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// None.
+    /// The layer is not compressed.
     Plain,
-    /// gzip, RFC 1952.
+    /// The layer is compressed by gzip. RFC 1952.
     Gzip,
-    /// zstd, RFC 8878.
+    /// The layer is compressed by zstd. RFC 8878.
     Zstd,
 }
 
 impl Format {
-    /// Detects the format of a layer that begins with these bytes.
+    /// Detects the format of a layer that begins with the bytes `magic`.
     pub fn of(magic: &[u8]) -> Self {
         match magic {
             [0x1f, 0x8b, ..] => Format::Gzip,
@@ -45,7 +45,8 @@ impl Format {
 
 /// Detects the format of `from` and returns a reader of the decompressed bytes.
 ///
-/// The reader fails if a zstd window is larger than 2 to the power of `window_log` bytes, since it takes that memory.
+/// The reader fails if a zstd window is larger than 2 to the power of `window_log` bytes, because the decompressor
+/// needs memory for the whole window.
 ///
 /// # Errors
 /// The first bytes cannot be read, or the decompressor cannot be set up.
@@ -56,7 +57,7 @@ pub fn open<'a>(
     open_buffered(BufReader::with_capacity(INPUT, from), window_log)
 }
 
-/// Like [`open`], for a source that has a buffer already.
+/// Detects the format of a buffered source and returns a reader of the decompressed bytes, like [`open`].
 ///
 /// # Errors
 /// The first bytes cannot be read, or the decompressor cannot be set up.
@@ -91,7 +92,7 @@ pub fn open_buffered<'a>(
     ))
 }
 
-/// Replaces the library's error for a window above the limit by a message that names the limit.
+/// A reader that replaces the zstd library's error for a too large window by a message that names the limit.
 struct Bounded<R> {
     decoder: R,
     window_log: u32,

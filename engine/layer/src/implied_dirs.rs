@@ -1,13 +1,14 @@
-//! Implied directories: a layer has entries in them, but no entry for the directory itself.
+//! Implied directories: directories for which a layer's tar has no entry, although it has entries for files in them.
 //!
-//! An implied directory must have the attributes that lower layers give it. Layers are unpacked independently, so it
-//! is first created with root as owner and mode 0755, which a mount would show in place of the lower layer's
-//! attributes. [`crate::unpack`] therefore lists implied directories in a file `implied` beside the layer's root:
-//! their paths relative to the root (the root itself is the empty path), each followed by a NUL. Once all layers of an
-//! image are unpacked, the store calls [`settle`] for each, lowest layer first, directly or in a process of
-//! [`crate::userns`]. [`settle`] copies owner, mode, times and extended attributes from the nearest lower directory
-//! that overlayfs would show. It removes the list last, so an interrupted run is repeated. A repeated or concurrent run
-//! writes equal values, so it disturbs no reader. Never follows a link, never changes a lower layer.
+//! An implied directory must have the attributes that lower layers give it. Layers are unpacked independently, so an
+//! implied directory is first created with root as owner and mode 0755, and a mount would show these attributes instead
+//! of the lower layer's. [`crate::unpack`] therefore lists implied directories in a file `implied` beside the layer's
+//! root: the list has each directory's path relative to the root (the root itself has the empty path), followed by a
+//! NUL. When all layers of an image are unpacked, the store calls [`settle`] for each layer, the lowest first, directly
+//! or in a process of [`crate::userns`]. [`settle`] copies owner, mode, times and extended attributes from the nearest
+//! lower directory that overlayfs would show. [`settle`] removes the list last, so that a later call repeats an
+//! interrupted call. A repeated or concurrent call writes equal values, so it disturbs no reader. This module never
+//! follows a link and never changes a lower layer.
 
 use crate::unpack::attributes::times;
 use nix::errno::Errno;
@@ -26,7 +27,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The name of the list, beside the layer's root.
+/// The file name of the list of implied directories, beside the layer's root.
 pub const LIST: &str = "implied";
 
 /// A chain of nested directories that were created for one entry.
@@ -52,14 +53,15 @@ impl Chain {
 /// with the square of the depth of a hostile layer's directories.
 #[derive(Default)]
 pub(crate) struct ImpliedDirs {
-    /// Directories without an entry so far. Inode numbers rather than paths: with links, one directory has many paths.
+    /// The inode numbers of the directories without an entry so far. Paths would not do: with links, one directory has
+    /// many paths.
     inodes: HashSet<u64>,
-    /// The chains that contain them.
+    /// The chains that contain the directories of `inodes`.
     chains: Vec<Chain>,
 }
 
 impl ImpliedDirs {
-    /// Records that a directory without an entry was created, the next in `chain`.
+    /// Records that a directory without an entry was created, and appends it to `chain`.
     pub fn record_created(&mut self, directory: &OwnedFd, chain: &mut Chain) -> Result<(), Errno> {
         let inode = fstat(directory)?.st_ino;
         self.inodes.insert(inode);
@@ -75,14 +77,15 @@ impl ImpliedDirs {
         Ok(())
     }
 
-    /// Adds a chain whose directories all exist.
+    /// Adds a chain after all its directories were created.
     pub fn add_chain(&mut self, chain: Chain) {
         self.chains.push(chain);
     }
 
-    /// Writes the list of directories without an entry to the file `to`; writes no file if there are none.
+    /// Writes the list of directories without an entry to the file `to`; writes no file if all directories have an
+    /// entry.
     ///
-    /// If a later entry may have `replaced` a directory, checks for each that it still exists.
+    /// If `replaced`, a later entry may have replaced a directory: lists only the directories that still exist.
     pub fn write(mut self, root: &OwnedFd, to: &Path, replaced: bool) -> io::Result<()> {
         if self.inodes.is_empty() {
             return Ok(());
@@ -103,8 +106,7 @@ impl ImpliedDirs {
     }
 }
 
-/// The path of `directory` relative to `root`, without links; `None` if the kernel cannot report it because it is too
-/// long.
+/// The path of `directory` relative to `root`, without links; `None` if the path is too long for the kernel to report.
 pub(crate) fn real_path(root: &OwnedFd, directory: &OwnedFd) -> Option<Vec<u8>> {
     let path = |fd: &OwnedFd| readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).ok();
     let (root, path) = (path(root)?, path(directory)?);
@@ -112,13 +114,14 @@ pub(crate) fn real_path(root: &OwnedFd, directory: &OwnedFd) -> Option<Vec<u8>> 
     Some(below.as_os_str().as_bytes().to_vec())
 }
 
-/// Gives the implied directories of `layer` the attributes that the layers `below` define; then removes the list.
+/// Gives the implied directories of `layer` the attributes that the layers `below` define; then removes the layer's
+/// list of implied directories.
 ///
-/// The nearest layer comes first in `below`. Each layer is a directory that contains its root as `diff`. Does nothing
-/// if `layer` has no list.
+/// In `below`, the nearest layer comes first. Each layer is a directory that contains the layer's root as `diff`. Does
+/// nothing if `layer` has no list.
 ///
 /// # Errors
-/// A layer is missing or cannot be read, or the job was cancelled. The list is kept, so a later call starts again.
+/// A layer is missing or cannot be read, or the job was cancelled. The list is kept, so that a later call starts again.
 pub fn settle(layer: &Path, below: &[PathBuf], cancel: &Cancel) -> io::Result<()> {
     let path = layer.join(LIST);
     let list = match File::open(&path) {
@@ -136,16 +139,18 @@ pub fn settle(layer: &Path, below: &[PathBuf], cancel: &Cancel) -> io::Result<()
     }
 }
 
-/// Most directories that are open at a time: there may be 500 layers, and directories of any depth.
+/// Most open directories of a [`Stack`]. A bound is needed because an image may have 500 layers, and its directories
+/// any depth.
 const OPEN_MAX: usize = 64;
 
 /// A layer and the layers below it, merged like overlayfs does.
 struct Stack {
-    /// The roots of the layers, the layer itself first, then the nearest.
+    /// The roots of the layers, uppermost first: the layer to settle, then the layers below it.
     roots: Vec<PathBuf>,
-    /// The path of the last level.
+    /// The path of the directory that the last element of `levels` stands for.
     path: Vec<u8>,
-    /// The merged directories along `path`, outermost first. Kept because neighbours in a list share most of them.
+    /// The merged directories along `path`, outermost first. They stay open because consecutive paths of a list share
+    /// most of their parent directories.
     levels: Vec<Level>,
 }
 
@@ -155,7 +160,7 @@ struct Level {
     end: usize,
     /// The layers whose directories are merged here, uppermost first.
     parts: Vec<Part>,
-    /// The number of open directories in this level and those above it.
+    /// The number of open directories in this level and in the levels of its parent directories.
     open: usize,
 }
 
@@ -163,7 +168,7 @@ struct Level {
 struct Part {
     /// The index of the layer in [`Stack::roots`].
     nth: usize,
-    /// `None` if [`OPEN_MAX`] directories are open already.
+    /// The open directory; `None` if [`OPEN_MAX`] directories are open already.
     directory: Option<OwnedFd>,
 }
 
@@ -221,12 +226,13 @@ impl Stack {
         }
     }
 
-    /// The directory `name` of the nearest lower layer that overlayfs would show if the layer itself had none.
+    /// The directory `name` that overlayfs would show if the layer itself had no such directory: that of the nearest
+    /// lower layer that has it.
     ///
-    /// An opaque directory in the layer itself does not matter: it hides the entries of the lower directory, not the
-    /// attributes.
+    /// An opaque directory in the layer itself does not matter: an opaque directory hides the entries of the lower
+    /// directory, not its attributes.
     fn source(&self, parts: &[Part], parent: &[u8], name: &[u8]) -> io::Result<Option<OwnedFd>> {
-        // `parts` has no directory that an opaque one hides: see `narrow`.
+        // `narrow` has left out the directories that an opaque directory hides.
         for part in parts.iter().filter(|part| part.nth > 0) {
             match self.child(part, parent, name)? {
                 Child::Directory(directory) => return Ok(Some(directory)),
@@ -237,7 +243,7 @@ impl Stack {
         Ok(None)
     }
 
-    /// Makes the merged directory `path` the last level.
+    /// Changes `levels` so that the last level is the merged directory `path`.
     fn go_to(&mut self, path: &[u8]) -> io::Result<()> {
         let is_above = |end: usize| {
             let start = path.get(..end).filter(|_| path.get(end).is_none_or(|next| *next == b'/'));
@@ -265,7 +271,7 @@ impl Stack {
         for part in &above.parts {
             match self.child(part, parent, name)? {
                 Child::Directory(directory) => {
-                    // Check for opacity only where there is a lower directory to hide: the check costs system calls.
+                    // Check for opacity only if a lower layer has the directory, because the check costs system calls.
                     if level.parts.last().is_some_and(|upper| self.is_opaque(upper, path)) {
                         break;
                     }
@@ -278,7 +284,7 @@ impl Stack {
         Ok(level)
     }
 
-    /// Whether one layer's part of the directory `path` is opaque: it hides the directories of layers below it.
+    /// Whether one layer's part of the directory `path` is opaque, that is, hides the entries of lower layers.
     fn is_opaque(&self, part: &Part, path: &[u8]) -> bool {
         match (&part.directory, self.roots.get(part.nth)) {
             (Some(directory), _) => is_opaque(directory),
@@ -301,7 +307,7 @@ impl Stack {
         match opened {
             Ok(directory) => Ok(Child::Directory(directory)),
             Err(Errno::ENOENT) => Ok(Child::Missing),
-            // Whiteouts are character devices, so they end up here too.
+            // A whiteout is a character device, so it also gives one of these errors.
             Err(Errno::ENOTDIR | Errno::ELOOP) => Ok(Child::Other),
             Err(errno) => Err(errno.into()),
         }
@@ -321,7 +327,8 @@ fn open_child(directory: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let name = match name {
         b"" => b".".as_slice(),
-        // No list that this program wrote contains "..". EXDEV is what openat2(2) reports for a path that leads out.
+        // A list never contains ".." unless someone has changed it. Report EXDEV, like openat2(2) for a path that leads
+        // out of the directory.
         b".." => return Err(Errno::EXDEV),
         name => name,
     };
@@ -347,7 +354,8 @@ fn is_opaque(directory: &OwnedFd) -> bool {
         .any(|name| xattr::fgetxattr(directory, name).is_ok_and(|value| value == b"y"))
 }
 
-/// Gives a directory the attributes of `source`. Without a source it gets time 0, so that all hosts get equal results.
+/// Gives a directory the attributes of `source`. Without a source, sets the times to 0, so that the result is equal on
+/// all hosts.
 fn adopt(directory: &OwnedFd, source: Option<&OwnedFd>) -> io::Result<()> {
     match source {
         Some(source) => copy(source, directory),
@@ -358,7 +366,7 @@ fn adopt(directory: &OwnedFd, source: Option<&OwnedFd>) -> io::Result<()> {
     }
 }
 
-/// Copies owner, then extended attributes, then mode and times, in the order of [`crate::unpack::attributes`].
+/// Copies owner, then extended attributes, then mode and times, in the same order as [`crate::unpack::attributes`].
 fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let (stat, made) = (fstat(from)?, fstat(to)?);
     let is_given = (stat.st_uid, stat.st_gid) != (made.st_uid, made.st_gid);
@@ -420,7 +428,7 @@ mod tests {
             self.dir(nth).join("diff").join(path)
         }
 
-        /// Adds a directory with this mode and a modification time of 1000 s after the epoch.
+        /// Adds a directory with the mode `mode` and a modification time of 1000 s after the epoch.
         fn with(self, nth: usize, path: &str, mode: u32) -> Self {
             let path = self.at(nth, path);
             fs::create_dir_all(&path).expect("made");
@@ -436,7 +444,7 @@ mod tests {
             self
         }
 
-        /// Settles the top layer with `paths` as its list; returns mode and modification time of each.
+        /// Settles the top layer with `paths` as its list; returns the mode and the modification time of each path.
         fn settle(&self, count: usize, paths: &[&str]) -> Vec<(u32, i64)> {
             let top = count - 1;
             let list: Vec<u8> = paths.iter().flat_map(|path| [path.as_bytes(), &[0]].concat()).collect();

@@ -1,8 +1,8 @@
 //! Reads a tar stream entry by entry: ustar, GNU and PAX, with long names, extended attributes and sparse files.
 //!
 //! Called by [`crate::unpack`] and by readers of image archives. Never touches a file. `tar::Header` decodes the fields
-//! of a header. The sequence of headers is handled here: the iterator of the crate `tar` reads long names of any length
-//! into memory, and it ends a PAX value at the first line break, which `security.capability` may contain.
+//! of a header. This module handles the sequence of headers itself: the iterator of the crate `tar` reads long names of
+//! any length into memory, and ends a PAX value at the first line break, which `security.capability` may contain.
 
 mod error;
 mod pax;
@@ -14,7 +14,7 @@ use std::io::{self, BufRead, Read};
 use tar::{EntryType, Header};
 
 const BLOCK: u64 = 512;
-/// Most bytes of PAX headers and long names of one entry. Bounds the memory that a hostile layer can claim.
+/// Most bytes of PAX headers and long names of one entry. This bounds the memory that a hostile layer can claim.
 const META_MAX: u64 = 1 << 20;
 
 /// The file type of an entry.
@@ -34,7 +34,7 @@ pub enum Kind {
     Block,
     /// A FIFO.
     Fifo,
-    /// A type that no supported form of tar defines, by its type byte. Callers skip such entries.
+    /// The type byte of a type that no supported form of tar defines. Callers skip such entries.
     Unknown(u8),
 }
 
@@ -115,10 +115,11 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
-    /// Reads bytes of the current entry's content into `into`. Returns their number; 0 at the end of the content.
+    /// Reads bytes of the current entry's content into `into`. Returns the number of bytes; 0 at the end of the
+    /// content.
     ///
     /// # Errors
-    /// [`TarError::Truncated`]: the stream ends before the content does. [`TarError::Read`]: the stream failed.
+    /// [`TarError::Truncated`]: the stream ends within the content. [`TarError::Read`]: the stream failed.
     pub fn read_content(&mut self, into: &mut [u8]) -> Result<usize, TarError> {
         let part = self.content()?;
         let len = part.len().min(into.len());
@@ -129,11 +130,11 @@ impl<R: BufRead> TarReader<R> {
         Ok(len)
     }
 
-    /// Returns buffered bytes of the current entry's content without a copy; none at the end of the content. The bytes
-    /// are returned again until [`TarReader::consume_content`] consumes them.
+    /// Returns buffered bytes of the current entry's content without a copy; an empty slice at the end of the content.
+    /// Returns the same bytes again until [`TarReader::consume_content`] consumes them.
     ///
     /// # Errors
-    /// [`TarError::Truncated`]: the stream ends before the content does. [`TarError::Read`]: the stream failed.
+    /// [`TarError::Truncated`]: the stream ends within the content. [`TarError::Read`]: the stream failed.
     pub fn content(&mut self) -> Result<&[u8], TarError> {
         let most = usize::try_from(self.content).unwrap_or(usize::MAX);
         if most == 0 {
@@ -165,7 +166,8 @@ impl<R: BufRead> TarReader<R> {
             }
         }
         let padding = std::mem::take(&mut self.padding) as usize;
-        // No padding at all is accepted at the end of the stream: 'umoci insert' writes such layers, and Go reads them.
+        // Accept a stream that ends without the padding: 'umoci insert' writes such layers, and Go's tar reader accepts
+        // them.
         match fill(&mut self.from, [0; BLOCK as usize].get_mut(..padding).unwrap_or_default())? {
             0 => Ok(()),
             len if len == padding => Ok(()),
@@ -195,7 +197,8 @@ impl<R: BufRead> TarReader<R> {
         Ok(Some(header))
     }
 
-    /// Reads the content of an entry that describes the next entry. At most `left` bytes are allowed; deducts `size`.
+    /// Reads the content of an entry that describes the next entry. Refuses more than `left` bytes, and subtracts
+    /// `size` from `left`.
     fn meta(&mut self, size: u64, left: &mut u64) -> Result<Vec<u8>, TarError> {
         let too_long =
             || malformed(format!("headers that describe one entry have more than {META_MAX} bytes"));
@@ -244,7 +247,7 @@ impl<R: BufRead> TarReader<R> {
         if let (true, Some(real)) = (kind == Kind::Regular, pax.sparse.real_size) {
             let map = match (pax.sparse.major, pax.sparse.minor, pax.sparse.map) {
                 (Some(1), Some(0), _) => self.sparse_map_in_content()?,
-                // Version 0.0 writes no record for a file that consists of one hole.
+                // Version 0.0 writes no map for a file that consists of a single hole.
                 (None | Some(0), _, map) => map.unwrap_or_default(),
                 _ => return Err(malformed("a sparse file of an unknown version")),
             };
@@ -289,8 +292,8 @@ impl<R: BufRead> TarReader<R> {
         })
     }
 
-    /// Reads the map of an old GNU sparse file: four segments in the header, more in the blocks that follow. Returns
-    /// the segments and the length of the unpacked file.
+    /// Reads the map of an old GNU sparse file: four segments in the header, and further segments in the blocks after
+    /// the header. Returns the segments and the length of the unpacked file.
     fn old_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64), TarError> {
         let field = |e: io::Error| malformed(e.to_string());
         let gnu = header.as_gnu().ok_or_else(|| malformed("a sparse file without a GNU header"))?;
@@ -318,7 +321,7 @@ impl<R: BufRead> TarReader<R> {
         Ok((map, gnu.real_size().map_err(field)?))
     }
 
-    /// Reads the map of a PAX 1.0 sparse file: lines of decimal numbers before the data, padded to a block.
+    /// Reads the map of a PAX 1.0 sparse file: lines of decimal numbers in front of the data, padded to a block.
     fn sparse_map_in_content(&mut self) -> Result<Vec<(u64, u64)>, TarError> {
         let mut block = [0; BLOCK as usize];
         let mut at = block.len();
@@ -357,7 +360,8 @@ impl<R: BufRead> TarReader<R> {
     }
 }
 
-/// Detects compressed data of a kind that [`crate::decompress`] does not support, by its first bytes.
+/// The name of the compression format that the first bytes indicate, if [`crate::decompress`] does not support the
+/// format.
 fn compression(start: &[u8]) -> Option<&'static str> {
     match start {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
@@ -368,7 +372,7 @@ fn compression(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Whether the header's checksum is right. Some old writers sum signed bytes, so that sum is accepted too.
+/// Whether the header's checksum is right. Also accepts the sum of signed bytes, which some old writers compute.
 fn is_header(header: &Header) -> bool {
     let Ok(checksum) = header.cksum() else { return false };
     // The checksum field itself, bytes 148 to 155, counts as eight spaces.
@@ -382,7 +386,7 @@ fn bytes_over_127(header: &Header) -> u32 {
     bytes.map(|(at, b)| u32::from(!(148..156).contains(&at) && *b > 127)).sum()
 }
 
-/// The length of the content by its header. Refuses binary numbers that are negative or have more than 64 bits.
+/// The length of the content that the header gives. Refuses binary numbers that are negative or have more than 64 bits.
 fn size_of_content(header: &Header) -> Result<u64, TarError> {
     let [first, rest @ ..] = header.as_old().size;
     let is_binary = first & 0x80 != 0;
@@ -392,7 +396,7 @@ fn size_of_content(header: &Header) -> Result<u64, TarError> {
     header.entry_size().map_err(|e| malformed(e.to_string()))
 }
 
-/// Refuses the owner 4294967295: chown(2) reads this number as "do not change", and the file would stay root's.
+/// Refuses the ID 4294967295: chown(2) takes this number for "do not change", so the file would keep root as its owner.
 fn known_owner(id: u32) -> Result<u32, TarError> {
     if id == u32::MAX { Err(malformed("an owner that no file can have: 4294967295")) } else { Ok(id) }
 }
@@ -418,7 +422,7 @@ fn check_sparse(map: &[(u64, u64)], size: u64, stored: u64) -> Result<(), TarErr
 
 impl<R: io::BufRead + io::Seek> TarReader<R> {
     /// Skips the current entry's content by seeking; returns its offset and length. Does not check that the content
-    /// lies within the stream: the caller knows the stream's length.
+    /// lies within the stream; the caller knows the stream's length and checks that.
     ///
     /// # Errors
     /// [`TarError::Truncated`]: the end of the content is no valid offset. [`TarError::Read`]: the seek failed.

@@ -1,10 +1,11 @@
 //! Unpacks a layer's tar into a directory in the form that overlayfs needs, and never writes outside that directory.
 //!
 //! Called by the engine's layer pipeline, directly or in a process of [`crate::userns`]. `directories.rs` opens the
-//! parent directory of each entry beneath the layer's root; the entry is then created there by its last name, with
-//! `O_EXCL` or an `*at` call that follows no link. Never looks up names of users and groups: owners are numbers. Lists
-//! directories without an entry beside the root, for [`crate::implied_dirs`]. Removes nothing on failure: the caller
-//! removes the whole directory, which is private until then. OCI image-spec, "Image Layer Filesystem Changeset".
+//! parent directory of each entry beneath the layer's root; this module then creates the entry in the parent directory,
+//! with `O_EXCL` or an `*at` call that follows no link. It never looks up names of users and groups: owners are
+//! numbers. It writes a list of the directories without an entry to a file beside the root, for
+//! [`crate::implied_dirs`]. On failure it removes nothing: the caller removes the whole directory, which no other
+//! process uses before the end. OCI image-spec, "Image Layer Filesystem Changeset".
 
 pub(crate) mod attributes;
 pub(crate) mod directories;
@@ -36,18 +37,20 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The numbers of entries of an unpacked layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Entries created.
+    /// Number of entries that were created.
     pub entries: u64,
-    /// Entries skipped: of an unknown type, or devices that an ordinary user may not create.
+    /// Number of entries that were skipped: entries of an unknown type, and devices that an ordinary user may not
+    /// create.
     pub skipped: u64,
 }
 
 /// Unpacks the tar `from` into the directory `root`, which must exist and be empty.
 ///
-/// Reads up to the end mark of the tar and returns `from` there. Writes [`implied_dirs::LIST`] beside `root`.
+/// Reads up to the end mark of the tar, and returns `from` at that position. Writes [`implied_dirs::LIST`] beside
+/// `root`.
 ///
 /// # Errors
-/// [`UnpackError`] names the entry. `root` then has some of the entries; the caller removes it.
+/// [`UnpackError`] names the entry. After an error, `root` has some of the entries, and the caller removes `root`.
 pub fn unpack<R: BufRead>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackError> {
     let mut tarball = TarReader::new(from);
     let mut unpacker = Unpacker::open(root)?;
@@ -81,7 +84,7 @@ impl Unpacker {
         })
     }
 
-    /// Creates one entry; returns false if it was skipped.
+    /// Creates one entry; returns false if the entry was skipped.
     fn entry<R: BufRead>(&mut self, entry: &Entry, tarball: &mut TarReader<R>) -> Result<bool, UnpackError> {
         let path = clean(&entry.path)?;
         if path.is_empty() {
@@ -133,7 +136,7 @@ impl Unpacker {
     }
 
     /// Calls `make`. If the name is taken, removes the existing file or directory and calls `make` again: a later entry
-    /// replaces an earlier one.
+    /// replaces an earlier entry of its name.
     fn create_or_replace<T>(
         &mut self,
         at: Place<'_>,
@@ -157,9 +160,9 @@ impl Unpacker {
         tarball: &mut TarReader<R>,
     ) -> Result<(), UnpackError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // Root creates the file with its final mode at once, which saves a system call. That is safe before the owner
-        // is set: no other user can enter the directory of layers, and setuid is set last. An ordinary user may need
-        // write permission that the final mode does not give.
+        // As root, create the file with its final mode, which saves a system call. This is safe although the owner is
+        // set later: no other user can enter the directory of layers, and the setuid bit is set last. An ordinary user
+        // may need write permission that the final mode does not give.
         let mode = match self.attributes.privilege {
             Privilege::Root => Mode::from_bits_truncate(entry.mode & 0o777),
             Privilege::Namespace | Privilege::User => Mode::S_IRUSR | Mode::S_IWUSR,
@@ -223,7 +226,7 @@ impl Unpacker {
             Err(Errno::EEXIST) if is_whiteout(at.parent, at.name) => {
                 Ok(self.directories.replace_whiteout(at.parent, at.name, at.path)?)
             }
-            // A second entry for a directory keeps its contents and replaces its attributes.
+            // A second entry for a directory keeps the directory's contents and replaces its attributes.
             Err(Errno::EEXIST) => match open() {
                 Err(Errno::ENOTDIR | Errno::ELOOP) => {
                     self.create_or_replace(at, "create", make).map(|()| open())?
@@ -295,8 +298,8 @@ impl Unpacker {
         Ok(true)
     }
 
-    /// Creates a whiteout, which hides `hidden` of lower layers: a character device 0:0. Any user may create this
-    /// device since Linux 5.8.
+    /// Creates a whiteout, which hides the file `hidden` of lower layers. A whiteout is a character device 0:0. Any
+    /// user may create this device since Linux 5.8.
     fn whiteout(&mut self, parent: &OwnedFd, hidden: &[u8], path: &[u8]) -> Result<(), UnpackError> {
         if hidden.is_empty() || hidden == b"." || hidden == b".." {
             return Err(refused(path, "it is a whiteout without a name"));
@@ -311,8 +314,9 @@ impl Unpacker {
             || mknodat(parent, OsStr::from_bytes(hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0));
         match make() {
             Ok(()) => Ok(()),
-            // This layer has an entry of that name, which stays: a whiteout applies only to lower layers. If the entry
-            // is a directory, it must hide the lower directory's contents.
+            // This layer already has an entry of the hidden name, and keeps it: a whiteout applies only to lower
+            // layers. If the entry is a directory, make it opaque, so that it hides the contents of the lower
+            // directory.
             Err(Errno::EEXIST) => match openat(parent, OsStr::from_bytes(hidden), DIRECTORY, Mode::empty()) {
                 Ok(directory) => self.directories.make_opaque(&directory, path),
                 Err(_) => Ok(()),
@@ -322,7 +326,8 @@ impl Unpacker {
     }
 }
 
-/// Normalizes a path: removes `.`, repeated and leading slashes, and resolves `..`. Refuses paths that leave the root.
+/// Normalizes a path: removes `.`, repeated and leading slashes, and resolves `..`. Refuses a path that leads out of
+/// the root.
 fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
     if path.len() >= PATH_MAX {
         return Err(refused(path, "its name is longer than 4095 bytes"));
@@ -413,7 +418,7 @@ mod tests {
         let (_dir, result) =
             Layer::new().with(EntryType::Link, "stolen", &format!("{target}/secret"), "").unpack();
         assert!(matches!(result, Err(UnpackError::Refused { .. })));
-        // A file entry replaces a link of its name, rather than write through the link.
+        // An entry for a file replaces a link of the same name, rather than writing through the link.
         let secret = format!("{target}/secret");
         let (dir, result) = Layer::new()
             .with(EntryType::Symlink, "x", &secret, "")
@@ -548,7 +553,7 @@ mod tests {
         let (dir, result) = file(file(Layer::new(), "a/b/c"), "a/d/e").unpack();
         result.expect("good");
         assert_eq!(implied(&dir), ["", "a", "a/b", "a/d"]);
-        // A whiteout implies its directory, like a file does.
+        // A whiteout, like a file, implies the directory that contains it.
         let (dir, result) = file(file(Layer::new(), "a/.wh.b"), "c/.wh..wh..opq").unpack();
         result.expect("good");
         assert_eq!(implied(&dir), ["", "a", "c"]);

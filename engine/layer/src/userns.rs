@@ -1,10 +1,10 @@
 //! Unpacks layers as an ordinary user, in a user namespace in which the owners of a layer's files exist.
 //!
 //! Called by the engine at start and by the store; never called by root, which needs no namespace. A process with
-//! several threads cannot enter a user namespace. So this program starts itself again with [`ARGUMENT`] as the first
-//! argument: once to create the namespace, which a descriptor then keeps alive, and once for each operation on a layer.
-//! Such a process gets its input through arguments and standard input, and reports through standard output.
-//! user_namespaces(7), newuidmap(1).
+//! several threads cannot enter a user namespace, so this program starts itself again with [`ARGUMENT`] as the first
+//! argument. The first such process creates the namespace, which a descriptor keeps alive; another process executes
+//! each operation on a layer. Such a process gets its input through arguments and standard input, and reports through
+//! standard output. user_namespaces(7), newuidmap(1).
 
 mod subid;
 
@@ -32,7 +32,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const ARGUMENT: &str = "--in-namespace";
 /// Bytes written to a process at a time.
 const BUFFER: usize = 64 << 10;
-/// Most bytes that are read of a process's output.
+/// Longest output of a process that is read, in bytes.
 const OUTPUT_MAX: u64 = 64 << 10;
 
 /// Why the user namespace cannot be created.
@@ -43,10 +43,10 @@ pub enum NamespaceError {
     NoRange {
         /// The file without a range: /etc/subuid or /etc/subgid.
         file: &'static str,
-        /// The user.
+        /// The ID of the user without a range.
         uid: u32,
     },
-    /// The kernel or a setting of the host forbids it.
+    /// The kernel or a setting of the host forbids user namespaces.
     #[error("cannot create a user namespace: {0}")]
     Refused(String),
     /// The program that maps IDs is missing or fails.
@@ -62,7 +62,7 @@ pub enum NamespaceError {
     Io(#[from] io::Error),
 }
 
-/// A user namespace: its root is this process's user, and its other IDs are the user's subordinate IDs.
+/// A user namespace. Its root is mapped to this process's user, and its other IDs to the user's subordinate IDs.
 #[derive(Debug)]
 pub struct Namespace {
     descriptor: OwnedFd,
@@ -82,11 +82,13 @@ impl Namespace {
         let (uids, gids) = (range("/etc/subuid")?, range("/etc/subgid")?);
         let mut holder = command("hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let descriptor = map_and_open(&mut holder, (uid, &uids), (gid, &gids));
-        // The holder exits at the end of its input. The descriptor keeps the namespace alive.
+        // The process that created the namespace exits at the end of its input. The descriptor keeps the namespace
+        // alive.
         drop(holder.stdin.take());
         holder.wait()?;
         let namespace = Namespace { descriptor: descriptor? };
-        // Some hosts forbid entering the namespace. Find out now, rather than with each layer.
+        // Some hosts forbid entering the namespace. Try to enter now, so that the error is reported at start rather
+        // than for each layer.
         let entered =
             namespace.command("enter", None).stdin(Stdio::null()).stdout(Stdio::piped()).output()?;
         match entered.status.success() {
@@ -105,7 +107,8 @@ impl Namespace {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot_start)?;
         let written = process.stdin.take().map_or(Ok(()), |to| write_input(from, to));
         let output = read_output(&mut process).map_err(cannot_start)?;
-        // A failed source also looks like a truncated tar to the process, so report the source's error first.
+        // If the source fails, the process sees a truncated tar, so report the source's error rather than that of the
+        // process.
         written.map_err(|error| UnpackError::Tar(TarError::Read(error)))?;
         parse_result(&output)
     }
@@ -207,7 +210,7 @@ fn map_and_open(
     Ok(File::open(format!("/proc/{pid}/ns/user"))?.into())
 }
 
-/// Copies `from` to a process's standard input, up to the end of `from` or until the process reads no more.
+/// Copies `from` to a process's standard input until `from` ends or the process stops reading.
 fn write_input(from: &mut impl Read, mut to: ChildStdin) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -224,7 +227,8 @@ fn write_input(from: &mut impl Read, mut to: ChildStdin) -> io::Result<()> {
     }
 }
 
-/// Reads a process's output and waits for its end. If there is no output, returns a description of its exit status.
+/// Reads a process's output and waits for the end of the process. If the output is empty, returns a description of the
+/// exit status.
 fn read_output(process: &mut Child) -> io::Result<String> {
     let mut output = Vec::new();
     if let Some(stdout) = &mut process.stdout {
@@ -329,7 +333,8 @@ fn compare_trees(expected: &Path, found: Option<&&OsStr>, since: Option<&&OsStr>
     serde_json::to_string(&differences).map_err(|error| error.to_string())
 }
 
-/// Settles `layer`. The paths of the layers below come through standard input, each followed by a NUL.
+/// Settles the implied directories of `layer`. Standard input has the paths of the layers below, each followed by a
+/// NUL.
 fn settle_layer(layer: &Path) -> io::Result<()> {
     let below = io::stdin().lock().split(0).map(|path| path.map(|path| OsString::from_vec(path).into()));
     let below = below.collect::<io::Result<Vec<PathBuf>>>()?;
@@ -348,8 +353,8 @@ fn refusal(errno: Errno) -> String {
 
 fn unpack_input(root: &Path) -> Result<Unpacked, UnpackError> {
     let (unpacked, mut rest) = unpack::unpack(BufReader::with_capacity(BUFFER, io::stdin().lock()), root)?;
-    // Read the bytes after the end of the tar too: when this process stops reading, the sender stops reading its
-    // source, whose digest needs all bytes.
+    // Read the bytes after the end of the tar too: when this process stops reading, the parent stops reading the
+    // source, but the parent needs all bytes for the digest.
     io::copy(&mut rest, &mut io::sink()).map_err(|error| UnpackError::Tar(TarError::Read(error)))?;
     Ok(unpacked)
 }
@@ -376,7 +381,7 @@ mod tests {
     fn only_the_hidden_argument_makes_a_process_of_the_namespace() {
         let ask = |args: &[&str]| run(args.iter().map(OsString::from)).is_some();
         assert!(!ask(&[]) && !ask(&["engine"]) && !ask(&["engine", "--socket", ARGUMENT]));
-        // No descriptor was passed, so it fails before it removes anything.
+        // No descriptor was passed, so the operation fails before it removes anything.
         assert!(execute(&[OsStr::new("remove"), OsStr::new("1"), OsStr::new("/nonexistent")]).is_err());
         assert!(execute(&[]).is_err());
     }

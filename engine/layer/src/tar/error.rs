@@ -1,4 +1,4 @@
-//! The errors of the tar reader, and a bound that the format itself does not define.
+//! The errors of the tar reader, and a bound on sparse files that the tar format does not define.
 //!
 //! Shared by [`super::TarReader`] and [`super::pax`].
 

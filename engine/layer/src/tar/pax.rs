@@ -1,7 +1,7 @@
 //! Parses PAX headers: records that extend or replace fields of the next entry's header.
 //!
-//! Called by [`super::TarReader`], which bounds the bytes. Reads no stream. POSIX.1, pax, "pax Header Block"; GNU tar's
-//! manual, "Storing Sparse Files", versions 0.0, 0.1 and 1.0.
+//! Called by [`super::TarReader`], which bounds the length of the headers. Reads no stream. POSIX.1, pax, "pax Header
+//! Block"; GNU tar's manual, "Storing Sparse Files", versions 0.0, 0.1 and 1.0.
 
 use super::error::{SPARSE_MAX, TarError, malformed};
 
@@ -26,12 +26,12 @@ pub(super) struct SparseRecords {
     pub(super) name: Option<Vec<u8>>,
     pub(super) real_size: Option<u64>,
     pub(super) map: Option<Vec<(u64, u64)>>,
-    /// Version 0.0: the offset of a segment whose length follows in the next record.
+    /// For version 0.0: the offset of the segment whose length the next record gives.
     offset: Option<u64>,
 }
 
 impl SparseRecords {
-    /// Adds a segment of version 0.0, which writes a record for its offset and then one for its length.
+    /// Adds a segment of version 0.0, which has one record for the segment's offset and another record for its length.
     fn add_segment(&mut self, len: u64) -> Result<(), TarError> {
         let offset = self.offset.take().ok_or_else(|| malformed("a sparse file's segment has no offset"))?;
         let map = self.map.get_or_insert_default();
@@ -67,7 +67,7 @@ impl Pax {
         let bad = || malformed(format!("PAX record {:?}", String::from_utf8_lossy(key)));
         let number = || ascii::<u64>(value).ok_or_else(bad);
         match key {
-            // An empty value cancels an earlier record: the field of the header counts again. POSIX.1, pax.
+            // An empty value cancels an earlier record, so that the field of the header counts again. POSIX.1, pax.
             b"path" if value.is_empty() => self.path = None,
             b"linkpath" if value.is_empty() => self.link = None,
             b"size" if value.is_empty() => self.size = None,

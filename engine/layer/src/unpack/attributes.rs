@@ -19,24 +19,26 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// The attribute that records owner, mode and type of a file that cannot have them: `UID:GID:0MODE:TYPE`.
+/// The extended attribute that records a file's owner, mode and type if this process cannot set them:
+/// `UID:GID:0MODE:TYPE`.
 const OVERRIDE: &CStr = c"user.containers.override_stat";
-/// The access control list of a file. acl(5).
+/// The extended attribute with the access control list of a file. acl(5).
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
-/// The default access control list of a directory, which new files in it inherit. acl(5).
+/// The extended attribute with the default access control list of a directory, which new files in the directory
+/// inherit. acl(5).
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
-/// The SELinux label. The host assigns labels by the location of files, so a layer's label is ignored, as umoci and
-/// podman do.
+/// The extended attribute with the SELinux label of a file. The host assigns labels by the location of files, so a
+/// layer's labels are ignored; umoci and podman ignore them, too.
 const LABEL: &[u8] = b"security.selinux";
 
 /// The privilege of this process over files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Privilege {
-    /// Root of the host: may do everything.
+    /// Root of the host, who may set every attribute.
     Root,
-    /// Root of a user namespace: may set owners that are mapped there, may not create devices.
+    /// Root of a user namespace, who may set owners that are mapped in the namespace, but may not create devices.
     Namespace,
-    /// An ordinary user: owns all files that it creates.
+    /// An ordinary user, who owns all files that this process creates.
     User,
 }
 
@@ -47,7 +49,8 @@ impl Privilege {
             return Privilege::User;
         }
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        // Without /proc, assume root of the host. If that is wrong, system calls fail; no file gets wrong attributes.
+        // Without /proc, assume root of the host. If this assumption is wrong, system calls fail, and no file gets
+        // wrong attributes.
         match map.split_ascii_whitespace().collect::<Vec<_>>().as_slice() {
             [] | ["0", "0", "4294967295"] => Privilege::Root,
             _ => Privilege::Namespace,
@@ -55,10 +58,10 @@ impl Privilege {
     }
 }
 
-/// Sets attributes, as far as this process may.
+/// Sets the attributes of a layer's files that this process may set.
 pub(crate) struct Attributes {
     pub privilege: Privilege,
-    /// Whether some directory of the layer has a default access control list, which new files in it inherit.
+    /// Whether a directory of the layer has a default access control list, which new files in the directory inherit.
     has_default_acl: Cell<bool>,
 }
 
@@ -74,7 +77,8 @@ impl Attributes {
     /// write).
     pub fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
         self.remove_inherited_acls(path, |name| xattr::fremovexattr(&fd, name))?;
-        // Most files are root's and were created with their final mode. A stat is cheaper than setting both again.
+        // Most files belong to root and were created with their final mode. One stat is cheaper than setting owner and
+        // mode again.
         let created = fstat(&fd).map_err(|e| file("get the status of", path, e))?;
         let mut is_changed = false;
         let is_owned = self.set_owner(path, entry, |uid, gid| {
@@ -89,7 +93,7 @@ impl Attributes {
             let kind = if is_directory { "dir" } else { "file" };
             let value = format!("{uid}:{gid}:0{:o}:{kind}", mode & 0o7777);
             match xattr::fsetxattr(&fd, OVERRIDE, value.as_bytes()) {
-                // On a file system without extended attributes, the owner is lost.
+                // On a file system without extended attributes, the owner cannot be recorded.
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
                 Err(errno) => return Err(file("record the owner of", path, errno)),
             }
@@ -100,7 +104,8 @@ impl Attributes {
         self.xattrs(path, entry, IsLast(true), |name, value| xattr::fsetxattr(&fd, name, value))
     }
 
-    /// Removes the extended attributes that an earlier entry gave a directory. Keeps the mark that it is opaque.
+    /// Removes the extended attributes that an earlier entry gave a directory. Keeps the attribute that marks an opaque
+    /// directory.
     pub fn remove_xattrs(&self, directory: impl AsFd, path: &[u8]) -> Result<(), UnpackError> {
         let failed = |e| file("remove the extended attributes of", path, e);
         let list = match xattr::flistxattr(&directory) {
@@ -121,7 +126,8 @@ impl Attributes {
         Ok(())
     }
 
-    /// Removes the access control lists that a new file inherited from its directory: only the layer defines its lists.
+    /// Removes the access control lists that a new file inherited from its directory: a file has only the lists that
+    /// its entry in the layer defines.
     fn remove_inherited_acls(
         &self,
         path: &[u8],
@@ -139,7 +145,8 @@ impl Attributes {
         Ok(())
     }
 
-    /// Sets the extended attributes of an entry, in two calls: first all but the access control list, last that list.
+    /// Sets extended attributes of an entry: the access control list if `is_last`, else all other attributes. The
+    /// caller calls this for the other attributes first.
     fn xattrs(
         &self,
         path: &[u8],
@@ -154,7 +161,7 @@ impl Attributes {
         Ok(())
     }
 
-    /// Sets the owner of a file; returns false if this process's user keeps it.
+    /// Sets the owner of a file; returns false if the file still belongs to this process's user.
     fn set_owner(
         &self,
         path: &[u8],
@@ -163,7 +170,8 @@ impl Attributes {
     ) -> Result<bool, UnpackError> {
         let is_root = entry.uid == 0 && entry.gid == 0;
         if self.privilege == Privilege::User {
-            // A user namespace maps this user to root: there, root's files have the right owner already.
+            // A container's user namespace maps this user to root, so a file that belongs to root in the layer already
+            // has the right owner.
             return Ok(is_root);
         }
         match chown(Uid::from_raw(entry.uid), Gid::from_raw(entry.gid)) {
@@ -190,7 +198,7 @@ impl Attributes {
             mode.remove(Mode::S_ISUID | Mode::S_ISGID);
         }
         if self.privilege == Privilege::User && entry.kind == Kind::Directory {
-            // Otherwise this process could not create the directory's entries.
+            // Without these bits, this process could not create the directory's entries.
             mode |= Mode::S_IRWXU;
         }
         mode
@@ -199,7 +207,8 @@ impl Attributes {
     /// Sets all attributes of a file that cannot be opened: a symbolic link, device or FIFO.
     pub fn set_node_attributes(&self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(at.name);
-        // These files cannot have a user.* attribute, so an owner that cannot be set is not recorded either.
+        // The kernel allows no user.* attribute on these files, so an owner that cannot be set cannot be recorded
+        // either.
         let is_owned = self.set_owner(at.path, entry, |uid, gid| {
             fchownat(at.parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
         })?;
@@ -210,8 +219,8 @@ impl Attributes {
             self.xattrs(at.path, entry, IsLast(false), |name, value| xattr::lsetxattr(path, name, value))?;
         }
         if entry.kind != Kind::Symlink {
-            // Following a link is impossible here: this process has just created the file, and no other can enter the
-            // directory to replace it.
+            // Following a link is impossible here: this process has just created the file, and no other process can
+            // enter the directory to replace the file.
             let mode = self.mode(entry, is_owned);
             fchmodat(at.parent, name, mode, FchmodatFlags::FollowSymlink)
                 .map_err(|e| file("set the mode of", at.path, e))?;
@@ -232,11 +241,11 @@ impl Attributes {
     ) -> Result<(), UnpackError> {
         let reserved = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
         if reserved {
-            // With these, a layer could redirect overlayfs to other files.
+            // With these attributes, a layer could redirect overlayfs to other files.
             return Err(refused(path, "it has an extended attribute that is reserved for overlayfs"));
         }
         if self.privilege != Privilege::Root && name == OVERRIDE.to_bytes() {
-            // Readers would mistake it for the owner and mode that this process records.
+            // A reader would mistake this attribute for the owner and mode that this process records.
             log::debug!("skipped attribute {:?} of {:?}", text::path(name), text::path(path));
             return Ok(());
         }
@@ -251,7 +260,7 @@ impl Attributes {
                 self.has_default_acl.set(self.has_default_acl.get() || *c_name == *ACL_DEFAULT);
                 Ok(())
             }
-            // The list names a user or group that is not mapped in this namespace.
+            // The access control list names a user or group that is not mapped in this namespace.
             Err(Errno::EINVAL)
                 if self.privilege == Privilege::Namespace
                     && [ACL_ACCESS, ACL_DEFAULT].contains(&&*c_name) =>
@@ -276,11 +285,11 @@ impl Attributes {
     }
 }
 
-/// Whether an attribute is the access control list, which is set last.
+/// Whether to set the access control list, which is set last, or the other extended attributes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct IsLast(bool);
 
-/// A path to the file at `at` for system calls that take only paths: through the descriptor of its parent.
+/// A path to the file at `at`, through the descriptor of its parent directory, for system calls that take only paths.
 fn path_of(at: Place<'_>) -> Result<CString, UnpackError> {
     let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
     CString::new([below.as_bytes(), at.name].concat())

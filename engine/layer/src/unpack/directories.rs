@@ -1,9 +1,9 @@
 //! The directories of a layer during unpacking: opens the parent of each entry, and creates missing directories.
 //!
-//! Owned by [`crate::unpack`]. Usually walks from the last directory used, one component at a time, and follows no
-//! link. If the path contains a link, opens it by openat2(2) with the layer's root as root (RESOLVE_IN_ROOT), so that
-//! `..`, absolute names and links cannot lead out of the layer. Missing directories are created and listed for
-//! [`crate::implied_dirs`]. Sets the directories' times at the end, since creating an entry changes the time of its
+//! Owned by [`crate::unpack`]. Usually walks from the directory of the last entry, one component at a time, and follows
+//! no link. If the path contains a link, opens the path by openat2(2) with the layer's root as root (RESOLVE_IN_ROOT),
+//! so that `..`, absolute names and links cannot lead out of the layer. Creates missing directories and lists them for
+//! [`crate::implied_dirs`]. Sets the directories' times at the end, because creating an entry changes the time of its
 //! directory. Never creates anything but directories.
 
 use crate::implied_dirs::{self, Chain, ImpliedDirs};
@@ -22,27 +22,27 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-/// Length from which the path of an entry is too long, in bytes: PATH_MAX, which includes the final NUL.
+/// Shortest length of a path that is too long, in bytes: PATH_MAX of the kernel, which includes the final NUL.
 pub(crate) const PATH_MAX: usize = 4096;
-/// Most directories that are kept open at a time, and most that are opened step by step for one entry.
+/// Most directories that are kept open at a time. It is also the most components of a path that are opened one by one.
 const TRAIL_MAX: usize = 32;
-/// Most bytes of memory for the paths and times of a layer's directories: enough for half a million with usual names.
-/// Only a hostile layer has more.
+/// Most bytes of memory for the paths and times of a layer's directories: enough for half a million directories with
+/// usual names. Only a hostile layer has more directories.
 const DIRECTORIES_MAX: usize = 64 << 20;
 /// Bytes of memory for a directory in addition to its path.
 const DIRECTORY_COST: usize = size_of::<DirectoryTime>() + 16;
-/// The flags with which directories of the layer are opened. O_NOFOLLOW: not through a link.
+/// The flags for opening directories of the layer. O_NOFOLLOW refuses a link.
 pub(crate) const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// The path of a directory and its modification time.
+/// The path of a directory, and the modification time that it gets at the end.
 type DirectoryTime = (Box<[u8]>, (i64, u32));
 
 /// An open directory.
 #[derive(Clone)]
 pub(crate) struct Opened {
     pub fd: Rc<OwnedFd>,
-    /// Whether its path contains no link.
+    /// Whether the path by which the directory was opened contains no link.
     pub is_real: bool,
 }
 
@@ -50,7 +50,8 @@ pub(crate) struct Opened {
 pub(crate) struct Directories {
     root: Opened,
     privilege: Privilege,
-    /// Open directories along the path of the last entry, outermost first: the next entry is usually near.
+    /// Open directories along the path of the last entry, outermost first. They stay open because the next entry is
+    /// usually in one of them.
     trail: Vec<(Vec<u8>, Opened)>,
     /// Whether a later entry replaced an earlier one, so that directories created earlier may no longer exist.
     replaced: bool,
@@ -94,7 +95,7 @@ impl Directories {
         self.replaced = true;
     }
 
-    /// Records that the layer has an entry for the open directory `path`, with this modification time.
+    /// Records that the layer has an entry for the open directory `path`, with the modification time `mtime`.
     pub fn record_entry(
         &mut self,
         directory: &OwnedFd,
@@ -125,8 +126,8 @@ impl Directories {
         }
     }
 
-    /// Opens the directory `path` step by step from the end of the trail; creates missing directories. Returns `None`
-    /// if a component is not a directory, or if there are too many components.
+    /// Opens the directory `path` component by component from the end of the trail; creates missing directories.
+    /// Returns `None` if a component is not a directory, or if the path has too many components.
     fn walk(&mut self, path: &[u8]) -> Result<Option<Opened>, UnpackError> {
         let (known, mut at) = match self.trail.last() {
             Some((known, opened)) => (known.len() + 1, opened.clone()),
@@ -159,7 +160,7 @@ impl Directories {
         Ok(Some(at))
     }
 
-    /// Creates a directory that has no entry so far, as the next one in `chain`.
+    /// Creates a directory that has no entry so far, and appends it to `chain`.
     fn create_implied(
         &mut self,
         parent: &OwnedFd,
@@ -184,7 +185,7 @@ impl Directories {
         Ok(self.remember(path, fd, false))
     }
 
-    /// Adds an open directory to the trail, for the next entries.
+    /// Adds an open directory to the trail, where the next entries find it.
     pub fn remember(&mut self, path: &[u8], fd: OwnedFd, is_real: bool) -> Opened {
         let opened = Opened { fd: Rc::new(fd), is_real };
         while self.trail.last().is_some_and(|(known, _)| !is_above(known, path)) {
@@ -222,7 +223,7 @@ impl Directories {
             let is_first = start == first_start;
             start = end + 1;
             directory = if is_first && self.is_replaceable(&directory, name, path)? {
-                // Not an implied directory: the whiteout hides the lower layers' directory and its attributes.
+                // This is not an implied directory: the whiteout hides the lower layers' directory and its attributes.
                 self.record_time(prefix.to_vec(), (0, 0))?;
                 self.replace_whiteout(&directory, name, path)?
             } else {
@@ -235,8 +236,8 @@ impl Directories {
         Ok(directory)
     }
 
-    /// Opens the innermost existing directory along `path`, and returns the offset of the next component. Searches from
-    /// the innermost component outwards, since most components of a deep path usually exist.
+    /// Opens the innermost existing directory along `path`, and returns the offset of the component after it. Searches
+    /// from the innermost component outwards, since most components of a deep path usually exist.
     fn deepest_existing(&self, path: &[u8]) -> Result<(OwnedFd, usize), UnpackError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let mut prefix = path;
@@ -253,8 +254,8 @@ impl Directories {
         }
     }
 
-    /// Whether `name` is a whiteout, which a directory may replace; false if `name` does not exist. Fails for any other
-    /// file.
+    /// Whether `name` is a whiteout, which a directory may replace; false if `name` does not exist. Returns an error if
+    /// `name` is any other file.
     fn is_replaceable(&self, parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<bool, UnpackError> {
         let Ok(there) = fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW) else {
             return Ok(false);
@@ -270,7 +271,7 @@ impl Directories {
     }
 
     /// Starts a chain for the directories of `path` from `prefix` on. `above` is the open parent of `prefix`; `is_real`
-    /// says that its path contains no link.
+    /// tells whether the path of `above` contains no link.
     fn chain(&self, above: &OwnedFd, is_real: bool, prefix: &[u8], path: &[u8]) -> Chain {
         if is_real {
             return Chain::new(path.to_vec(), prefix.len());
@@ -296,9 +297,10 @@ impl Directories {
         }
     }
 
-    /// Marks a directory as opaque: it hides the entries of the lower layers' directory.
+    /// Marks a directory as opaque, so that it hides the entries of the lower layers' directory.
     pub fn make_opaque(&self, directory: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
-        // An ordinary user may set only user.* attributes; overlayfs reads these if it is mounted with `userxattr`.
+        // An ordinary user may set only user.* attributes; overlayfs reads user.* attributes if it is mounted with
+        // `userxattr`.
         let is_root = self.privilege == Privilege::Root;
         let name = if is_root { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
         xattr::fsetxattr(directory, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
@@ -322,7 +324,8 @@ impl Directories {
 
     /// Records the modification time that [`Directories::finish`] sets.
     fn record_time(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
-        // Some writers repeat `./` before each file. A repeated entry replaces the time and takes no more memory.
+        // Some writers repeat `./` before each file. A repeated entry replaces the recorded time and takes no
+        // additional memory.
         if let Some((last, time)) = self.times.last_mut()
             && **last == *path
         {
@@ -340,8 +343,8 @@ impl Directories {
     /// Sets the times of all directories, and writes the list of implied directories to the file `list`.
     pub fn finish(mut self, list: &Path) -> Result<(), UnpackError> {
         let mut times = std::mem::take(&mut self.times);
-        // Sorted, neighbours share open directories. The sort is stable: of two times for one directory, that of the
-        // later entry is set last.
+        // Sort by path, so that consecutive directories share open parent directories. The sort is stable: of two times
+        // for one directory, the later entry's time is set last.
         times.sort_by(|(one, _), (other, _)| one.cmp(other));
         for (path, mtime) in times {
             let set = if self.replaced {
@@ -359,7 +362,7 @@ impl Directories {
         self.implied.write(&self.root.fd, list, self.replaced).map_err(failed)
     }
 
-    /// Sets the time of a directory that certainly exists, because nothing was replaced.
+    /// Sets the time of a directory. The directory still exists, because no entry of this layer was replaced.
     fn set_time(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<(), UnpackError> {
         let (parent, name) = split(path);
         let parent = self.enter(parent)?.fd;

@@ -1,4 +1,4 @@
-//! The location of an entry to be created, and the errors of unpacking.
+//! The location of an entry that is to be created, and the errors of unpacking.
 //!
 //! Shared by [`crate::unpack`] and its modules; makes no system call.
 
@@ -37,14 +37,14 @@ pub enum UnpackError {
     InNamespace(String),
 }
 
-/// The location of an entry.
+/// The location of an entry that is to be created.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    /// The parent directory.
+    /// The entry's parent directory.
     pub parent: &'a OwnedFd,
-    /// The name in the parent directory.
+    /// The entry's name in the parent directory.
     pub name: &'a [u8],
-    /// The path in the tar, for messages.
+    /// The entry's path in the tar, for messages.
     pub path: &'a [u8],
 }
 

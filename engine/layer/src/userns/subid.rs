@@ -1,11 +1,11 @@
 //! Subordinate IDs: the IDs that an ordinary user may map in its user namespaces. subuid(5), subgid(5).
 //!
-//! Called by [`crate::userns`]. Reads these files directly, and `/etc/passwd` for the user's name. Never asks a name
-//! service, which would load libraries into this process.
+//! Called by [`crate::userns`]. Reads `/etc/subuid` and `/etc/subgid` directly, and `/etc/passwd` for the user's name.
+//! Never asks a name service, which would load libraries into this process.
 
 use std::fs;
 
-/// Most ranges that are used. The kernel accepts 340 lines in a map. user_namespaces(7).
+/// Most ranges of subordinate IDs that are used. The kernel accepts 340 lines in a map. user_namespaces(7).
 const RANGES_MAX: usize = 100;
 
 /// The IDs from `start` to `start + count - 1`.
@@ -24,7 +24,7 @@ pub fn ranges(file: &str, uid: u32) -> Vec<Range> {
     parse(&text, &owners(&passwd, uid))
 }
 
-/// The names by which these files may refer to a user: its login names, and its user ID.
+/// The names by which `/etc/subuid` and `/etc/subgid` may refer to a user: the user's login names and user ID.
 fn owners(passwd: &str, uid: u32) -> Vec<String> {
     let uid = uid.to_string();
     let named = passwd.lines().filter_map(|line| {
@@ -35,7 +35,7 @@ fn owners(passwd: &str, uid: u32) -> Vec<String> {
     named.chain([uid.clone()]).collect()
 }
 
-/// Parses lines of the form `OWNER:START:COUNT`; skips all others.
+/// Parses lines of the form `OWNER:START:COUNT`; skips all other lines.
 fn parse(text: &str, owners: &[String]) -> Vec<Range> {
     let range = |line: &str| {
         let mut fields = line.trim().split(':');
