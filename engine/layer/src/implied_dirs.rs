@@ -149,8 +149,8 @@ struct Stack {
     roots: Vec<PathBuf>,
     /// The path of the directory that the last element of `levels` stands for.
     path: Vec<u8>,
-    /// The merged directories along `path`, outermost first. They stay open because consecutive paths of a list share
-    /// most of their parent directories.
+    /// The merged directories along `path`, outermost first. The levels are kept because consecutive paths of a list
+    /// share most of their parent directories.
     levels: Vec<Level>,
 }
 
@@ -307,7 +307,7 @@ impl Stack {
         match opened {
             Ok(directory) => Ok(Child::Directory(directory)),
             Err(Errno::ENOENT) => Ok(Child::Missing),
-            // A whiteout is a character device, so it also gives one of these errors.
+            // A whiteout is a character device, so opening it as a directory also fails with one of these errors.
             Err(Errno::ENOTDIR | Errno::ELOOP) => Ok(Child::Other),
             Err(errno) => Err(errno.into()),
         }

@@ -258,7 +258,7 @@ fn parse_result(output: &str) -> Result<Unpacked, UnpackError> {
     }
 }
 
-/// Formats the result of unpacking for the process that started this one.
+/// Formats the result of unpacking for the parent process.
 fn format_result(result: &Result<Unpacked, UnpackError>) -> String {
     match result {
         Ok(Unpacked { entries, skipped }) => format!("done {entries} {skipped}"),
@@ -270,7 +270,7 @@ fn format_result(result: &Result<Unpacked, UnpackError>) -> String {
 
 /// Executes the operation that the command line names, if its first argument is [`ARGUMENT`]; otherwise returns `None`.
 ///
-/// Must be called before anything else in `main`: the process must have only one thread.
+/// `main` must call this function before anything else, because the process must have only one thread.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
     let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).skip(1).collect();

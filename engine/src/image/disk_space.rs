@@ -30,8 +30,8 @@ const BYTES_PER_INODE: u64 = 32 << 10;
 /// Free space that a stream of unknown size must leave: a twentieth of the file system, but at most
 /// [`STREAM_RESERVE_MAX`].
 const STREAM_RESERVE_PART: u64 = 20;
-/// Most bytes of free space that a stream of unknown size must leave. This is many times [`STREAM_CHECK_BYTES`],
-/// because data that is read between two checks may grow when unpacked.
+/// Most bytes of free space that a stream of unknown size must leave. This constant is many times
+/// [`STREAM_CHECK_BYTES`], because data that is read between two checks may grow when unpacked.
 const STREAM_RESERVE_MAX: u64 = 64 << 20;
 /// Bytes read from a stream of unknown size between two checks of the free space. Each check is a statvfs(2).
 const STREAM_CHECK_BYTES: u64 = 256 << 10;

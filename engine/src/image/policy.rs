@@ -58,7 +58,7 @@ pub enum RuleError {
         "policy prefix {0:?} does not begin with a host: write registry.example.com, or registry.example.com/team"
     )]
     Prefix(String),
-    /// Two rules have one prefix.
+    /// Two rules have the same prefix.
     #[error("policy prefix {0:?} is configured twice")]
     Twice(String),
     /// A rule lacks keys, or has keys and does not use them.

@@ -97,7 +97,7 @@ pub enum PullError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The image is for another platform than the requested one.
+    /// The platform of the image differs from the requested platform.
     #[error("the image is for {found}, not for {wanted}")]
     Platform {
         /// Platform of the image.
@@ -210,7 +210,7 @@ struct ImageConfig {
     _claim: Claim,
 }
 
-/// The [`ImageConfig`] of an image, once its config has arrived.
+/// The [`ImageConfig`] of an image; set when the config has arrived.
 type ConfigValue = OnceValue<Arc<ImageConfig>>;
 
 impl layer::Config for ConfigValue {

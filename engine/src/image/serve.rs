@@ -247,8 +247,8 @@ impl Budget for Rate {
 /// The images to serve, from one version of `index.json`.
 #[derive(Default)]
 struct Catalog {
-    /// Inode, modification time and length of `index.json`. They tell versions apart, because `index.json` is always
-    /// replaced as a whole.
+    /// Inode, modification time and length of `index.json`. A new version of the file differs in at least one of them,
+    /// because `index.json` is always replaced as a whole.
     version: Option<(u64, i64, i64, u64)>,
     repositories: BTreeMap<String, Repository>,
 }

@@ -172,7 +172,7 @@ enum Verdict {
     /// The blob or layer was removed during the verification, and no image needs it.
     Gone,
     Broken(String),
-    /// The blob or layer could not be checked; the text says why. It may be intact.
+    /// The blob or layer could not be checked and may be intact; the text says why.
     Unknown(String),
 }
 
@@ -374,7 +374,7 @@ impl Verify<'_> {
                 let why = format!("its blob cannot be unpacked: {}", chain(&error));
                 return Ok(match error {
                     _ if !is_there => Verdict::Broken(format!("is missing, and {why}")),
-                    // These errors, such as a full disk, say nothing about the layer.
+                    // An error of this process, such as a full disk, does not show that the layer is damaged.
                     UnpackError::File { .. } | UnpackError::InNamespace(_) => {
                         Verdict::Unknown(format!("cannot be compared, since {why}"))
                     }
@@ -450,7 +450,7 @@ impl Verify<'_> {
         }
     }
 
-    /// Puts a newly unpacked layer in the place of a missing or damaged one.
+    /// Replaces a missing or damaged layer by the newly unpacked layer `fresh`.
     fn replace_layer(&self, chain_id: &Digest, fresh: Temp, why: &str) -> String {
         if self.store.layer_path(chain_id).symlink_metadata().is_ok() {
             match self.store.discard_layer(chain_id) {

@@ -83,8 +83,8 @@ fn is_ref_name(name: &str) -> bool {
     name.len() <= 255 && name.bytes().all(inner) && ends(name.bytes().next()) && ends(name.bytes().last())
 }
 
-/// Refuses a directory of another user. Holding its descriptor only proves that the client may read the directory,
-/// and the engine would write into it with its own rights.
+/// Refuses a directory of another user. The client's descriptor only proves that the client may read the directory, and
+/// the engine would write into the directory with the engine's rights.
 fn may_write(dir: &OwnedFd, uid: Option<u32>) -> Result<(), Failure> {
     let refuse = |message: String, hint: &str| Err(error::new(Code::Usage, message, hint));
     let meta = match dir.try_clone().and_then(|dir| File::from(dir).metadata()) {
@@ -103,7 +103,7 @@ fn cut(text: &str) -> String {
     text.chars().take(300).collect()
 }
 
-/// Takes the one descriptor that a load or save request must bring.
+/// Takes the descriptor of a load or save request, which must have exactly one.
 fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     let count = descriptors.len();
     match <[OwnedFd; 1]>::try_from(descriptors) {

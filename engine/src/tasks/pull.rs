@@ -51,7 +51,7 @@ impl Task {
         }
     }
 
-    /// Pulls one tag after another. A tag that fails does not stop the following ones.
+    /// Pulls one tag after another. If a tag fails, goes on with the next tag.
     fn pull_tags(&self, pull: PullTask) -> Result<Done, Failure> {
         let repository = &pull.request.reference;
         let tags = resolve::tags(repository, &pull.request.access, &self.cancel, &|note| self.note(note))

@@ -41,7 +41,7 @@ type Objects = HashMap<Digest, StoredObject>;
 ///
 /// # Errors
 /// [`ImageError`] if a directory or `index.json` cannot be read. Images that cannot be read are logged and left out. If
-/// there are any, nothing counts as reclaimable, because it is unknown which blobs they need.
+/// an image was left out, nothing counts as reclaimable, because it is unknown which blobs that image needs.
 pub fn report(store: &Store) -> Result<Report, ImageError> {
     let (mut blobs, stray_blobs) = blobs(store)?;
     let (mut layers, stray_layers) = layers(store)?;

@@ -6,7 +6,7 @@
 //! OCI manifest.
 //!
 //! `index.settled.json` is the durable index ([`crate::durability`]); the file exists only while `index.json` has
-//! images that are not durable yet. Both files are read and replaced as a whole, under the commit lock.
+//! images that are not durable yet. Both files are read and replaced as a whole, while the commit lock is held.
 //! [`crate::images`] decides about the entries.
 
 use crate::error::{StoreError, file_error};
@@ -244,8 +244,8 @@ pub(crate) fn restore_durable(store: &Store) -> Result<(), StoreError> {
     let (index, durable) = (store.root().join(INDEX), store.root().join(DURABLE_INDEX));
     std::fs::rename(&durable, &index).map_err(file_error("rename to the index", &durable))?;
     store.durability.record_index_change();
-    // If both names are hard links to one file, rename(2) does nothing, and the file of the durable index stays. Remove
-    // it in this case.
+    // If both names are hard links to one file, rename(2) does nothing, and the file of the durable index stays. So
+    // remove that file first.
     remove_durable(store)?;
     store.sync_root()
 }

@@ -1,6 +1,6 @@
 //! Opens the store: removes temporary files of a killed engine, and all content that power loss may have damaged.
 //!
-//! Called once, when the engine starts.
+//! The engine calls [`Store::open_in`] when it starts.
 
 use crate::durability::Durability;
 use crate::error::{StoreError, file_error};
@@ -116,7 +116,7 @@ impl Store {
         let path = self.root.join("boot");
         let last = small_file::open(&path).and_then(|file| small_file::read(file, boot.len() as u64));
         // While `index.json` is ahead of the durable index, it has not been synced, so it may be broken even if the
-        // power did not fail. If so, also restore the durable index.
+        // power did not fail. Restore the durable index in this case, too.
         let is_broken =
             self.durability.is_index_ahead() && matches!(index::read(self), Err(StoreError::Broken { .. }));
         if !is_broken && last.is_ok_and(|last| last == boot.as_bytes()) {

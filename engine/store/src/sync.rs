@@ -27,7 +27,7 @@ pub(crate) fn wait_until_durable(store: &Store, since: Generation) {
 /// The caller holds the commit lock.
 ///
 /// # Errors
-/// [`StoreError`] if a file cannot be written; `index.json` is unchanged then.
+/// [`StoreError`] if a file cannot be written. After an error `index.json` is unchanged.
 pub(crate) fn commit_image(
     store: &Store,
     mut index: Index,
@@ -82,7 +82,7 @@ impl<'a> DurableCommit<'a> {
     /// durable index lacks the new name, so power loss takes the name away.
     ///
     /// # Errors
-    /// [`StoreError`] if the file cannot be written; `index.json` is unchanged then.
+    /// [`StoreError`] if the file cannot be written. After an error `index.json` is unchanged.
     pub(crate) fn add_name(&self, index: Index) -> Result<(), StoreError> {
         index::write(self.store, index)
     }
@@ -90,7 +90,7 @@ impl<'a> DurableCommit<'a> {
     /// Writes `index`, from which the caller has removed the entries that `is_removed` selects.
     ///
     /// # Errors
-    /// [`StoreError`] if a file cannot be written; `index.json` is unchanged then.
+    /// [`StoreError`] if a file cannot be written. After an error `index.json` is unchanged.
     pub(crate) fn remove(
         &self,
         index: Index,

@@ -4,7 +4,7 @@
 
 use std::io;
 
-/// Most data segments of one sparse file.
+/// Most accepted data segments of a sparse file.
 pub(super) const SPARSE_MAX: usize = 65_536;
 
 /// Why a tar cannot be read.

@@ -50,8 +50,8 @@ pub(crate) struct Opened {
 pub(crate) struct Directories {
     root: Opened,
     privilege: Privilege,
-    /// Open directories along the path of the last entry, outermost first. They stay open because the next entry is
-    /// usually in one of them.
+    /// Open directories along the path of the last entry, outermost first. The directories stay open because the next
+    /// entry is usually in one of them.
     trail: Vec<(Vec<u8>, Opened)>,
     /// Whether a later entry replaced an earlier one, so that directories created earlier may no longer exist.
     replaced: bool,

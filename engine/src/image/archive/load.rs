@@ -93,7 +93,7 @@ pub enum LoadError {
         /// Value of the property in the documents.
         expected: String,
     },
-    /// The image is for another platform than the requested one.
+    /// The platform of the image differs from the requested platform.
     #[error("the image in the archive is for {found}, not for {wanted}")]
     Platform {
         /// Platform of the image.
@@ -115,7 +115,7 @@ pub enum LoadError {
     /// The disk filled up while the archive was read.
     #[error(transparent)]
     Full(Arc<DiskSpaceError>),
-    /// The request gives one name, and the archive has several images.
+    /// The request gives a single name for the images of an archive that has several.
     #[error("the archive has {0} images, and one name was given")]
     Several(usize),
     /// The store failed.

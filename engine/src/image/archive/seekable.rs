@@ -25,7 +25,7 @@ impl<'a> Seekable<'a> {
     /// Reads all headers of `file` from its current offset; returns `None` if `file` is a pipe or compressed.
     ///
     /// # Errors
-    /// [`ArchiveError`]: the file is a damaged tar, or one of its names is refused.
+    /// [`ArchiveError`]: the file is a damaged tar, or a name in the tar is refused.
     pub fn open(file: &'a File) -> Result<Option<Self>, ArchiveError> {
         let meta = file.metadata().map_err(ArchiveError::Read)?;
         if !meta.is_file() {

@@ -109,8 +109,8 @@ pub trait Source {
     /// [`ArchiveError::TooLong`]: the document has more than `max` bytes.
     fn document(&mut self, name: &str, max: u64) -> Result<Vec<u8>, ArchiveError>;
 
-    /// Hands out the layer whose name is resolved. The caller calls this only once for each layer, and keeps the
-    /// result.
+    /// Hands out the layer whose name is resolved. The caller calls this function at most once for each layer, and
+    /// keeps the result.
     ///
     /// # Errors
     /// [`ArchiveError::Layer`]: the layer was read before and cannot be used.

@@ -19,7 +19,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-/// Bytes that a write into a pipe takes without blocking once poll(2) reports it writable. pipe(7), "PIPE_BUF".
+/// Number of bytes that a write into a pipe takes without blocking after poll(2) has reported the pipe as writable.
+/// pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
 /// How often a writer to a full pipe checks whether the job was cancelled, in milliseconds.
 const LOOK_MS: u16 = 200;
@@ -201,7 +202,7 @@ impl<'a> LayoutWriter<'a> {
     fn own(&self, fd: impl AsFd) -> io::Result<()> {
         let (uid, gid) = self.owner;
         match nix::unistd::fchown(fd, Some(uid.into()), Some(gid.into())) {
-            // EPERM: the engine is not root. Its new files already belong to its user.
+            // EPERM: the engine is not root. Files that an ordinary user creates already have the right owner.
             Err(Errno::EPERM) => Ok(()),
             other => Ok(other?),
         }

@@ -1,4 +1,4 @@
-//! Which processor a thread runs on, and how the thread moves to another one.
+//! Finds the processor that a thread runs on, and moves a thread to another processor.
 //!
 //! The kernel starts a thread on its creator's processor, and wakes a thread that waits for a socket on the processor
 //! that received the packet. Two threads of the engine may therefore share a processor while another processor is idle.

@@ -45,7 +45,7 @@ pub struct DecompressAhead<'a, D, W> {
     /// Whether the reader has ended and wants no more pieces.
     done: AtomicBool,
     limits: &'a Limits,
-    /// Useful work for a reader that would otherwise wait; returns false if there is none.
+    /// Does useful work in place of a reader's wait; returns false if no work is left.
     meanwhile: &'a (dyn Fn() -> bool + Sync),
     /// Called when all bytes are decompressed.
     on_end: &'a (dyn Fn() + Sync),
@@ -200,7 +200,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> DecompressAhead<'a, D, W> {
         lock(&self.state)
     }
 
-    /// Takes the first piece from the queue; the caller has checked that there is one.
+    /// Takes the first piece from the queue; the caller has checked that the queue has a piece.
     fn take(&self, mut state: Guard<'_, D, W>, used: Vec<u8>) -> Vec<u8> {
         let piece = state.pieces.pop_front().unwrap_or_default();
         state.taken += 1;

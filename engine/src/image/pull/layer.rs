@@ -219,8 +219,8 @@ impl Fetch<'_> {
         pipeline.copy(from, sink).map(|()| None)
     }
 
-    /// Names the unpacked layer once the config has arrived. Returns false if the config's diff id uses another
-    /// algorithm than the SHA-256 that was computed.
+    /// Waits for the config, and gives the unpacked layer its final name. Returns false if the config's diff id uses
+    /// another algorithm than the SHA-256 that was computed.
     fn name_layer(&self, layer: &Layer<'_>, unpacked: Temp, found: Digest) -> Result<bool, LayerError> {
         let Ids { diff_id: expected, chain_id } = self.config.wait(layer.nth)?;
         if expected.algorithm() != found.algorithm() {
