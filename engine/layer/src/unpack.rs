@@ -2,9 +2,9 @@
 //!
 //! Called by the engine's layer pipeline, directly or in a process of [`crate::userns`]. `directories.rs` opens the
 //! parent directory of each entry beneath the layer's root; this module then creates the entry in the parent directory,
-//! with `O_EXCL` or an `*at` call that follows no link. It never looks up names of users and groups: owners are
-//! numbers. It writes a list of the directories without an entry to a file beside the root, for
-//! [`crate::implied_dirs`]. On failure it removes nothing: the caller removes the whole directory, which no other
+//! with `O_EXCL` or an `*at` call that follows no link. This module never looks up names of users and groups: owners
+//! are numbers. For [`crate::implied_dirs`], this module writes a list of the directories without an entry to a file
+//! beside the root. On failure this module removes nothing: the caller removes the whole directory, which no other
 //! process uses before the end. OCI image-spec, "Image Layer Filesystem Changeset".
 
 pub(crate) mod attributes;

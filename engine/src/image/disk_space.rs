@@ -4,7 +4,7 @@
 //! fetched, [`DiskSpace::checked_reader`] around a stream of unknown size, [`DiskSpace::keep`] after a commit. This
 //! module has no timer, so an idle engine does nothing. Space that one job has claimed does not count as free for other
 //! jobs. This module removes only images that are not in use ([`images::is_in_use`]), the least recently pulled or used
-//! image first, and announces each removal. It removes no image unless `gc-free-low` is configured.
+//! image first, and announces each removal. Without `gc-free-low` in the configuration, this module removes no image.
 
 use crate::image::prune;
 use nix::sys::statvfs::statvfs;

@@ -4,8 +4,8 @@
 //! hashed from the disk, not from the page cache. A deep verification unpacks each layer's blob again into a temporary
 //! and compares it with the layer entry by entry ([`sampan_layer::compare`]). The job removes a blob with a wrong
 //! digest, so that the next pull does not use it, and replaces a damaged layer by the newly unpacked one, unless
-//! another job is using the blob or layer. It runs at low priority and holds no lock, so it does not report content
-//! that is removed meanwhile. Never touches `index.json`.
+//! another job is using the blob or layer. The job runs at low priority and holds no lock, so it does not report
+//! content that is removed meanwhile. Never touches `index.json`.
 
 use crate::error;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};

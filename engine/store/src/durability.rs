@@ -20,8 +20,8 @@
 //! configuration has `sync = "before"`, or if the boot cannot be identified, syncfs runs before each commit and the
 //! index is never ahead.
 //!
-//! [`Durability`] belongs to a [`crate::Store`]. It only keeps the state; the module `sync` writes the files and calls
-//! syncfs.
+//! [`Durability`] belongs to a [`crate::Store`]. [`Durability`] only keeps the state; the module `sync` writes the
+//! files and calls syncfs.
 
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;

@@ -19,7 +19,7 @@ const FILES_MAX: usize = 64;
 /// Saves `records` of the container whose directory is `home`, which may be removed already.
 ///
 /// # Errors
-/// There are [`FILES_MAX`] files already, or the file cannot be written. Nothing is saved after an error.
+/// There are `FILES_MAX` files already, or the file cannot be written. Nothing is saved after an error.
 pub fn save(home: &Path, records: &[u8]) -> io::Result<()> {
     let (dir, id) = (home.with_file_name(DIR), home.file_name().unwrap_or_default());
     match fs::DirBuilder::new().mode(0o700).create(&dir) {

@@ -1,4 +1,5 @@
-//! An archive that is read once and in order, from a pipe or compressed; its entries may come in any order.
+//! An archive that is read a single time from start to end, from a pipe or compressed. The archive's entries may be in
+//! any order.
 //!
 //! The pipeline hashes, stores and unpacks every file that may be a layer as the file arrives. Which image needs the
 //! layer is known only after the last document. Until then the layer is two temporaries in the store, the blob and the
