@@ -927,6 +927,11 @@ fn transports_name_images_as_documented() {
     for bad in ["oci:", "dir:/x", "docker-archive::a"] {
         assert_eq!(bench.run(&["pull", bad]).status.code(), Some(125), "{bad}");
     }
+    let empty = bench.path("empty");
+    fs::create_dir(&empty).expect("made");
+    let refused = bench.run(&["pull", &format!("oci:{}", empty.display())]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("no OCI image layout") && !said.contains("archive"), "{said}");
     let pointless = bench.run(&["pull", "--all-tags", "oci:/x:y"]);
     assert_eq!(pointless.status.code(), Some(125));
 }

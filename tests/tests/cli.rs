@@ -519,6 +519,11 @@ fn a_pull_prints_plain_lines_and_last_the_digest_reference() {
     host.ok(&["tag", &reference, "other:2"]);
     assert!(host.ok(&["images"]).contains("docker.io/library/other"));
     assert_eq!(host.ok(&["rmi", "other:2"]), "Untagged: docker.io/library/other:2\n");
+    let target = format!("{}/elsewhere/demo:9", reference.split('/').next().expect("an address"));
+    let push = host.sampan(&["push", "--tls-verify=false", &reference, &target]);
+    assert!(stderr(&push).contains("hint: the registry takes no pushes"), "{}", stderr(&push));
+    let import = host.sampan(&["import", "/dev/null", "demo:1"]);
+    assert!(stderr(&import).contains("hint: the name comes first"), "{}", stderr(&import));
     server.signal(Signal::SIGINT);
     assert_eq!(server.end().0.signal(), Some(Signal::SIGINT as i32));
 }

@@ -222,6 +222,10 @@ fn load_failure(error: &LoadError, is_layout: bool) -> Failure {
             "if you trust it, give it another name with 'sampan load --name'; nothing was stored",
         ),
         LoadError::Manifest(ManifestError::NoSuch { .. }) => (Code::NotFound, ""),
+        LoadError::Archive(_) | LoadError::Manifest(_) | LoadError::Wrong { .. } if is_layout => (
+            Code::Failed,
+            "the layout must be complete, as 'skopeo copy' or 'sampan save --format oci-dir' writes it; nothing was stored",
+        ),
         LoadError::Archive(_) | LoadError::Manifest(_) | LoadError::Wrong { .. } => (
             Code::Failed,
             "the archive must be complete, as 'docker save' or 'podman save' writes it; nothing was stored",
