@@ -1,7 +1,8 @@
-//! The commands of `sampan`: one folder for each noun, one file for each command or for what several commands share.
+//! The commands of `sampan`: a folder for each noun, and a file for each command or for code that several commands
+//! share.
 //!
-//! `main` calls the commands with their parsed arguments. No command prints an error or exits: `main` does, so that
-//! every failure looks alike. The modules at this level serve all nouns and know none of them.
+//! `main` calls the commands with their parsed arguments. No command prints an error or exits: `main` does both, so
+//! that all failures have one form. The modules at this level serve all nouns and know none of them.
 
 pub(crate) mod args;
 pub(crate) mod docker_hints;

@@ -1,8 +1,8 @@
 //! The engine's client: each request has its own connection, and a stream of answers.
 //!
 //! Used by the command line and by other programs. A stream is complete when its last answer is [`Answer::Done`]; a
-//! stream that stops earlier is an error, never a success. Dropping the stream closes the connection: the engine then
-//! ends a job that no other client watches, unless the request said `detach`.
+//! stream that stops earlier is an error, never a success. A drop of the stream closes the connection: the engine then
+//! ends a job that no other client watches, unless the request has `detach`.
 //!
 //! ```no_run
 //! use sampan_client::Engine;
@@ -30,29 +30,29 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// An engine, by its socket.
+/// An engine, given by the path of its socket.
 #[derive(Clone, Debug)]
 pub struct Engine {
     socket: PathBuf,
 }
 
-/// Why the engine gave no complete answer.
+/// Why the engine has sent no complete answer.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The engine cannot be reached.
+    /// The process cannot connect to the engine.
     #[error("cannot connect to the engine at {}", socket.display())]
     Connect {
-        /// Its socket.
+        /// Path of the engine's socket.
         socket: PathBuf,
-        /// The cause.
+        /// Why it failed.
         source: io::Error,
     },
     /// The stream stopped before the work was finished.
     #[error("connection to the engine at {} broke off; the work may be unfinished", socket.display())]
     Broken {
-        /// Its socket.
+        /// Path of the engine's socket.
         socket: PathBuf,
-        /// The cause; `None` if the engine closed the connection.
+        /// Why it failed; `None` if the engine closed the connection.
         source: Option<io::Error>,
     },
     /// The work failed, or was refused.
@@ -63,9 +63,9 @@ pub enum EngineError {
         "the request has {len} bytes, at most {max} are allowed: variables, labels and the command line together"
     )]
     TooLarge {
-        /// Its length in bytes.
+        /// Length of the request in bytes.
         len: u32,
-        /// [`frame::FRAME_MAX`].
+        /// The largest length allowed: [`frame::FRAME_MAX`].
         max: usize,
     },
     /// The engine sent bytes that are no message.
@@ -80,25 +80,25 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// The engine that listens at `socket`. Does not connect yet.
+    /// Makes a client of the engine that listens at `socket`. Does not connect.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Engine { socket: socket.into() }
     }
 
-    /// The engine that listens where the environment says: [`Paths::from_env`].
+    /// Makes a client of the engine whose socket the environment names: see [`Paths::from_env`].
     pub fn from_env() -> Self {
         Engine::new(Paths::from_env().engine_socket())
     }
 
-    /// Its socket.
+    /// Path of the engine's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Sends `request` with `fds`, as many descriptors as the request says.
+    /// Sends `request` with the descriptors `fds`, whose number must be the one that the request states.
     ///
     /// # Errors
-    /// [`EngineError::Connect`]: no engine listens. Nothing was sent then.
+    /// [`EngineError::Connect`] if no engine listens. In that case nothing was sent.
     pub fn request(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answers, EngineError> {
         if fds.len() > DESCRIPTORS_MAX {
             return Err(EngineError::Descriptors(fds.len()));
@@ -114,9 +114,9 @@ impl Engine {
     }
 }
 
-/// The engine's answers to one request; made by [`Engine::request`].
+/// The engine's answers to one request. [`Engine::request`] makes it.
 ///
-/// The last item is [`Answer::Done`] or an error, unless its [`Stopper`] was used.
+/// The last item is [`Answer::Done`] or an error, unless a [`Stopper`] was used.
 #[derive(Debug)]
 pub struct Answers {
     socket: PathBuf,
@@ -131,9 +131,9 @@ pub struct Answers {
 pub enum Next {
     /// An answer.
     Answer(Answer),
-    /// No answer came in the given time; more may come later.
+    /// No answer has arrived in the given time. More answers may arrive later.
     Nothing,
-    /// The stream has ended, or was stopped.
+    /// The stream has ended, or a [`Stopper`] has stopped it.
     End,
 }
 
@@ -153,30 +153,32 @@ impl Iterator for Answers {
 }
 
 impl AsFd for Answers {
-    /// Readable when there may be another answer. An answer may also be buffered while this is not readable.
+    /// A descriptor that becomes readable when an answer may have arrived. An answer may also be buffered while the
+    /// descriptor is not readable.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
     }
 }
 
 impl Answers {
-    /// Returns a handle that ends the iterator from another thread: it then returns `None` instead of waiting.
+    /// Returns a handle with which another thread ends the iterator, which then returns `None` instead of waiting.
     ///
     /// # Errors
-    /// [`EngineError::System`]: the process has no free descriptor.
+    /// [`EngineError::System`] if the process has no free descriptor.
     pub fn stopper(&self) -> Result<Stopper, EngineError> {
         self.stop.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
-    /// Takes the descriptors that came with the answers so far, in order: the files of [`Answer::Log`].
+    /// Removes and returns the descriptors that came with the answers so far, in order: the files of [`Answer::Log`].
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         self.connection.take_descriptors()
     }
 
-    /// Waits for the next answer, at most for `time`.
+    /// Waits for the next answer, for at most `time`.
     ///
     /// # Errors
-    /// [`EngineError::Failed`]: the engine says that the work failed. [`EngineError::Broken`]: the connection ended first.
+    /// [`EngineError::Failed`] if the engine reports that the work failed; [`EngineError::Broken`] if the connection
+    /// ended before the last answer.
     pub fn next_within(&mut self, time: Duration) -> Result<Next, EngineError> {
         self.wait(Some(Instant::now() + time))
     }

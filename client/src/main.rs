@@ -1,6 +1,6 @@
 //! `sampan`: the command line.
 //!
-//! Parses the arguments, runs one command, prints its error and hint, and turns the outcome into an exit status.
+//! Parses the arguments, runs one command, prints its error and hint, and exits with the status of the outcome.
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]
@@ -133,7 +133,7 @@ fn container(command: &ContainerCommand) -> Result<(), Failure> {
     }
 }
 
-/// Prints clap's message: help or version if the person asked for it, otherwise what is wrong with the usage.
+/// Prints clap's message: help or version if the person requested it, otherwise the error in the usage.
 fn refuse(error: &clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     match docker_hints::explain(error, &words) {

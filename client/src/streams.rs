@@ -1,8 +1,8 @@
 //! The answers to several requests, followed in one loop.
 //!
-//! For programs that follow more than one job, such as `sampan pull` with several references. Starts no thread: one
-//! poll(2) waits for all connections. Each stream gives at most one answer before the others get their turn, so a busy
-//! stream delays no other.
+//! For programs that follow several jobs, such as `sampan pull` with several references. Starts no thread: one poll(2)
+//! waits for all connections. Each stream returns at most one answer before it is the others' turn, so a busy stream
+//! does not delay the others.
 
 use crate::engine::{Answer, Answers, EngineError, Next};
 use sampan_ipc::connection::{Stop, Woken};
@@ -13,32 +13,32 @@ use std::time::{Duration, Instant};
 /// Several streams of answers.
 #[derive(Debug)]
 pub struct Streams {
-    /// `None` for a stream that has ended.
+    /// The streams; `None` for a stream that has ended.
     streams: Vec<Option<Answers>>,
     turn: usize,
     stop: Stop,
     wake: Stop,
 }
 
-/// What happened in one of several streams.
+/// An event of one of several streams.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "one at a time, and used at once")]
 pub enum Happened {
-    /// An answer. With [`Answer::Done`] the stream has ended.
+    /// An answer has arrived. [`Answer::Done`] is the last answer of its stream.
     Answer {
-        /// The number that [`Streams::add`] returned.
+        /// Number of the stream, from [`Streams::add`].
         stream: usize,
         /// The answer.
         answer: Answer,
     },
     /// A stream has ended with an error.
     Failed {
-        /// The number that [`Streams::add`] returned.
+        /// Number of the stream, from [`Streams::add`].
         stream: usize,
         /// The error.
         error: EngineError,
     },
-    /// Nothing happened in the given time.
+    /// Nothing has happened in the given time.
     Nothing,
     /// A handle of [`Streams::waker`] was used.
     Woken,
@@ -50,7 +50,7 @@ impl Streams {
     /// Makes a set without streams.
     ///
     /// # Errors
-    /// [`EngineError::System`]: the process has no free descriptor.
+    /// [`EngineError::System`] if the process has no free descriptor.
     pub fn new() -> Result<Self, EngineError> {
         let open = || Stop::new().map_err(EngineError::System);
         Ok(Streams { streams: Vec::new(), turn: 0, stop: open()?, wake: open()? })
@@ -62,15 +62,15 @@ impl Streams {
         self.streams.len() - 1
     }
 
-    /// The number of streams that have not ended.
+    /// Number of streams that have not ended.
     pub fn running(&self) -> usize {
         self.streams.iter().flatten().count()
     }
 
-    /// Returns a handle that ends all streams: the next item is [`Happened::End`].
+    /// Returns a handle that ends all streams: the next item is then [`Happened::End`].
     ///
     /// # Errors
-    /// [`EngineError::System`]: the process has no free descriptor.
+    /// [`EngineError::System`] if the process has no free descriptor.
     pub fn stopper(&self) -> Result<Stopper, EngineError> {
         self.stop.sender().map(Stopper::new).map_err(EngineError::System)
     }
@@ -78,15 +78,16 @@ impl Streams {
     /// Returns a handle that interrupts one wait with [`Happened::Woken`].
     ///
     /// # Errors
-    /// [`EngineError::System`]: the process has no free descriptor.
+    /// [`EngineError::System`] if the process has no free descriptor.
     pub fn waker(&self) -> Result<Stopper, EngineError> {
         self.wake.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
-    /// Waits for what happens next, at most for `time`, or without limit.
+    /// Waits for the next event, for at most `time`; `None` means without limit.
     ///
     /// # Errors
-    /// [`EngineError::System`]: waiting failed. An error of one stream is not an error here but [`Happened::Failed`].
+    /// [`EngineError::System`] if waiting fails. An error of one stream is no error of this function: see
+    /// [`Happened::Failed`].
     pub fn next_within(&mut self, time: Option<Duration>) -> Result<Happened, EngineError> {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
@@ -108,7 +109,7 @@ impl Streams {
         }
     }
 
-    /// Returns what the next ready stream has, in turn.
+    /// Returns the event of the next ready stream. The streams have turns.
     fn ready(&mut self) -> Option<Happened> {
         let count = self.streams.len();
         for step in 0..count {

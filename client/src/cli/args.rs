@@ -1,10 +1,10 @@
-//! The command line, and all its help: the one definition that man pages and completions are generated from.
+//! The command line and all its help, from which man pages and completions are generated.
 //!
-//! Pure description; the modules beside it do the work. `examples/generate.rs` includes this file.
+//! Only describes the command line; other modules do the work. `examples/generate.rs` includes this file.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-// The paths are written out, since `examples/generate.rs` includes this file from elsewhere.
+// Each path is given, since `examples/generate.rs` includes this file from another directory.
 #[path = "args/container.rs"]
 pub(crate) mod container;
 #[path = "args/display.rs"]

@@ -1,7 +1,7 @@
 //! Hints for people who know docker and type a command or option that sampan does not have.
 //!
-//! `main` calls [`explain`] before it prints clap's own message, which would suggest an option that only looks similar.
-//! Pure: prints nothing.
+//! `main` calls [`explain`] before it prints clap's message, which would suggest an option that only looks similar.
+//! This module prints nothing.
 
 use crate::cli::error::{Failure, USAGE};
 use clap::Error;
@@ -46,7 +46,7 @@ const LOGS: &str =
     "journalctl(1) prints the logs of the daemons; SAMPAN_LOG=debug in their environment adds details";
 const LOGIN: &str = "--authfile of 'pull', 'push' and 'login' chooses the file of the credentials";
 
-/// Options before the command.
+/// Docker's options before the command.
 const GLOBAL_OPTIONS: [(&[&str], &str); 4] = [
     (
         &["-H", "--host", "-c", "--context", "--tls", "--tlscacert", "--tlscert", "--tlskey", "--tlsverify"],
@@ -57,7 +57,7 @@ const GLOBAL_OPTIONS: [(&[&str], &str); 4] = [
     (&["-v"], "'sampan version' prints versions"),
 ];
 
-/// Options of `run` and `create`.
+/// Docker's options of `run` and `create`.
 const OPTIONS: [(&[&str], &str); 15] = [
     (
         &[
@@ -141,7 +141,7 @@ const OPTIONS: [(&[&str], &str); 15] = [
     ),
 ];
 
-/// Options of other commands.
+/// Docker's options of other commands.
 const OTHER_OPTIONS: [(&str, &[&str], &str); 14] = [
     ("inspect", &["-f", "--format"], SHAPES),
     ("info", &["-f", "--format"], JSON),
@@ -159,7 +159,7 @@ const OTHER_OPTIONS: [(&str, &[&str], &str); 14] = [
     ("start", &["--checkpoint", "--checkpoint-dir"], CHECKPOINTS),
 ];
 
-/// Commands of docker, without the word of their group.
+/// Docker's commands, without the name of their group.
 const COMMANDS: [(&str, &str); 31] = [
     ("build", BUILD),
     ("builder", BUILD),
@@ -194,7 +194,7 @@ const COMMANDS: [(&str, &str); 31] = [
     ("volume", VOLUMES),
 ];
 
-/// Returns the message to print instead of clap's, if there is one. `words` is the whole command line.
+/// Returns the message to print instead of clap's message, if there is one. `words` is the whole command line.
 pub(crate) fn explain(error: &Error, words: &[String]) -> Option<Failure> {
     let said = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -220,7 +220,7 @@ pub(crate) fn explain(error: &Error, words: &[String]) -> Option<Failure> {
     Some(Failure::new(what).hint(hint).status(USAGE))
 }
 
-/// Returns what to use instead of an option of docker.
+/// Returns the replacement for an option of docker.
 fn option(word: &str, words: &[String]) -> Option<&'static str> {
     let find = |table: &[(&[&str], &'static str)]| {
         table.iter().find(|(names, _)| names.contains(&word)).map(|(_, hint)| *hint)
@@ -228,7 +228,7 @@ fn option(word: &str, words: &[String]) -> Option<&'static str> {
     if words.get(1).is_some_and(|first| first.starts_with('-')) {
         return find(&GLOBAL_OPTIONS);
     }
-    // The second word may be the command of a group: `container rm`.
+    // The second word may be the command of a group, as in `container rm`.
     let is_command = |name: &str| words.iter().skip(1).take(2).any(|word| word == name);
     if is_command("run") || is_command("create") {
         return find(&OPTIONS);
@@ -246,7 +246,7 @@ mod tests {
     use crate::cli::args::Cli;
     use clap::Parser;
 
-    /// Returns whether a command line is refused with a hint.
+    /// Returns whether a command line gets a hint.
     fn has_hint(line: &str) -> bool {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let error = Cli::try_parse_from(&words).expect_err("docker's word is not sampan's");

@@ -1,4 +1,5 @@
-//! What every command that asks the engine shares: its address, short requests, one request per argument.
+//! Code that all commands with requests to the engine share: the engine's address, short requests, one request per
+//! argument.
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::error::{FAILED, Failure};
@@ -7,12 +8,12 @@ use crate::cli::signals::Signals;
 use sampan_client::engine::{Answer, Done};
 use sampan_client::{Answers, Engine};
 
-/// Returns the engine that the arguments or the environment name. Connects to nothing yet.
+/// Returns the engine that the arguments or the environment name. Does not connect.
 pub(crate) fn engine(socket: &EngineSocket) -> Engine {
     socket.socket.as_ref().map_or_else(Engine::from_env, Engine::new)
 }
 
-/// Waits until short work has ended, prints its notes, and returns its result.
+/// Waits until a short request has ended, prints its notes, and returns its result.
 pub(crate) fn finish(answers: Answers) -> Result<Done, Failure> {
     let mut done = None;
     for answer in answers {
@@ -25,7 +26,7 @@ pub(crate) fn finish(answers: Answers) -> Result<Done, Failure> {
     done.ok_or_else(|| Failure::new("the engine gave no answer"))
 }
 
-/// Tries all of `things`; reports each failure but the last, which it returns.
+/// Calls the function for all of `things`. Prints each failure except the last, which it returns.
 pub(crate) fn each<T>(
     things: &[T],
     mut attempt: impl FnMut(&T) -> Result<(), Failure>,

@@ -1,6 +1,6 @@
-//! How a command fails: the message, the hint and the exit status.
+//! The error of a command: the message, the hint and the exit status.
 //!
-//! The commands make a [`Failure`]; `main` prints it once.
+//! The commands make a [`Failure`], and only `main` prints it.
 
 use sampan_client::engine::{Code, EngineError};
 use sampan_client::{CursorError, Paths, WatchError};
@@ -12,9 +12,9 @@ use std::io;
 use std::path::Path;
 
 pub(crate) const FAILED: u8 = 1;
-/// `emit` got an event that is not allowed.
+/// Exit status of `emit` for an event that is not allowed.
 pub(crate) const BAD_EVENT: u8 = 2;
-/// The arguments are invalid. podman-run(1) uses 125 for this, too.
+/// Exit status for invalid arguments, as in podman-run(1).
 pub(crate) const USAGE: u8 = 125;
 
 /// The run directory of root's daemons.
@@ -24,13 +24,13 @@ const HOST_RUN: &str = "/run/sampan";
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub status: u8,
-    /// One line, lower case.
+    /// One line in lower case.
     pub message: String,
     /// One line; empty if there is none.
     pub hint: String,
-    /// True if nothing is printed, because the reader of the output has left.
+    /// Whether nothing is printed, because the reader of the output has closed it.
     pub quiet: bool,
-    /// The signal that this process dies of, instead of exiting with `status`.
+    /// The signal that ends this process instead of an exit with `status`.
     pub signal: Option<i32>,
 }
 
@@ -39,7 +39,7 @@ impl Failure {
         Failure { status: FAILED, message: message.into(), hint: String::new(), quiet: false, signal: None }
     }
 
-    /// A failure because of invalid arguments.
+    /// Makes the failure for invalid arguments.
     pub(crate) fn usage(error: impl Error) -> Self {
         Failure { status: USAGE, ..Failure::new(chain(&error)) }
     }
@@ -54,7 +54,7 @@ impl Failure {
         Failure { status, ..self }
     }
 
-    /// Standard output cannot be written. If its reader has left, the failure is quiet.
+    /// Makes the failure for standard output that cannot be written. Prints nothing if the reader has closed it.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::reader_left(),
@@ -62,7 +62,8 @@ impl Failure {
         }
     }
 
-    /// The reader of standard output has left. This process then dies of SIGPIPE, like one that does not ignore it.
+    /// Makes the failure for a reader that has closed standard output: SIGPIPE ends this process, as in other
+    /// programs.
     pub(crate) fn reader_left() -> Self {
         Failure { quiet: true, signal: Some(SIGPIPE), ..Failure::new("the reader of the output has left") }
     }

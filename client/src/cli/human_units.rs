@@ -1,4 +1,4 @@
-//! Numbers as people read them: bytes, times, ages. And rates as people write them.
+//! Numbers in the form that people read: bytes, times, ages. Also rates in the form that people write.
 
 use crate::cli::error::{Failure, USAGE};
 use sampan_ipc::size;

@@ -1,4 +1,5 @@
-//! JSON as this program prints it: one line for scripts, many for people, without characters that a terminal acts on.
+//! JSON in the form that this program prints: one line for scripts, many lines for people, without characters that
+//! control a terminal.
 
 use sampan_ipc::event::is_hidden;
 use serde::ser::Serialize;
@@ -14,7 +15,7 @@ pub(crate) fn pretty(value: &impl Serialize) -> String {
     printable(serde_json::to_string_pretty(value))
 }
 
-/// Escapes the characters that serde_json leaves as they are and a terminal acts on: DEL, C1 controls, bidirectional
+/// Escapes characters that control a terminal and that serde_json does not escape: DEL, C1 controls, bidirectional
 /// overrides.
 #[expect(
     clippy::expect_used,

@@ -15,17 +15,18 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// True while [`write`] writes to standard error, since the text is not the command's result.
+/// Whether [`write`] writes to standard error, because the text is not the command's result.
 static REDIRECTED: AtomicBool = AtomicBool::new(false);
 
-/// A pipe that poll(2) calls writable takes this many bytes without blocking. pipe(7), "PIPE_BUF".
+/// Most bytes of one write: a pipe that poll(2) reports as writable accepts this number without blocking. pipe(7),
+/// "PIPE_BUF".
 const ATOMIC: usize = 4096;
-/// [`Output::is_full`] from this many bytes on.
+/// Number of collected bytes from which on [`Output::is_full`] is true.
 const FULL: usize = 64 << 10;
-/// How often to check for a signal that came between the last check and the wait, while the reader takes nothing.
+/// Interval in which a blocked write checks for signals, since a signal may come between the last check and the wait.
 const SIGNAL_CHECK_MS: u16 = 500;
 
-/// Standard output, and the lines that were not written yet.
+/// Standard output, with the lines that are not written yet.
 #[derive(Debug)]
 pub(crate) struct Output {
     stdout: File,
@@ -34,7 +35,7 @@ pub(crate) struct Output {
     watcher: Option<Watcher>,
 }
 
-/// The thread that notices when the reader leaves; dropping this ends the thread.
+/// The thread that notices when the reader closes its end. A drop ends the thread.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Watcher {
@@ -52,27 +53,28 @@ impl Drop for Watcher {
 }
 
 impl Output {
-    /// Opens standard output; a caught signal ends any wait for its reader.
+    /// Opens standard output. A caught signal ends any wait for the reader.
     pub(crate) fn new(signals: Signals) -> io::Result<Self> {
-        // std's stdout would buffer a second time.
+        // Do not use std's stdout, which would buffer the bytes again.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Output { stdout, lines: String::new(), signals, watcher: None })
     }
 
-    /// The buffer that a command appends its next line to, with the line feed.
+    /// The buffer to which a command appends its next line, with a line feed.
     pub(crate) fn lines(&mut self) -> &mut String {
         &mut self.lines
     }
 
-    /// True if the command should flush, even if more lines come at once.
+    /// Whether the command should flush, even if more lines follow at once.
     pub(crate) fn is_full(&self) -> bool {
         self.lines.len() >= FULL
     }
 
-    /// Writes all lines; calls `meanwhile` from time to time while the reader takes nothing.
+    /// Writes all lines. Calls `meanwhile` from time to time while the reader accepts nothing.
     ///
     /// # Errors
-    /// `Interrupted` if a signal was caught while the reader took nothing; otherwise the error of write(2) or `meanwhile`.
+    /// `Interrupted` if a signal was caught while the reader accepted nothing; otherwise the error of write(2) or
+    /// `meanwhile`.
     pub(crate) fn flush(&mut self, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut rest = self.lines.as_bytes();
         while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
@@ -89,31 +91,31 @@ impl Output {
         Ok(())
     }
 
-    /// Starts a thread that uses `stopper` when the reader of a pipe or socket leaves, even while there is nothing to
-    /// write.
+    /// Starts a thread that calls `stopper` when the reader of a pipe or socket closes its end, even if there is
+    /// nothing to write.
     pub(crate) fn stop_when_reader_leaves(&mut self, stopper: Stopper) -> io::Result<()> {
         self.watcher = Some(stop_when_reader_leaves(self.stdout.try_clone()?.into(), stopper)?);
         Ok(())
     }
 
-    /// Closes standard output, so that its reader sees the end.
+    /// Closes standard output, so that its reader gets end-of-file.
     pub(crate) fn close(self) -> io::Result<()> {
         drop(self.watcher);
         nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         Ok(())
     }
 
-    /// True if the reader of a pipe or socket has left.
+    /// Whether the reader of a pipe or socket has closed its end.
     pub(crate) fn has_reader_left(&self) -> bool {
         has_reader_left(&self.stdout)
     }
 }
 
-/// Starts a thread that uses `stopper` when the reader of `output` leaves, if `output` is a pipe or a socket.
+/// If `output` is a pipe or a socket, starts a thread that calls `stopper` when its reader closes its end.
 pub(crate) fn stop_when_reader_leaves(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
     let (end, ended) = UnixStream::pair()?;
     let watch = move || {
-        // poll(2) reports POLLERR and POLLHUP without being asked. Files and terminals have neither.
+        // poll(2) reports POLLERR and POLLHUP even with an empty set of events. Files and terminals have neither.
         let none = PollFlags::empty();
         let mut fds = [PollFd::new(output.as_fd(), none), PollFd::new(ended.as_fd(), none)];
         while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
@@ -126,9 +128,9 @@ pub(crate) fn stop_when_reader_leaves(output: OwnedFd, stopper: Stopper) -> io::
     Ok(Watcher { end: Some(end), thread: Some(thread) })
 }
 
-/// True if the reader of a pipe or socket has left. Files and terminals always have a reader.
+/// Whether the reader of a pipe or socket has closed its end. Files and terminals always have a reader.
 pub(crate) fn has_reader_left(output: &impl AsFd) -> bool {
-    // poll(2) reports POLLERR and POLLHUP without being asked.
+    // poll(2) reports POLLERR and POLLHUP even with an empty set of events.
     let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
@@ -163,7 +165,7 @@ pub(crate) fn message(word: &str, text: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Makes [`write`] write to standard error, until [`redirect_to_stdout`].
+/// Makes [`write`] write to standard error, until a call of [`redirect_to_stdout`].
 pub(crate) fn redirect_to_stderr() {
     REDIRECTED.store(true, Ordering::Relaxed);
 }
@@ -173,14 +175,14 @@ pub(crate) fn redirect_to_stdout() {
     REDIRECTED.store(false, Ordering::Relaxed);
 }
 
-/// True if [`write`] writes to standard error.
+/// Whether [`write`] writes to standard error.
 pub(crate) fn is_redirected() -> bool {
     REDIRECTED.load(Ordering::Relaxed)
 }
 
-/// The descriptor that [`write`] writes to.
+/// The descriptor to which [`write`] writes.
 pub(crate) fn target() -> BorrowedFd<'static> {
-    // Static, so that the borrow can be: both descriptors live as long as the process.
+    // Both descriptors live as long as the process, so a static variable may hold the stream.
     static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
     static STDERR: std::sync::LazyLock<io::Stderr> = std::sync::LazyLock::new(io::stderr);
     if is_redirected() { STDERR.as_fd() } else { STDOUT.as_fd() }
@@ -205,7 +207,7 @@ pub(crate) fn report(failure: &Failure) {
 /// Writes `text` to standard output at once, or to standard error after [`redirect_to_stderr`].
 ///
 /// # Errors
-/// `Interrupted` if a signal was caught and the reader takes nothing; otherwise the error of write(2).
+/// `Interrupted` if a signal was caught and the reader accepts nothing; otherwise the error of write(2).
 pub(crate) fn write(text: &str) -> io::Result<()> {
     let target = target();
     let mut rest = text.as_bytes();

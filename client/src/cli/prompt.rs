@@ -1,4 +1,5 @@
-//! Asks a person at the terminal. A password is not shown; the terminal gets its echo back however the question ends.
+//! Asks a person at the terminal. A password is not shown, and the terminal's echo is restored however the question
+//! ends.
 
 use crate::cli::error::Failure;
 use crate::cli::signals::{self, Signals};
@@ -8,15 +9,15 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-/// Longest answer, in bytes: no terminal gives a longer line. termios(3).
+/// Longest answer, in bytes: the longest line of a terminal. termios(3).
 pub(crate) const ANSWER_MAX: usize = 4096;
 
-/// True if standard input is a terminal, so that a person can answer.
+/// Whether standard input is a terminal, so that a person can answer.
 pub(crate) fn is_possible() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Asks a person for confirmation; only an explicit yes is one.
+/// Asks a person for confirmation. Only an explicit yes confirms.
 pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
     let cannot = |error: io::Error| Failure::new(format!("cannot ask: {error}")).hint("--force does not ask");
     let mut stderr = io::stderr();
@@ -26,7 +27,7 @@ pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
     Ok(matches!(line.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 
-/// Asks for a line on the terminal; the terminal does not show a `secret` line.
+/// Asks for a line on the terminal. The terminal does not show the line if it is `secret`.
 pub(crate) fn ask(question: &str, secret: bool) -> io::Result<String> {
     let (mut wake, sender) = UnixStream::pair()?;
     let signals = Signals::catch(&sender)?;
@@ -35,20 +36,20 @@ pub(crate) fn ask(question: &str, secret: bool) -> io::Result<String> {
     let hidden = secret.then(Hidden::begin).transpose()?;
     let line = line(&wake);
     if hidden.is_some() {
-        // The terminal has not shown the line feed that the person typed.
+        // The terminal has not shown the line feed that the person typed, so print one.
         eprintln!();
     }
     drop(hidden);
     if let Some(signal) = signals.caught() {
         signals::die_of(signal);
     }
-    // No other code reads the bytes that signals write here.
+    // Drop the bytes that signals have written here: no other code reads them.
     wake.set_nonblocking(true)?;
     let _ = wake.read(&mut [0; 16]);
     line
 }
 
-/// Reads one line of standard input; an error once `wake` is readable.
+/// Reads one line of standard input; returns an error when `wake` becomes readable.
 fn line(wake: &UnixStream) -> io::Result<String> {
     let stdin = io::stdin();
     let mut bytes = Vec::new();
@@ -63,7 +64,7 @@ fn line(wake: &UnixStream) -> io::Result<String> {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let mut byte = [0];
-        // Not std's stdin, which reads ahead: this reads only what poll(2) has announced.
+        // Do not use std's stdin, which reads more bytes than poll(2) has reported.
         match nix::unistd::read(stdin.as_fd(), &mut byte)? {
             0 if bytes.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
             0 => break,
@@ -75,7 +76,7 @@ fn line(wake: &UnixStream) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Turns the terminal's echo off until it is dropped.
+/// Keeps the terminal's echo off. A drop turns it on again.
 struct Hidden(Termios);
 
 impl Hidden {

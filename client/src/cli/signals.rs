@@ -1,5 +1,5 @@
-//! Signals that end a command. A command that has to clean up (a cursor, a terminal, children) catches them, cleans up,
-//! and then dies of the signal, as a shell expects. All other commands die of the signal at once.
+//! Signals that end a command. A command that must clean up (a cursor, a terminal, children) catches the signals,
+//! cleans up, and then ends by the signal, as a shell expects. Signals end all other commands at once.
 
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-/// The last signal that any [`Signals`] of this process has caught; 0 if none.
+/// The last signal that a [`Signals`] of this process has caught; 0 if there is none.
 static CAUGHT: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
 #[derive(Clone, Debug)]
@@ -18,16 +18,16 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGINT, SIGTERM and SIGHUP from now on; each writes a byte to `wake`.
+    /// Catches SIGINT, SIGTERM and SIGHUP. Each of these signals writes a byte to `wake`.
     ///
-    /// SIGHUP stays ignored if this process was started with it ignored (nohup, a shell's background job).
+    /// SIGHUP stays ignored if this process was started with SIGHUP ignored (nohup, a shell's background job).
     pub(crate) fn catch(wake: &UnixStream) -> io::Result<Self> {
         let signals = Signals { caught: Arc::clone(&CAUGHT) };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal == SIGHUP && is_ignored(signal) {
                 continue;
             }
-            // The flag first: a reader that the byte wakes finds it set.
+            // Set the flag before the byte is written: a reader of the byte then finds the flag set.
             flag::register_usize(signal, Arc::clone(&signals.caught), signal as usize)?;
             low_level::pipe::register(signal, wake.try_clone()?)?;
         }
@@ -44,7 +44,7 @@ impl Signals {
         Ok(())
     }
 
-    /// The last signal caught.
+    /// The last signal that was caught; `None` if there is none.
     pub(crate) fn caught(&self) -> Option<i32> {
         number(&self.caught)
     }
@@ -77,7 +77,7 @@ pub(crate) fn die_of(signal: i32) -> ! {
     low_level::exit(128 + signal)
 }
 
-/// True if this process ignores `signal`. proc(5), "SigIgn".
+/// Whether this process ignores `signal`. proc(5), "SigIgn".
 pub(crate) fn is_ignored(signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return false;

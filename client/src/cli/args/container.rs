@@ -1,6 +1,6 @@
 //! The command line of containers: docker's names and options, as in docker-run(1) and its neighbours.
 //!
-//! Pure description. `cli::container::options` and the commands parse the values.
+//! Only describes the command line. `cli::container::options` and the commands parse the values.
 
 use super::display::ListFormat;
 use super::lazy::Lazy;
@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
-/// Lets the switches of a command take `=true` and `=false` as well, as docker's do; the last one counts.
+/// Lets the switches of a command also accept `=true` and `=false`, as docker's do. The last value counts.
 pub(crate) fn switches(arg: Arg) -> Arg {
     if !matches!(arg.get_action(), ArgAction::SetTrue) {
         return arg;
@@ -24,7 +24,7 @@ pub(crate) fn switches(arg: Arg) -> Arg {
         .hide_possible_values(true)
 }
 
-/// Parses a path, and accepts an empty one.
+/// Parses a path, and accepts an empty path.
 fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }

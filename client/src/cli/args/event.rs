@@ -1,6 +1,6 @@
 //! The command line of events: `events` and `emit`.
 //!
-//! Pure description. Times and filters are parsed by the commands.
+//! Only describes the command line. The commands parse times and filters.
 
 use super::socket::EventsSocket;
 use clap::{Args, ValueEnum, ValueHint};

@@ -1,6 +1,6 @@
 //! The command line of images: docker's names and options.
 //!
-//! Pure description. Values are parsed by the commands.
+//! Only describes the command line. The commands parse the values.
 
 use super::display::{ListFormat, Progress};
 use super::lazy::Lazy;

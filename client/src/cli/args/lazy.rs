@@ -1,12 +1,13 @@
-//! Arguments that are described to clap only if the person typed their command.
+//! Arguments that clap gets only if the person typed their command.
 //!
-//! There are some sixty commands. Describing all of them took longer than all other work of a short command.
+//! There are some sixty commands. Describing all of them to clap would take longer than all other work of a short
+//! command.
 
 use clap::builder::Resettable;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 use std::ops::Deref;
 
-/// The arguments `T` of one command among others.
+/// The arguments `T` of one command.
 #[derive(Clone, Debug)]
 pub(crate) struct Lazy<T>(T);
 

@@ -1,4 +1,4 @@
-//! Where the daemons listen: the option `--socket` of every command that asks one.
+//! The option `--socket` of the commands that connect to a daemon.
 
 use clap::{Args, ValueHint};
 use std::path::PathBuf;

@@ -1,9 +1,8 @@
 //! A session attached to a container: copies bytes between this process's standard streams and the shim, sends signals
 //! and the window size to the shim, and receives the exit code.
-//!
-//! Used by `run`, `start`, `attach` and `exec`. [`Session::open`] makes the descriptors that the request carries;
-//! [`Session::follow`] runs one poll(2) loop, without a thread. An inherited pipe goes to the shim itself, so its bytes
-//! never pass through this process. The engine may die during the session: the control socket leads to the shim.
+//! Used by `run`, `start`, `attach` and `exec`. [`Session::open`] makes the descriptors for the request;
+//! [`Session::follow`] runs a poll(2) loop, without a thread. The shim gets an inherited pipe itself, so its bytes do
+//! not pass through this process. The engine may die during the session: the control socket leads to the shim.
 
 use crate::cli::container::detach_keys::KeyMatcher;
 use crate::cli::container::terminal::{self, Raw};
@@ -28,29 +27,30 @@ use std::time::{Duration, Instant};
 
 /// Most bytes of one read.
 const CHUNK: usize = 64 << 10;
-/// A pipe that poll(2) calls writable takes this many bytes without blocking. pipe(7), "PIPE_BUF".
+/// Most bytes of one write to a pipe: a pipe that poll(2) reports as writable accepts this number without blocking.
+/// pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
-/// The byte that ctrl-c types.
+/// The byte that a terminal sends for ctrl-c.
 const INTERRUPT: u8 = 3;
-/// How long to wait for the shim's last message.
+/// Longest wait for the shim's last message.
 const LAST_MESSAGE: Duration = Duration::from_secs(3);
 
-/// What to attach.
+/// The streams to attach, and the options of the session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AttachOptions {
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
-    /// The container has a terminal: one stream for both directions.
+    /// Whether the container has a terminal, so that one stream carries both directions.
     pub tty: bool,
-    /// Forward signals that this process receives.
+    /// Whether to forward signals that this process receives.
     pub proxy: bool,
     /// The keys that detach from a terminal.
     pub keys: Vec<u8>,
 }
 
 impl AttachOptions {
-    /// Fails if this process has no terminal to attach, before a container is created.
+    /// Fails if this process has no terminal to attach. Called before a container is created.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.tty && self.stdin && !io::stdin().is_terminal() {
             return Err(Failure::new("cannot attach a terminal: the input device is not a TTY")
@@ -61,7 +61,7 @@ impl AttachOptions {
     }
 }
 
-/// How a session ends without an error.
+/// The end of a session without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionEnd {
     /// The process has ended, with this exit code.
@@ -70,7 +70,7 @@ pub(crate) enum SessionEnd {
     Detached,
 }
 
-/// What the request to the engine carries.
+/// The descriptors and fields for the request to the engine.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     descriptors: Vec<OwnedFd>,
@@ -87,49 +87,49 @@ impl Attachment {
     }
 }
 
-/// This side of the control socket, and of the streams that this process copies.
+/// The session's own ends of the control socket and of the streams that this process copies.
 #[derive(Debug)]
 pub(crate) struct Session {
     control: UnixStream,
     decoder: Decoder,
-    /// Frames that were not sent yet.
+    /// Frames that this process has not sent yet.
     outgoing: Vec<u8>,
     input: Option<Pump>,
     keys: KeyMatcher,
     outputs: Vec<Pump>,
-    /// The shim writes to standard output itself; this process watches whether the reader leaves.
+    /// Whether the shim writes to standard output itself. This process then only watches whether the reader closes it.
     watched: bool,
     proxy: bool,
     tty: bool,
     raw: Option<Raw>,
     signals: SignalDelivery<UnixStream, SignalOnly>,
-    /// The container's process runs.
+    /// Whether the container's process runs.
     is_started: bool,
     exited: Option<u8>,
     deadline: Option<Instant>,
     is_detaching: bool,
-    /// The engine has sent its last answer.
+    /// Whether the engine has sent its last answer.
     is_answered: bool,
-    /// The shim has closed the control socket, or the engine has, because it refuses the request.
+    /// Whether the control socket is closed: by the shim, or by an engine that refuses the request.
     is_closed: bool,
-    /// The engine's error.
+    /// The error with which the engine has refused the request.
     refused: Option<Failure>,
 }
 
-/// Copies bytes from one descriptor to another.
+/// A copy of bytes from one descriptor to another.
 #[derive(Debug)]
 struct Pump {
     from: OwnedFd,
     to: OwnedFd,
-    /// Bytes that were read and not written yet.
+    /// Bytes that this process has read and not written yet.
     pending: Vec<u8>,
     is_ended: bool,
-    /// `to` is standard output: if its reader leaves, this process ends.
+    /// Whether `to` is standard output: if its reader closes it, this process ends.
     is_stdout: bool,
     step: usize,
 }
 
-/// What a descriptor in the poll(2) set is.
+/// The use of a descriptor in the poll(2) set.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Engine,
@@ -147,7 +147,8 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Failure {
 }
 
 impl Session {
-    /// Makes the descriptors for the engine, and this side of them. Puts the terminal into raw mode if input is typed.
+    /// Makes the descriptors for the engine, and their other ends. Puts the terminal into raw mode if the person types
+    /// input.
     pub(crate) fn open(options: AttachOptions) -> Result<(Self, Attachment), Failure> {
         options.check()?;
         let (control, theirs) = UnixStream::pair().map_err(system("no socket pair"))?;
@@ -222,7 +223,7 @@ impl Session {
         Ok(())
     }
 
-    /// Attaches an output stream; true if the shim gets the descriptor itself.
+    /// Attaches an output stream. Returns whether the shim gets the stream's descriptor itself.
     fn open_output(
         &mut self,
         own: OwnedFd,
@@ -240,14 +241,14 @@ impl Session {
         Ok(false)
     }
 
-    /// Copies until the process has ended and all of its output was written, or until the detach keys are typed.
+    /// Copies until the process has ended and all of its output is written, or until the person types the detach keys.
     ///
-    /// Does not return if a signal ends this process, or if the reader of standard output leaves.
+    /// Does not return if a signal ends this process, or if the reader of standard output closes it.
     ///
     /// # Errors
-    /// The process could not be started: exit status 125, 126 or 127. Or the shim died.
+    /// The process could not be started (exit status 125, 126 or 127), or the shim died.
     pub(crate) fn follow(mut self, attachment: Attachment, answers: Answers) -> Result<SessionEnd, Failure> {
-        // Only the shim may hold the other ends, so that this process sees when they close.
+        // Close the other ends: only the shim may have them open, so that this process sees when they close.
         drop(attachment);
         let mut answers = Some(answers);
         let end = loop {
@@ -278,7 +279,7 @@ impl Session {
         None
     }
 
-    /// The result if the shim's last message does not come in time.
+    /// The result of a session whose shim does not send its last message in time.
     fn give_up(&mut self) -> Result<SessionEnd, Failure> {
         match self.refused.take() {
             Some(failure) => Err(failure),
@@ -287,9 +288,9 @@ impl Session {
         }
     }
 
-    /// Waits until a descriptor is ready, and handles each that is.
+    /// Waits until a descriptor is ready, and handles each descriptor that is ready.
     fn step(&mut self, answers: &mut Option<Answers>) -> Result<(), Failure> {
-        // The next answer may be buffered already.
+        // The next answer may have arrived already.
         self.read_engine(answers)?;
         let ready = self.wait(answers.as_ref())?;
         for (source, flags) in ready {
@@ -307,7 +308,7 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for the descriptors that matter in the current state, and returns those that are ready.
+    /// Waits for the descriptors that matter in the current state, and returns the ones that are ready.
     fn wait(&self, answers: Option<&Answers>) -> Result<Vec<(Source, PollFlags)>, Failure> {
         let stdout = io::stdout();
         let mut sources = Vec::new();
@@ -325,7 +326,7 @@ impl Session {
         }
         look(Source::Signals, self.signals.get_read().as_fd(), PollFlags::POLLIN);
         if self.watched {
-            // poll(2) reports that the reader has left without being asked.
+            // poll(2) always reports when the reader has closed the pipe, even with an empty set of events.
             look(Source::Watched, stdout.as_fd(), PollFlags::empty());
         }
         if let Some(input) = &self.input {
@@ -373,7 +374,7 @@ impl Session {
         Ok(())
     }
 
-    /// Handles the engine's last answer. If the start failed, the shim's own message is preferred, should one come.
+    /// Handles the engine's last answer. After a failed start, waits for the shim's own message, which is better.
     fn on_answered(&mut self, refused: Option<Failure>) {
         self.is_answered = true;
         self.refused = refused;
@@ -406,7 +407,8 @@ impl Session {
             }
         }
         if len == 0 && self.exited.is_none() {
-            // No message can come any more. An engine that refuses closes the socket first, and then says why.
+            // No more messages can come. If the engine refuses the request, it closes the socket before it sends the
+            // reason.
             self.is_closed = true;
             let is_last = self.is_answered || self.is_detaching || self.refused.is_some();
             let wait = if is_last { Duration::ZERO } else { LAST_MESSAGE };
@@ -460,7 +462,7 @@ impl Session {
             match self.control.write(&self.outgoing) {
                 Ok(len) => drop(self.outgoing.drain(..len)),
                 Err(error) if is_transient(&error) => return,
-                // The next read notices that the socket is closed.
+                // The write fails because the socket is closed, which the next read reports.
                 Err(_) => self.outgoing.clear(),
             }
         }
@@ -488,7 +490,7 @@ impl Session {
         }
     }
 
-    /// Stops this process, with the terminal out of raw mode, until SIGCONT.
+    /// Leaves raw mode and stops this process until SIGCONT.
     fn pause(&mut self) {
         if let Some(raw) = &self.raw {
             raw.unset();
@@ -501,7 +503,7 @@ impl Session {
         }
     }
 
-    /// Ends this process by `signal`; the container runs on.
+    /// Ends this process by `signal`. The container continues to run.
     fn die(&mut self, signal: i32) -> ! {
         self.send(Control::Detach);
         self.raw = None;
@@ -514,7 +516,7 @@ impl Session {
         let len = match nix::unistd::read(&input.from, &mut bytes) {
             Ok(len) => len,
             Err(Errno::EINTR | Errno::EAGAIN) => return,
-            // The terminal was closed, or nothing more can be read.
+            // The terminal was closed, or no more bytes can be read.
             Err(_) => 0,
         };
         if len == 0 {
@@ -526,7 +528,7 @@ impl Session {
         }
         bytes.truncate(len);
         if self.raw.is_some() && !self.is_started {
-            // The container has no terminal yet that would turn the byte into a signal.
+            // Drop the ctrl-c byte: the container has no terminal yet that would convert it to a signal.
             bytes.retain(|byte| *byte != INTERRUPT);
         }
         let interrupts = bytes.len() < len;
@@ -542,13 +544,13 @@ impl Session {
         }
     }
 
-    /// Writes input, but not before the container's terminal has got its size.
+    /// Whether input must wait, because the container's terminal has not got its size yet.
     fn holds_input(&self) -> bool {
         self.tty && !self.is_started
     }
 
     fn write_input(&mut self) {
-        // The reader has closed its end: the rest of the input has no receiver.
+        // The reader has closed its end, so the rest of the input has no receiver.
         if let Some(input) = &mut self.input
             && input.write().is_err()
         {
@@ -561,7 +563,7 @@ impl Session {
         if !is_writable {
             output.read();
         }
-        // A file always takes bytes; a pipe or a terminal only when poll(2) says so.
+        // A file always accepts bytes; a pipe or a terminal accepts them only when poll(2) reports it as writable.
         let written = if is_writable || output.step == CHUNK { output.write() } else { Ok(()) };
         match written {
             Ok(()) => Ok(()),
@@ -600,7 +602,7 @@ impl Pump {
             }
             Ok(len) => len,
             Err(Errno::EINTR | Errno::EAGAIN) => 0,
-            // The stream of a terminal was cut.
+            // The terminal's stream has broken off.
             Err(_) => {
                 self.is_ended = true;
                 0
@@ -640,7 +642,7 @@ pub(crate) fn run_failure(error: EngineError) -> Failure {
     Failure::from(error).status(status)
 }
 
-/// Catches the signals that can be forwarded, and changes of the window size.
+/// Catches the signals that can be forwarded, and the signal for a new window size.
 fn catch(options: &AttachOptions) -> io::Result<SignalDelivery<UnixStream, SignalOnly>> {
     let (read, write) = UnixStream::pair()?;
     let mut signals: Vec<i32> = match options.proxy {
@@ -649,7 +651,7 @@ fn catch(options: &AttachOptions) -> io::Result<SignalDelivery<UnixStream, Signa
             .map(|s| s as i32)
             .into(),
     };
-    // A process that was started with SIGHUP ignored goes on ignoring it.
+    // A process that was started with SIGHUP ignored keeps ignoring SIGHUP.
     signals.retain(|signal| *signal != SIGHUP || !signals::is_ignored(SIGHUP));
     if options.tty {
         signals.push(SIGWINCH);
@@ -657,9 +659,9 @@ fn catch(options: &AttachOptions) -> io::Result<SignalDelivery<UnixStream, Signa
     SignalDelivery::with_pipe(read, write, SignalOnly, signals)
 }
 
-/// True for signals that are forwarded. Not forwarded are signals that cannot be caught, that a fault of this process
-/// raises, or that concern this process: its children, its pipe, its window, its place in the background (TTIN, TTOU).
-/// 32 and 33 belong to the C library.
+/// Whether the session forwards a signal. It does not forward signals that cannot be caught, that a fault of this
+/// process raises, or that concern this process: its children, its pipe, its window, its place in the background
+/// (TTIN, TTOU). Signals 32 and 33 belong to the C library.
 fn is_proxied(signal: i32) -> bool {
     use Signal::*;
     let own = [
@@ -677,7 +679,7 @@ fn is_pipe(fd: &OwnedFd) -> io::Result<bool> {
     Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO)
 }
 
-/// Must not be used on a descriptor that another process shares.
+/// Sets O_NONBLOCK. The caller must not use this for a descriptor that another process shares.
 fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

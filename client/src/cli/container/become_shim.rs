@@ -1,7 +1,7 @@
 //! `run --unit` and `start --unit`: this process, the main process of a systemd unit, becomes the container's shim.
 //!
-//! Called by `run`. Asks the engine for the shim's configuration, then executes the shim's program in this process. Does
-//! not return if that succeeds. See docs/systemd-containers.md in the sources.
+//! Called by `run`. Requests the shim's configuration from the engine, then executes the shim's program in this
+//! process. After success this module does not return. See docs/systemd-containers.md in the sources.
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::container::attach_session::run_failure;
@@ -27,14 +27,14 @@ struct Shim {
     stdin: OwnedFd,
 }
 
-/// Fails if this process cannot be the main process of a unit. Called before anything is created.
+/// Fails if this process cannot be the main process of a unit. Called before a container is created.
 pub(crate) fn check() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new("cannot use --unit: only root can")
         .hint("leave User= and DynamicUser= out of the unit; --user sets the user of the container's processes")
             .status(USAGE));
     }
-    // systemd sets SYSTEMD_EXEC_PID since version 248, and INVOCATION_ID since 232. systemd.exec(5).
+    // systemd sets SYSTEMD_EXEC_PID since version 248, and INVOCATION_ID since version 232. systemd.exec(5).
     let is_main = env::var("SYSTEMD_EXEC_PID").map_or(true, |pid| is_own(&pid));
     if env::var_os("INVOCATION_ID").is_none() || !is_main {
         return Err(Failure::new(
@@ -46,7 +46,8 @@ pub(crate) fn check() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fails if NOTIFY_SOCKET belongs to systemd, which would credit a message of the engine's child to the engine's unit.
+/// Fails if NOTIFY_SOCKET is systemd's: systemd would take a message of the engine's child as one of the engine's
+/// unit.
 pub(crate) fn check_notify() -> Result<(), Failure> {
     let is_systemd = env_var("NOTIFY_SOCKET").is_some_and(|socket| socket.starts_with(SYSTEMD));
     match is_systemd && env_var("INVOCATION_ID").is_some() {
@@ -59,10 +60,10 @@ pub(crate) fn check_notify() -> Result<(), Failure> {
     }
 }
 
-/// Becomes the shim of `container`; returns only if that fails.
+/// Becomes the shim of `container`. Returns only after a failure.
 ///
-/// `notify` replaces the container's own choice of who reports readiness. `streams` says whether the container's
-/// standard output and standard error go to those of the unit.
+/// `notify` replaces the container's setting for the process that reports readiness. `streams` says whether the
+/// container's stdout and stderr go to those of the unit.
 pub(crate) fn become_shim(
     socket: &EngineSocket,
     container: &str,
@@ -89,7 +90,7 @@ pub(crate) fn become_shim(
         command.arg0(name).args(rest);
     }
     let error = command.env_clear().stdin(Stdio::from(stdin)).exec();
-    // The engine waits for a shim while the descriptor is open, and the descriptor is standard input by now.
+    // The engine waits for a shim while this descriptor is open. It is standard input at this point, so replace that.
     if let Ok(null) = File::open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(null);
     }
@@ -99,11 +100,11 @@ pub(crate) fn become_shim(
         .status(USAGE)
 }
 
-/// Asks the engine for the shim's program and configuration.
+/// Requests the shim's program and configuration from the engine.
 fn request_shim(socket: &EngineSocket, request: StartUnit) -> Result<Shim, Failure> {
     let engine = engine(socket);
     let mut answers = engine.request(Request::StartUnit(Box::new(request)), &[]).map_err(run_failure)?;
-    // Root executes the program that the answer names.
+    // Check that the engine is root's, because root is about to execute the program that the answer names.
     if !getsockopt(&answers, PeerCredentials).is_ok_and(|peer| peer.uid() == 0) {
         let message = format!("the engine at {} is not run by root", engine.socket().display());
         return Err(Failure::new(message)
@@ -124,7 +125,7 @@ fn request_shim(socket: &EngineSocket, request: StartUnit) -> Result<Shim, Failu
     }
 }
 
-/// The number of descriptors that systemd has passed to this process, and their names. sd_listen_fds(3).
+/// The number and the names of the descriptors that systemd has passed to this process. sd_listen_fds(3).
 fn passed_sockets() -> (u32, Option<String>) {
     if !env_var("LISTEN_PID").is_some_and(|pid| is_own(&pid)) {
         return (0, None);

@@ -1,9 +1,9 @@
-//! The keys that detach from a terminal, as in docker's `--detach-keys`: parsed, and found in the input however reads
-//! split it.
+//! The keys that detach from a terminal, as in docker's `--detach-keys`. Parses the keys, and finds them in the input
+//! even if they arrive in several reads.
 
 use crate::cli::error::{Failure, USAGE};
 
-/// The keys unless `--detach-keys` is given.
+/// The keys without the option `--detach-keys`.
 pub(crate) const DEFAULT: &str = "ctrl-p,ctrl-q";
 
 /// Parses `ctrl-p,ctrl-q`, `ctrl-@,x`: letters, or `ctrl-` and one of `a-z@[\]^_`. An empty text means no keys.
@@ -30,7 +30,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
         .collect()
 }
 
-/// Finds the keys in a stream of bytes, and holds back bytes that may be their beginning.
+/// Finds the keys in a stream of bytes. Holds back bytes that may be the beginning of the keys.
 #[derive(Debug)]
 pub(crate) struct KeyMatcher {
     keys: Vec<u8>,
@@ -42,7 +42,7 @@ impl KeyMatcher {
         KeyMatcher { keys, matched: 0 }
     }
 
-    /// Appends to `out` the bytes to forward. True if the keys were typed; bytes after them are dropped.
+    /// Appends the bytes to forward to `out`. Returns whether the keys were typed; drops the bytes after the keys.
     pub(crate) fn filter(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
         if self.keys.is_empty() {
             out.extend_from_slice(typed);
@@ -65,7 +65,7 @@ impl KeyMatcher {
             }
             return false;
         }
-        // Of the held bytes and this one, the longest tail that is a beginning of the keys stays held.
+        // Hold back only the longest end of the bytes so far that is a beginning of the keys.
         let mut held = self.keys.get(..self.matched).unwrap_or_default().to_vec();
         held.push(byte);
         let keep =

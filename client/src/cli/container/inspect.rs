@@ -1,4 +1,4 @@
-//! `sampan container inspect` and `sampan inspect`: containers as JSON, and for the latter also images.
+//! `sampan container inspect` and `sampan inspect`: containers as JSON; the latter command also prints images.
 
 use crate::cli::args::container::InspectContainers;
 use crate::cli::args::socket::EngineSocket;
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &InspectContainers) -> Result<(), Failure> {
     show(&args.containers, |name| document(&args.socket, name, args.size))
 }
 
-/// Runs `sampan inspect`: looks for a container of each name first, then for an image.
+/// Runs `sampan inspect`: for each name, searches for a container first, then for an image.
 pub(crate) fn run_any(args: &InspectAny) -> Result<(), Failure> {
     show(&args.names, |name| match args.kind {
         Some(InspectKind::Container) => document(&args.socket, name, args.size),
@@ -54,7 +54,7 @@ pub(crate) fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<
         }
     }
     match document.ok_or_else(|| Failure::new(format!("the engine gave no answer for {name:?}")))? {
-        // The engine answers with an array of one, as docker prints it.
+        // The engine answers with an array of one container, as docker prints it.
         Value::Array(mut all) if all.len() == 1 => Ok(all.remove(0)),
         one => Ok(one),
     }
@@ -69,7 +69,7 @@ fn show(
         documents.push(document(name)?);
         Ok(())
     });
-    // As docker-inspect(1): an array of what was found, even if some names were not.
+    // Print the containers that were found even if some names were not found, as docker-inspect(1) does.
     print(&(json::pretty(&documents) + "\n"))?;
     outcome
 }

@@ -9,10 +9,10 @@ use crate::cli::output::print;
 use sampan_client::engine::{self, Answer, Answers, Code, EngineError, Request};
 use sampan_ipc::container::Condition;
 
-/// Most requests in flight: stopping a container takes a while, so several go at once.
+/// Most requests at a time. Stopping a container takes a while, so several containers stop at a time.
 const AT_ONCE: usize = 32;
 
-/// Sends a request for each name, several at once; `then` handles the answers in the order of the names.
+/// Sends a request for each name, several at a time. Calls `then` with the answers in the order of the names.
 fn for_all(
     socket: &EngineSocket,
     names: &[String],
@@ -33,7 +33,7 @@ fn for_all(
     last.map_or(Ok(()), |failure| Err(Failure { status: failure.status.max(FAILED), ..failure }))
 }
 
-/// Waits for the end of the request, and prints the name as it was typed.
+/// Waits for the end of the request, and prints the name that the person typed.
 fn print_name(name: &String, answers: Answers) -> Result<(), Failure> {
     finish(answers)?;
     print(&format!("{name}\n"))
@@ -85,7 +85,7 @@ pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
         WaitFor::NextExit => Condition::NextExit,
         WaitFor::Removed => Condition::Removed,
     };
-    // All at once: the second container may end during the wait for the first.
+    // Send all requests at the beginning: the second container may end during the wait for the first.
     let request = |name: &String| Request::Wait { container: name.clone(), condition };
     for_all(&args.socket, &args.containers, request, |name, answers| {
         for answer in answers {

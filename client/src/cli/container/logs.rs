@@ -1,8 +1,9 @@
 //! `sampan logs`: prints the output of a container from docker's json-file log.
 //!
-//! The engine passes the open files of the log; the lines never go through the engine. The start of a tail is searched
-//! from the end, in blocks. `--follow` waits with inotify(7). When the log is rotated or the container ends, the command
-//! asks the engine for the files again, and continues after the last line; it recognizes the file by its inode.
+//! The engine passes the open files of the log; the lines do not go through the engine. The start of a tail is
+//! searched from the end, in blocks. `--follow` waits with inotify(7). When the log is rotated or the container ends,
+//! the command requests the files from the engine again and continues after the last line; it recognizes its file by
+//! the inode.
 
 use crate::cli::args::container::Logs;
 use crate::cli::args::socket::EngineSocket;
@@ -28,9 +29,9 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = 64 << 10;
 /// Longest line of a log file. A longer line is damaged, since the log's writer splits output at 16 KiB.
 const LINE_MAX: usize = 1 << 20;
-/// How long nothing may happen before the command asks the engine whether the container still exists.
+/// Time without an event after which the command asks the engine whether the container still exists.
 const IDLE_MS: u16 = 5_000;
-/// How long the engine may be away before `--follow` gives up.
+/// Longest absence of the engine before `--follow` gives up.
 const ENGINE_AWAY_MAX: Duration = Duration::from_secs(30);
 /// Pause between two attempts to reach the engine.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -71,7 +72,7 @@ fn unreadable(error: io::Error) -> Failure {
     Failure::new(format!("cannot read the log: {error}"))
 }
 
-/// A log as the engine passes it.
+/// A log: the files from the engine's answer.
 struct Log {
     files: Vec<File>,
     is_open: bool,
@@ -107,7 +108,7 @@ impl Log {
         Ok(Log { files: came, is_open })
     }
 
-    /// The files to read, each with the offset to begin at.
+    /// The files to read, each with the offset of its first line to print.
     fn tail_offsets(&self, tail: Option<u64>) -> io::Result<Vec<(File, u64)>> {
         let Some(mut lines) = tail else {
             return self.files.iter().map(|file| Ok((file.try_clone()?, 0))).collect();
@@ -139,7 +140,7 @@ fn tail_offset(file: &File, lines: u64) -> io::Result<(u64, u64)> {
         at -= part;
         file.read_exact_at(block, at)?;
         for (nth, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
-            // The line feed at the end of the file begins no line.
+            // The line feed at the end of the file does not begin a line.
             let behind = at + nth as u64 + 1;
             if behind == len {
                 continue;
@@ -150,7 +151,7 @@ fn tail_offset(file: &File, lines: u64) -> io::Result<(u64, u64)> {
             }
         }
     }
-    // No line feed comes before the first line.
+    // The first line has no line feed before it.
     Ok((0, if len > 0 { found + 1 } else { 0 }))
 }
 
@@ -159,13 +160,13 @@ fn tail_offset(file: &File, lines: u64) -> io::Result<(u64, u64)> {
 struct Reader {
     file: Option<File>,
     at: u64,
-    /// The beginning of a line whose end was not written yet.
+    /// The beginning of a line whose end is not written yet.
     rest: Vec<u8>,
 }
 
 impl Reader {
     fn open(&mut self, file: File, from: u64) -> io::Result<()> {
-        // The rest of a line that a crash cut short never comes.
+        // Drop the rest of a line that a crash has cut off.
         self.rest.clear();
         (self.at, self.file) = (from, Some(file));
         Ok(())
@@ -220,7 +221,7 @@ struct Entry<'a> {
     time: Cow<'a, str>,
 }
 
-/// Prints entries to standard output and standard error, as the container wrote them.
+/// Prints entries to standard output and standard error, as the container wrote the lines.
 #[derive(Default)]
 struct Printer {
     since: Option<i64>,
@@ -228,11 +229,11 @@ struct Printer {
     timestamps: bool,
     out: Vec<u8>,
     err: Vec<u8>,
-    /// For standard output and standard error: whether the last entry ended within a line. A long line has several
+    /// Whether the last entry of standard output and of standard error ended within a line. A long line has several
     /// entries.
     is_within: [bool; 2],
     damaged: u64,
-    /// All further entries are later than `--until`.
+    /// Whether all further entries are later than `--until`.
     is_over: bool,
 }
 
@@ -262,7 +263,7 @@ impl Printer {
         }
         text.extend_from_slice(entry.log.as_bytes());
         *within = !entry.log.ends_with('\n');
-        // Keeps the order of the two streams if both go to the same file.
+        // Print the other stream first, to keep the order if both streams go to one file.
         if is_err && !self.out.is_empty() || !is_err && !self.err.is_empty() {
             let _ = self.flush_first(!is_err);
         }
@@ -303,7 +304,7 @@ impl Printer {
     }
 }
 
-/// Prints entries as the log grows, until the container has ended.
+/// Prints entries while the log grows, until the container has ended.
 fn follow(args: &Logs, mut reader: Reader, printer: &mut Printer) -> Result<(), Failure> {
     let cannot = |errno: nix::errno::Errno| Failure::new(format!("cannot follow the log: {errno}"));
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(cannot)?;
@@ -318,7 +319,7 @@ fn follow(args: &Logs, mut reader: Reader, printer: &mut Printer) -> Result<(), 
             inotify.add_watch(path.as_str(), flags | AddWatchFlags::IN_DELETE_SELF).map_err(cannot)?;
             watched = reader.id();
         }
-        // Lines that were written before the watch existed.
+        // Read the lines that were written before the watch existed.
         reader.read(printer)?;
         if printer.is_over {
             return Ok(());
@@ -346,13 +347,13 @@ fn wait(args: &Logs, condition: Condition) -> Result<Answers, Failure> {
     Ok(engine(&args.socket).request(request, &[])?)
 }
 
-/// Waits until something happens. The first result says that the file has only grown, the second that the container
-/// may have ended.
+/// Waits for a change. The first result is whether the file has only grown; the second is whether the container may
+/// have ended.
 fn await_change(inotify: &Inotify, end: Option<&Answers>) -> Result<(bool, bool), Failure> {
     let stdout = io::stdout();
     let mut fds = vec![
         PollFd::new(inotify.as_fd(), PollFlags::POLLIN),
-        // poll(2) reports that the reader has left without being asked.
+        // poll(2) always reports when the reader has closed the pipe, even with an empty set of events.
         PollFd::new(stdout.as_fd(), PollFlags::empty()),
     ];
     fds.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
@@ -369,7 +370,7 @@ fn await_change(inotify: &Inotify, end: Option<&Answers>) -> Result<(bool, bool)
     Ok((changed && !moved, ended))
 }
 
-/// Waits for an engine that restarts: containers and their logs do not need the engine to go on.
+/// Waits for an engine that restarts. Containers and their logs continue without the engine.
 fn await_engine(args: &Logs) -> Result<(), Failure> {
     let deadline = Instant::now() + ENGINE_AWAY_MAX;
     loop {
@@ -388,15 +389,15 @@ fn await_engine(args: &Logs) -> Result<(), Failure> {
     }
 }
 
-/// Asks for the log's files again, and reads the files after the current one. False if no more lines will be written.
+/// Requests the log's files again, and reads the files after the current file. Returns false if the log is complete.
 fn read_rotated(args: &Logs, reader: &mut Reader, printer: &mut Printer) -> Result<bool, Failure> {
     await_engine(args)?;
     let Ok(log) = Log::request(&args.socket, &args.container) else {
-        // The container and its log were removed; the open file is still readable.
+        // The container and its log were removed, but the open file can still be read.
         reader.read(printer)?;
         return Ok(false);
     };
-    // Lines that were written before the engine answered.
+    // Read the lines that were written before the engine's answer.
     reader.read(printer)?;
     let own = reader.id();
     let place = log.files.iter().position(|file| id(file).ok() == own);

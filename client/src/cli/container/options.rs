@@ -1,7 +1,7 @@
 //! Parses the values of the options of `create`, `run` and `exec`, in docker's syntax.
 //!
-//! Reads the files that options name, and no others. Every error names the option and its value. What only the engine
-//! can check, such as whether a user exists, the engine checks.
+//! Reads only files that options name. Every error names the option and its value. The engine checks everything that
+//! only the engine can check, such as whether a user exists.
 
 use crate::cli::error::{Failure, USAGE};
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Network, Restart};
@@ -10,11 +10,11 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Longest file of variables or labels, or seccomp profile. A whole request has at most 4 MiB, and repeats parts of this
-/// in the command line.
+/// Longest file of variables or labels, and longest seccomp profile. A whole request has at most 4 MiB, and repeats
+/// parts of such a file in its command line.
 const FILE_MAX: u64 = 1 << 20;
 
-/// The failure for an invalid value of an option.
+/// Makes the failure for an invalid value of an option.
 fn invalid(option: &str, value: &str, why: &str) -> Failure {
     Failure::new(format!("{option} {value:?}: {why}")).status(USAGE)
 }
@@ -104,7 +104,7 @@ pub(crate) fn network(text: &str) -> Result<Network, Failure> {
     }
 }
 
-/// Parses `KEY=VALUE`. If `may_lack`, a word without `=` is a key with an empty value.
+/// Parses `KEY=VALUE`. With `may_lack`, a word without `=` is a key with an empty value.
 pub(crate) fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, String), Failure> {
     let (key, value) = match text.split_once('=') {
         Some(pair) => pair,
@@ -117,7 +117,7 @@ pub(crate) fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, 
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Returns all variables: those of the files, then those of the command line.
+/// Returns all variables: first the ones from the files, then the ones from the command line.
 pub(crate) fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<String>, Failure> {
     let mut all = Vec::new();
     for file in files {
@@ -132,7 +132,8 @@ pub(crate) fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<Str
     Ok(all)
 }
 
-/// Returns a variable as `KEY=VALUE`. The value of a bare `KEY` is that of this process; `None` if it has none.
+/// Returns a variable as `KEY=VALUE`. A bare `KEY` gets its value from this process; `None` if this process has no
+/// such variable.
 fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
     if word.is_empty() || word.starts_with('=') {
         return Err(invalid(option, word, "the name is missing").hint("write KEY=VALUE, or only KEY"));
@@ -147,7 +148,7 @@ fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Returns all labels: those of the files, then those of the command line.
+/// Returns all labels: first the ones from the files, then the ones from the command line.
 pub(crate) fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for file in files {
@@ -166,7 +167,7 @@ pub(crate) fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String,
     Ok(all)
 }
 
-/// Splits a file into lines as docker does: without leading blanks, empty lines and lines that begin with `#`.
+/// Splits a file into lines as docker does: removes leading blanks, empty lines and lines that begin with `#`.
 fn lines(text: &str, file: &str, option: &str) -> Result<Vec<String>, Failure> {
     let mut all = Vec::new();
     for line in text.trim_start_matches('\u{feff}').lines() {
@@ -190,9 +191,9 @@ fn read(option: &str, path: &Path) -> Result<String, Failure> {
     named_file::read_text(path, FILE_MAX).map_err(|error| failed(&error))
 }
 
-/// Parses `--security-opt`. Reads the file of `seccomp=FILE` here, since the engine may not see the file.
+/// Parses `--security-opt`. Reads the file of `seccomp=FILE` here, since the engine may not have access to it.
 pub(crate) fn security(text: &str) -> Result<String, Failure> {
-    // Docker used ':' here in the past and still accepts it.
+    // Docker used ':' before it used '=', and still accepts it.
     let profile = text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:"));
     match profile {
         None => Ok(text.to_owned()),
@@ -219,7 +220,7 @@ fn absolute(option: &str, value: &str, path: &str) -> Result<String, Failure> {
     }
     let here = env::current_dir()
         .map_err(|error| invalid(option, value, &format!("cannot get the working directory: {error}")))?;
-    // Keeps '..', which means another directory after a symbolic link; the engine follows links.
+    // Keep '..' in the path: after a symbolic link it means another directory, and the engine follows links.
     let mut whole = here;
     for part in Path::new(path).components() {
         match part {
@@ -240,7 +241,7 @@ pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
         _ => return Err(wrong("source or target is missing (there are no anonymous volumes yet)")),
     };
     if !source.starts_with(['/', '.']) {
-        // Docker, too, refuses a name with a '/': nobody wants a directory called '~'.
+        // Docker also refuses a name with a '/'. A person who types '~' does not want a directory of that name.
         return Err(wrong(
             "the source is a name, and there are no named volumes yet; the path of a directory begins with '/' or '.'",
         ));
@@ -324,7 +325,7 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
                 "disabled" => mount.options.push("bind".to_owned()),
                 _ => return Err(wrong("bind-recursive must be enabled or disabled")),
             },
-            // Has a meaning only on other systems.
+            // This key has a meaning only on other systems.
             "consistency" => drop(need()?),
             "tmpfs-size" => mount.options.push(format!("size={}", size("--mount tmpfs-size", need()?)?)),
             "tmpfs-mode" => mount.options.push(format!("mode={}", need()?)),
@@ -334,7 +335,7 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
     mount.kind = match kind.as_deref() {
         Some("bind") => MountKind::Bind,
         Some("tmpfs") => MountKind::Tmpfs,
-        // Docker's default type is volume.
+        // Docker's default type is `volume`.
         None | Some("volume") => {
             return Err(wrong("there are no named volumes yet; the types are bind and tmpfs"));
         }
@@ -362,7 +363,7 @@ fn parse_bool(value: Option<&str>) -> Option<bool> {
     }
 }
 
-/// Splits comma-separated values; a value with commas is in quotes. `None` if a quote is not closed.
+/// Splits comma-separated values; a value that contains commas is in quotes. Returns `None` if a quote is not closed.
 fn fields(text: &str) -> Option<Vec<String>> {
     let (mut all, mut field, mut quoted) = (Vec::new(), String::new(), false);
     let mut chars = text.chars().peekable();

@@ -1,4 +1,4 @@
-//! `sampan container prune`: asks a person, then removes containers that do not run.
+//! `sampan container prune`: asks for confirmation, then removes containers that do not run.
 
 use crate::cli::args::container::PruneContainers;
 use crate::cli::engine::{engine, finish};
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &PruneContainers) -> Result<(), Failure> {
     print(&format!("{text}Total reclaimed space: {}\n", human_units::bytes(done.freed)))
 }
 
-/// Turns a filter into the engine's form, in which a time is nanoseconds since the epoch.
+/// Converts a filter to the engine's form, in which a time is in nanoseconds since the epoch.
 fn filter(text: &str) -> Result<String, Failure> {
     match text.strip_prefix("until=") {
         Some(until) => Ok(format!("until={}", time::parse(until, time::now()).map_err(Failure::usage)?)),

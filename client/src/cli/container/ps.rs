@@ -16,7 +16,7 @@ use serde_json::json;
 
 /// Most characters of a command in the table.
 const COMMAND: usize = 20;
-/// Nanoseconds of a second.
+/// Nanoseconds in a second.
 const SECOND: i64 = 1_000_000_000;
 
 pub(crate) fn run(args: &Ps) -> Result<(), Failure> {
@@ -53,7 +53,7 @@ fn table(containers: &[Summary], args: &Ps, now: i64) -> String {
             command(&container.command, args.no_trunc),
             format!("{} ago", span(now.saturating_sub(container.created))),
             status(container, now),
-            // No network has ports yet, but scripts count columns.
+            // The column of ports is empty, since no network has ports yet; scripts count columns.
             String::new(),
             container.name.clone(),
         ];

@@ -19,7 +19,7 @@ use sampan_ipc::{container, named_file};
 use std::env;
 use std::path::Path;
 
-/// A container that was created.
+/// The container that this command has created.
 struct Made {
     id: String,
 }
@@ -32,8 +32,8 @@ pub(crate) fn create(args: &Create) -> Result<(), Failure> {
 /// Runs `sampan run`.
 ///
 /// # Errors
-/// Exit status 125: the container could not be created or started; 126 and 127: its command could not be executed;
-/// otherwise the command's own exit code.
+/// Exit status 125: the container could not be created or started. 126 or 127: its command could not be executed. Any
+/// other status is the command's own exit code.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let options = &args.options;
     if args.detach && !options.attach.is_empty() {
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         proxy: args.sig_proxy,
         keys,
     };
-    // Before the container is created: afterwards nobody would start or remove it.
+    // Check before the container is created: after a failure nobody would start or remove it.
     if !args.detach {
         attach.check()?;
     }
@@ -85,13 +85,13 @@ fn run_unit(args: &Run) -> Result<(), Failure> {
     let made = create_container(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
     let streams = [Stream::Stdout, Stream::Stderr].map(|stream| attaches(options, stream));
     let failure = become_shim::become_shim(&options.socket, &made.id, options.sdnotify.map(notify), streams);
-    // Otherwise the name would be taken when systemd tries again.
+    // Remove the container, so that its name is free when systemd tries again.
     let request = Request::RemoveContainer { container: made.id, force: true };
     let _ = finish_as_run(&options.socket, request);
     Err(failure)
 }
 
-/// True if a stream is attached: all are, unless `--attach` names some.
+/// Whether a stream is attached. Without `--attach` all streams are attached.
 fn attaches(options: &Options, stream: Stream) -> bool {
     options.attach.is_empty() || options.attach.contains(&stream)
 }
@@ -100,7 +100,7 @@ fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
     detach_keys::parse(text.unwrap_or(detach_keys::DEFAULT))
 }
 
-/// Waits for the end of a request, with the exit status of podman-run(1) if it fails.
+/// Waits for the end of a request. A failure gets the exit status of podman-run(1).
 fn finish_as_run(socket: &EngineSocket, request: Request) -> Result<engine::Done, Failure> {
     let mut done = None;
     for answer in engine(socket).request(request, &[]).map_err(run_failure)? {
@@ -124,7 +124,7 @@ fn start_attached(socket: &EngineSocket, container: &str, attach: AttachOptions)
     status(session.follow(attachment, asked?)?)
 }
 
-/// The outcome of this command: the container's exit code becomes this process's, without a message.
+/// The outcome of this command: its exit status is the container's exit code, without a message.
 fn status(end: SessionEnd) -> Result<(), Failure> {
     match end {
         SessionEnd::Exited(0) | SessionEnd::Detached => Ok(()),
@@ -132,7 +132,7 @@ fn status(end: SessionEnd) -> Result<(), Failure> {
     }
 }
 
-/// Creates a container, and pulls its image first as `--pull` says.
+/// Creates a container. Pulls its image first if `--pull` demands that.
 fn create_container(options: &Options) -> Result<Made, Failure> {
     let request = create_request(options)?;
     check_files(options)?;
@@ -154,7 +154,7 @@ fn create_container(options: &Options) -> Result<Made, Failure> {
     Ok(made)
 }
 
-/// Fails if a file of `--cidfile` or `--pidfile` could not be written once the container exists.
+/// Fails if the file of `--cidfile` or `--pidfile` cannot be written. Called before the container is created.
 fn check_files(options: &Options) -> Result<(), Failure> {
     if let Some(path) = cidfile(options) {
         let name = path.display().to_string();
@@ -178,7 +178,7 @@ fn check_files(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The file that gets the ID. As in docker, an empty name means none.
+/// The file for the container's ID; `None` for an empty name, as in docker.
 fn cidfile(options: &Options) -> Option<&Path> {
     options.cidfile.as_deref().filter(|path| !path.as_os_str().is_empty())
 }
@@ -314,7 +314,7 @@ fn notify(who: NotifyWho) -> container::Notify {
     }
 }
 
-/// The value of an option. An empty value counts as none, for scripts whose variable is not set.
+/// The value of an option. An empty value counts as absent, since a script may pass a variable that is not set.
 fn non_empty(option: &Option<String>) -> Option<String> {
     option.clone().filter(|word| !word.is_empty())
 }
@@ -336,7 +336,7 @@ fn mounts(options: &Options) -> Result<Vec<container::Mount>, Failure> {
 /// Runs `sampan start`.
 ///
 /// # Errors
-/// A container could not be started. With `-a`, the exit status is that of the container's command.
+/// A container could not be started. With `-a`, the exit status is the exit code of the container's command.
 pub(crate) fn start(args: &Start) -> Result<(), Failure> {
     if args.unit {
         return start_unit(args);
@@ -399,7 +399,7 @@ fn config(socket: &EngineSocket, name: &str) -> Result<Config, Failure> {
 /// Runs `sampan attach`.
 ///
 /// # Errors
-/// The container does not run. Otherwise the exit status is that of the container's command.
+/// The container does not run. Otherwise the exit status is the exit code of the container's command.
 pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
     let config = config(&args.socket, &args.container)?;
     let attach = AttachOptions {
@@ -418,7 +418,7 @@ pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
     };
     let asked = engine(&args.socket).request(request, &attachment.descriptors());
     let end = session.follow(attachment, asked?);
-    // Nothing was started, so the status is 1, not that of podman-run(1).
+    // This command has started nothing, so its failures have status 1 and not one of podman-run(1).
     status(end.map_err(|failure| match failure.status {
         USAGE => failure.status(FAILED),
         _ => failure,

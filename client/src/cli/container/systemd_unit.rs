@@ -1,7 +1,7 @@
-//! `sampan generate systemd`: writes a systemd unit that is a container.
+//! `sampan generate systemd`: writes a systemd unit that runs a container.
 //!
-//! The unit's main process becomes the container's shim (`become_shim`), so that systemd sees when the container is ready
-//! and how it ends, and the unit's limits apply to the container. See docs/systemd-containers.md in the sources.
+//! The unit's main process becomes the container's shim (`become_shim`). systemd therefore sees when the container is
+//! ready and how it ends, and the unit's limits apply to the container. See docs/systemd-containers.md in the sources.
 
 use crate::cli::args::container::{ContainerCommand, GenerateSystemd, Options, Run, UnitRestart};
 use crate::cli::args::{Cli, Command};
@@ -16,17 +16,17 @@ use sampan_ipc::shim::DELEGATE_V1;
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// Seconds that a stop waits unless the container says otherwise, as in docker.
+/// Default for the seconds that a stop waits, as in docker.
 const STOP_SECONDS: i64 = 10;
-/// Seconds that systemd waits longer than the stop does.
+/// Seconds that systemd waits in addition to the stop timeout.
 const MORE_SECONDS: i64 = 60;
-/// The stop signal unless the container says otherwise.
+/// The default stop signal.
 const STOP_SIGNAL: i32 = Signal::SIGTERM as i32;
 /// The first of the real-time signals that the C library leaves to programs. signal(7).
 const SIGRTMIN: i32 = 34;
-/// Start timeout of a unit that creates a container at each start: it may have to pull the image.
+/// Start timeout of a unit that creates a container at each start, since such a start may pull the image.
 const START_WITH_PULL: &str = "15min";
-/// The mount point of control groups; its file system type tells their version.
+/// The mount point of control groups. The type of its file system shows their version.
 const GROUPS: &str = "/sys/fs/cgroup";
 /// Variables that locate this installation.
 const VARIABLES: [&str; 3] = ["SAMPAN_RUN_DIR", "SAMPAN_STATE_DIR", "SAMPAN_DATA_DIR"];
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
     print(&format!("{}\n", path.display()))
 }
 
-/// Fails if the restart policy of the container would compete with that of the unit.
+/// Fails if both the container and the unit would have a restart policy.
 fn check_restart_policy(name: &str, policy: &str) -> Result<(), Failure> {
     match policy {
         "" | "no" => Ok(()),
@@ -77,7 +77,7 @@ fn check_restart_policy(name: &str, policy: &str) -> Result<(), Failure> {
     }
 }
 
-/// Parses a signal as `inspect` prints it: `SIGTERM`, `SIGRTMIN+3`, `99`.
+/// Parses a signal in the form that `inspect` prints: `SIGTERM`, `SIGRTMIN+3`, `99`.
 fn signal(word: &str) -> Option<i32> {
     if let Some(rest) = word.strip_prefix("SIGRTMIN") {
         return Some(SIGRTMIN + rest.strip_prefix('+').map_or(Some(0), |rest| rest.parse().ok())?);
@@ -85,23 +85,23 @@ fn signal(word: &str) -> Option<i32> {
     word.parse().ok().or_else(|| word.parse::<Signal>().ok().map(|signal| signal as i32))
 }
 
-/// The parts of a unit that differ.
+/// The parts in which units differ.
 struct Unit<'a> {
     name: &'a str,
     program: &'a str,
-    /// Seconds that a stop waits; negative means without limit.
+    /// Seconds that a stop waits; a negative number means without limit.
     stop: i64,
     stop_signal: i32,
     restart: UnitRestart,
-    /// The container reports readiness itself.
+    /// Whether the container itself reports that it is ready.
     reports_ready_itself: bool,
-    /// The host has control groups of version 1.
+    /// Whether the host has control groups of version 1.
     is_version_1: bool,
     variables: Vec<(&'static str, String)>,
 }
 
 impl Unit<'_> {
-    // Wants= and not Requires= for the engine's socket: a running container needs no engine.
+    // The unit has Wants= for the engine's socket and not Requires=, since a running container needs no engine.
     fn head(&self) -> String {
         let (name, version) = (self.name, env!("CARGO_PKG_VERSION"));
         let restart =
@@ -132,14 +132,14 @@ impl Unit<'_> {
         text
     }
 
-    /// The unit for an existing container.
+    /// Makes the unit for an existing container.
     fn for_existing_container(&self) -> String {
         let mut text = self.head();
         let _ = writeln!(text, "ExecStart={} start --unit {}", quote(self.program), quote(self.name));
         text + "\n[Install]\nWantedBy=default.target\n"
     }
 
-    /// The unit that creates a container at each start.
+    /// Makes the unit that creates a container at each start.
     fn for_new_container(&self, words: &[String]) -> String {
         let program = quote(self.program);
         let words: Vec<String> = words.iter().map(|arg| quote(arg)).collect();
@@ -151,7 +151,7 @@ impl Unit<'_> {
     }
 }
 
-/// Returns the arguments of `sampan` that create the same container again, as a unit that removes it at its end.
+/// Returns the arguments of `sampan` with which a unit creates such a container, and removes it when it ends.
 fn new_container_args(words: &[String], name: &str) -> Result<Vec<String>, Failure> {
     let unknown = || {
         Failure::new(
@@ -175,17 +175,17 @@ fn new_container_args(words: &[String], name: &str) -> Result<Vec<String>, Failu
     let options = given.iter().position(|word| word == "run" || word == "create").map_or(0, |at| at + 1);
     let mut all = vec!["run".to_owned(), "--unit".to_owned(), "--rm".to_owned()];
     all.extend(kept_options(given.get(options..).unwrap_or_default()));
-    // The container may have been created without a name, or renamed.
+    // Add the name: the container may have been created without a name, or renamed.
     all.push(format!("--name={name}"));
     all.extend(words.get(at..).unwrap_or_default().iter().cloned());
     Ok(all)
 }
 
-/// Options that are not copied to a unit: the unit has its own value, or cannot have one. A unit has no terminal and is
+/// Options that a unit does not copy, because it sets them itself or cannot have them. A unit has no terminal and is
 /// not detached, systemd restarts it, and the file of `--cidfile` would exist after the first start.
 const LEFT_OUT: [&str; 8] = ["name", "unit", "rm", "detach", "interactive", "tty", "restart", "cidfile"];
 
-/// Returns the options of `run` or `create` as they were typed, without those of [`LEFT_OUT`].
+/// Returns the typed options of `run` or `create`, without the ones in [`LEFT_OUT`].
 fn kept_options(given: &[String]) -> Vec<String> {
     let known = <Run as clap::Args>::augment_args(clap::Command::new("run"));
     let is_left_out = |arg: &Arg| arg.get_long().is_some_and(|long| LEFT_OUT.contains(&long));
@@ -200,7 +200,7 @@ fn kept_options(given: &[String]) -> Vec<String> {
                 arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|all| all.contains(&long))
             });
             let value = if value.is_none() && arg.is_some_and(takes_next) { rest.next() } else { None };
-            // '--' ends the options. No image's name begins with '-', so it is not needed.
+            // Drop '--', which ends the options. It is not needed, since no image's name begins with '-'.
             if !long.is_empty() && !arg.is_some_and(is_left_out) {
                 kept.push(word.clone());
                 kept.extend(value.cloned());
@@ -261,7 +261,7 @@ mod tests {
                 "run --unit --rm -m 1g --name=w busybox",
             ),
             ("sampan run --unit --rm=true --name=web busybox", "run --unit --rm --name=w busybox"),
-            // Options that share a word with those left out, and values that look like options.
+            // Options that share a word with options in the list, and values that look like options.
             (
                 "sampan run -diu 1:1 -tw/srv --memory-swap -1 -i=true x",
                 "run --unit --rm -u 1:1 -w/srv --memory-swap -1 --name=w x",

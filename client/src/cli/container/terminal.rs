@@ -1,14 +1,14 @@
-//! Puts the terminal into raw mode, and restores it however the command ends. Also tells the terminal's size.
+//! Puts the terminal into raw mode, and restores its mode however the command ends. Also reads the terminal's size.
 
 use crate::cli::error::Failure;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::io;
 use std::sync::{Mutex, Once, PoisonError};
 
-/// The terminal's settings before raw mode; static, so that a panic that aborts can restore them, too.
+/// The terminal's settings before raw mode. The variable is static, so that a panic that aborts can restore them, too.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The terminal of standard input is in raw mode until this is dropped.
+/// Keeps the terminal of standard input in raw mode. A drop restores the mode.
 #[derive(Debug)]
 pub(crate) struct Raw(());
 
@@ -27,7 +27,7 @@ impl Raw {
         Ok(raw)
     }
 
-    /// Puts the terminal into raw mode, for the first time or again.
+    /// Puts the terminal into raw mode, for the first time or after [`Raw::unset`].
     pub(crate) fn set(&self) -> io::Result<()> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
@@ -36,7 +36,7 @@ impl Raw {
         Ok(tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?)
     }
 
-    /// Restores the terminal; [`Raw::set`] puts it into raw mode again.
+    /// Restores the mode. [`Raw::set`] puts the terminal into raw mode again.
     pub(crate) fn unset(&self) {
         restore();
     }
@@ -54,7 +54,8 @@ fn restore() {
     }
 }
 
-/// Rows and columns of the terminal of standard output, or else of standard input; zeros if there is none.
+/// Rows and columns of the terminal of standard output, or of standard input if standard output is no terminal; zeros
+/// if neither is a terminal.
 pub(crate) fn size() -> (u16, u16) {
     let of = terminal_size::terminal_size_of(io::stdout())
         .or_else(|| terminal_size::terminal_size_of(io::stdin()));

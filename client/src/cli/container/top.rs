@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
         Failure::new(format!("cannot run ps: {error}")).hint("install the package procps")
     })?;
     if !output.status.success() {
-        // ps(1) prints its usage after the reason, in many lines.
+        // Keep only the first line: after the reason, ps(1) prints its usage in many lines.
         let said = String::from_utf8_lossy(&output.stderr);
         let why = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it did not say why");
         let why = why.trim_start_matches("error: ");

@@ -1,7 +1,7 @@
 //! `sampan events --ack-fd`: the consumer at the end of a pipeline acknowledges the events that it has processed.
 //!
-//! Owned by `watch`. A thread reads sequence numbers, one per line, and commits them. It ends when the consumer closes
-//! its end.
+//! `watch` owns this module's thread, which reads sequence numbers, one per line, and commits them. The thread ends
+//! when the consumer closes its end.
 
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::output;
@@ -12,10 +12,10 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-/// Longest line, in bytes: a number of twenty digits, with room for blanks around it.
+/// Longest line, in bytes: enough for a number of twenty digits and some blanks.
 const LINE_MAX: u64 = 256;
 
-/// The descriptor that acknowledgements come from.
+/// The descriptor from which acknowledgements are read.
 #[derive(Debug)]
 pub(crate) struct Acks(File);
 
@@ -28,7 +28,7 @@ pub(crate) struct AckReader {
 impl Acks {
     /// Opens descriptor `number`, which this process has inherited.
     pub(crate) fn open(number: i32) -> Result<Self, Failure> {
-        // Opened again by its name, since other code of this process may own the descriptor itself.
+        // Open the descriptor by its name, since other code of this process may own the descriptor itself.
         let file = File::open(format!("/proc/self/fd/{number}"));
         file.map(Acks).map_err(|error| {
             let why = match error.kind() {
@@ -41,7 +41,7 @@ impl Acks {
         })
     }
 
-    /// Starts the thread. It uses `stopper` when no more acknowledgements can come.
+    /// Starts the thread, which calls `stopper` when no more acknowledgements can come.
     pub(crate) fn read(self, committer: Committer, stopper: Stopper) -> io::Result<AckReader> {
         let (ended, end) = UnixStream::pair()?;
         let read = move || {
@@ -55,7 +55,7 @@ impl Acks {
 }
 
 impl AckReader {
-    /// True once the consumer has closed its end.
+    /// Whether the consumer has closed its end.
     pub(crate) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
@@ -73,7 +73,7 @@ impl AckReader {
 
 fn take_all(mut lines: impl BufRead, committer: &Committer) {
     let mut line = Vec::new();
-    // True while the rest of a line that is too long is skipped.
+    // Whether the bytes belong to a line that is too long, and are skipped.
     let mut is_rest = false;
     loop {
         line.clear();

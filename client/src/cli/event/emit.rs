@@ -1,7 +1,7 @@
 //! `sampan emit`: writes the event that the arguments describe to the emit FIFO.
 //!
-//! Checks the whole event before it writes, and exits only when the FIFO has taken the event. `emit_batch` uses this
-//! module's [`Target`], with the hints for its errors, and [`parse_line`].
+//! Checks the whole event before it writes, and exits only when the FIFO has accepted the event. `emit_batch` also
+//! uses [`Target`], with the hints for its errors, and [`parse_line`].
 
 use crate::cli::args::event::Emit;
 use crate::cli::error::{self, Failure};
@@ -19,23 +19,24 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long one event waits for monitord unless `--timeout` is given, in seconds.
+/// Default for the seconds that one event waits for monitord.
 const TIMEOUT_SECONDS: u32 = 5;
-/// How long a FIFO may have root's group, while systemd creates it and has not given it to its group yet.
+/// Longest time that a FIFO may belong to root's group, while systemd has created it and not changed its group yet.
 const GIVEN_TO_GROUP: Duration = Duration::from_secs(1);
-/// Pause between two checks of that FIFO.
+/// Pause between two checks of a FIFO of root's group.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// Why events wait although no system call has failed.
+/// Why events wait if no system call has failed.
 pub(crate) const FULL: &str = "the FIFO is full, and monitord does not read it";
-/// What is wrong with another kind of file.
+/// The problem of a path that is another kind of file.
 const NO_FIFO: &str = "it is not a FIFO";
 
-/// Exit status 2: the event is not allowed. Status 1: monitord does not take the event.
+/// Exit status 2 if the event is not allowed, 1 if monitord does not accept the event.
 pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     let target = Target::new(args);
     let event = event(args)?;
     target.check(&event)?;
-    // A FIFO without a reader means that monitord restarts, so the event waits. A FIFO that does not exist is an error.
+    // If the FIFO has no reader, monitord is restarting, and the event waits. If the FIFO does not exist, that is an
+    // error.
     let there = std::fs::metadata(&target.path).map(drop);
     if let Some(error) = target.obstacle().or(there.err()) {
         return Err(target.failure(&error));
@@ -51,11 +52,12 @@ pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
 
 /// The FIFO that events are written to.
 pub(crate) struct Target {
-    /// Its path.
+    /// The FIFO's path.
     pub path: PathBuf,
-    /// True if `--fifo` names it.
+    /// Whether `--fifo` names the FIFO.
     is_named: bool,
-    /// False for the emit FIFO, from which monitord takes no facts. For other FIFOs, their file mode decides.
+    /// Whether the FIFO may carry facts. False for the emit FIFO, from which monitord accepts none; for other FIFOs,
+    /// the file mode decides.
     takes_facts: bool,
 }
 
@@ -67,7 +69,7 @@ impl Target {
         Target { takes_facts: path != emit_fifo, path, is_named: args.fifo.is_some() }
     }
 
-    /// Checks that the event keeps all rules and may be written here. Exit status 2 if not.
+    /// Checks that the event keeps all rules and may be written to this FIFO. A failure has exit status 2.
     pub(crate) fn check(&self, event: &Event) -> Result<(), Failure> {
         sampan_ipc::record::encode(event).map_err(|error| invalid_event(error.to_string()))?;
         match !self.takes_facts && FACT_KINDS.contains(&event.kind.as_str()) {
@@ -76,9 +78,9 @@ impl Target {
         }
     }
 
-    /// Returns an error that only a person can remove, so that waiting is useless. A missing FIFO is no such error.
+    /// Returns an error that only a person can mend, so that waiting is useless. A missing FIFO is no such error.
     pub(crate) fn obstacle(&self) -> Option<io::Error> {
-        // The directory first: in a directory of another user, the file may be anything.
+        // Check the directory first: in the directory of another user, the file may be anything.
         match trust::directory(trust::parent(&self.path)).map_err(io::Error::from) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -95,7 +97,7 @@ impl Target {
         }
     }
 
-    /// Returns why this user may not write. Waits a moment for a FIFO that systemd is about to give to its group.
+    /// Returns why this user may not write to the FIFO. Waits a moment if systemd may be about to change its group.
     fn refusal(&self) -> Option<Errno> {
         let is_only_roots =
             || std::fs::metadata(&self.path).is_ok_and(|meta| (meta.uid(), meta.gid()) == (0, 0));
@@ -103,7 +105,7 @@ impl Target {
         loop {
             let was_only_roots = is_only_roots();
             let refused = access(&self.path, AccessFlags::W_OK).err()?;
-            // Checked before and after, since its group may have changed in between.
+            // Check the group before and after, since it may have changed in between.
             let may_change = refused == Errno::EACCES && (was_only_roots || is_only_roots());
             if !may_change || Instant::now() >= deadline {
                 return Some(refused);
@@ -134,7 +136,7 @@ impl Target {
     }
 }
 
-/// The failure for an event that only the engine may report.
+/// Makes the failure for an event that only the engine may report.
 fn fact_refused(kind: &str) -> Failure {
     let fifo = Paths::from_env().fifo();
     invalid_event(format!(
@@ -146,7 +148,7 @@ fn fact_refused(kind: &str) -> Failure {
     ))
 }
 
-/// The failure for an event that is not allowed.
+/// Makes the failure for an event that is not allowed.
 pub(crate) fn invalid_event(message: String) -> Failure {
     Failure::new(message).status(error::BAD_EVENT)
 }
@@ -177,12 +179,12 @@ fn pairs(map: &str, words: &[String]) -> Result<Pairs, Failure> {
     Ok(pairs)
 }
 
-/// What a line of a batch is.
+/// The kinds of lines in a batch.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Line {
     /// An event.
     Event(Event),
-    /// A notice of `events --format json`, by the key that identifies it.
+    /// A notice of `events --format json`, with the key that identifies it.
     Notice(&'static str),
     /// An empty line.
     Blank,
@@ -207,7 +209,7 @@ pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     };
     let (kind, action) = (word(line.kind, "type")?, word(line.action, "action")?);
     let mut event = Event::new(kind, action, word(line.id, "id")?);
-    // Programs that store numbers as doubles, such as jq, change `timeNano`. So `time` counts if there are both.
+    // Programs that store numbers as doubles, such as jq, change `timeNano`. If there are both, `time` counts.
     event.time = match (line.time, line.time_nano) {
         (Some(time), _) => time_of(time, event.time)?,
         (None, Some(nanos)) => nanos_of(nanos)?,
@@ -220,7 +222,7 @@ pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
 
 /// Describes an error in the JSON of a line, with its column.
 ///
-/// serde_json would also name line 1, which contradicts the line's number in the batch.
+/// The error message of serde_json names line 1, which would contradict the line's number in the batch.
 fn json_problem(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())) {
@@ -229,7 +231,7 @@ fn json_problem(error: &serde_json::Error) -> String {
     }
 }
 
-/// Returns the key by which an object without `type` is a notice of `events --format json`.
+/// Returns the key that makes an object without `type` a notice of `events --format json`.
 fn notice(line: &[u8]) -> Option<&'static str> {
     #[derive(Deserialize)]
     struct Notice {
@@ -246,7 +248,7 @@ fn notice(line: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Parses the field `time`: text in any form that `--time` takes, or a number of Unix seconds.
+/// Parses the field `time`: text in any form that `--time` accepts, or a number of Unix seconds.
 fn time_of(value: &RawValue, now: i64) -> Result<i64, Failure> {
     let text = scalar(value)
         .ok_or_else(|| invalid_event(format!("time {value} is neither a string nor a number")))?;
@@ -261,7 +263,7 @@ fn nanos_of(value: &RawValue) -> Result<i64, Failure> {
 }
 
 /// Returns the text of a string, number or boolean; `None` for other values. Numbers stay text, since no number type
-/// holds every number of JSON.
+/// can represent every JSON number.
 fn scalar(value: &RawValue) -> Option<String> {
     let text = value.get();
     match text.bytes().next()? {
@@ -271,7 +273,7 @@ fn scalar(value: &RawValue) -> Option<String> {
     }
 }
 
-/// An event as `events --format json` prints it. A field that is null counts as absent.
+/// An event in the form that `events --format json` prints. A field with the value null counts as absent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonEvent<'a> {
@@ -293,7 +295,8 @@ struct JsonEvent<'a> {
     _writer_lost: Option<de::IgnoredAny>,
 }
 
-/// An object of strings, numbers and booleans, in its order. A key with the value null counts as absent.
+/// An object whose values are strings, numbers and booleans, in the order of the text. A key with the value null
+/// counts as absent.
 #[derive(Default)]
 struct JsonPairs(Pairs);
 
@@ -403,7 +406,7 @@ mod tests {
             let nanos = time(&format!("{exact},\"timeNano\":{rounded}")).expect("good");
             assert_eq!(nanos, 1_714_979_045_123_456_789, "{rounded}");
         }
-        // Even one of fewer digits.
+        // `time` counts even if it has fewer digits.
         let nanos = time(r#""timeNano":1714979045123456789,"time":"2024-05-06T07:04:05Z""#).expect("good");
         assert_eq!(nanos, 1_714_979_045_000_000_000);
         let nanos = time(r#""timeNano":1714979045123456789,"time":null"#).expect("good");

@@ -1,7 +1,7 @@
-//! `sampan emit --batch`: writes the events that it reads from standard input, until the end of standard input.
+//! `sampan emit --batch`: writes the events that it reads from standard input, until end-of-file.
 //!
-//! A program may keep standard input open for hours. While monitord is away, events wait in the emitter's bounded spool.
-//! Once the spool is full, this command reads no more input, so that the pipe makes the producer wait. No event is
+//! A program may keep standard input open for hours. While monitord does not run, events wait in the emitter's bounded
+//! spool. When the spool is full, this command stops reading, so that the pipe makes the producer wait. No event is
 //! dropped. `emit` parses the lines and finds the FIFO.
 
 use crate::cli::args::event::Emit;
@@ -20,21 +20,23 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Most events that wait: the spool has room for this many events of the largest size, so it never drops one.
+/// Most events that wait. The spool has room for this number of events of the largest size, so it never drops one.
 const WAITING_MAX: usize = SPOOL_BYTES_MAX / RECORD_MAX;
 /// Longest line, in bytes: more than the JSON of the largest event with every byte escaped.
 const LINE_MAX: usize = 64 << 10;
 /// Most bytes of one read.
 const READ: usize = 64 << 10;
-/// How often to check the spool while events wait in it.
+/// Interval in which the spool is checked while events wait in it.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
-/// How long monitord may take no event before the command prints a note.
+/// Time without an accepted event after which the command prints a note.
 const NOTE_AFTER: Duration = Duration::from_secs(1);
 
-/// Exit status 2: lines were not events. Status 1: monitord does not take the events, or standard input cannot be read.
+/// Exit status 2 if lines were not events. Exit status 1 if monitord does not accept the events, or if standard input
+/// cannot be read.
 pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     let target = Target::new(args);
-    // Only a person can remove this error. For everything else the batch waits: monitord creates the FIFO at its start.
+    // Only a person can mend this error. After any other error the batch waits: monitord creates the FIFO when it
+    // starts.
     if let Some(error) = target.obstacle() {
         return Err(target.failure(&error));
     }
@@ -70,21 +72,21 @@ struct Batch {
     emitter: Emitter,
     input: Input,
     signals: Signals,
-    /// Readable once a signal was caught.
+    /// Becomes readable when a signal was caught.
     woken: UnixStream,
-    /// How long monitord may take no event before the command gives up.
+    /// Longest time without an accepted event before the command gives up.
     timeout: Option<Duration>,
     is_strict: bool,
-    /// The numbers of the lines whose events the FIFO has not taken yet, oldest first.
+    /// The numbers of the lines whose events the FIFO has not accepted yet, oldest first.
     waiting: VecDeque<u64>,
-    /// The number of events that the FIFO has taken.
+    /// Number of events that the FIFO has accepted.
     written: u64,
-    /// The line of the last event that the FIFO has taken.
+    /// The line of the last event that the FIFO has accepted.
     last_line: u64,
     bad_lines: u64,
-    /// Since when the FIFO has taken no event although some wait.
+    /// The time since which the FIFO has accepted no event; `None` while no event waits.
     waits_since: Option<Instant>,
-    /// True after a note that events wait.
+    /// Whether the command has printed a note that events wait.
     is_noted: bool,
 }
 
@@ -113,7 +115,7 @@ impl Batch {
         }
     }
 
-    /// Sends the event of a line; reports a line that is not an event.
+    /// Sends the event of a line; prints an error for a line that is not an event.
     fn on_line(&mut self, number: u64, line: Option<Vec<u8>>) -> Result<(), Failure> {
         let too_long =
             || invalid_event(format!("the line is longer than {LINE_MAX} bytes, so the event is too large"));
@@ -131,7 +133,7 @@ impl Batch {
             output::message("error", &format!("line {number}: {}; skipped", failure.message));
             return Ok(());
         }
-        // Earlier events are written first, so that the summary is true.
+        // Wait until all earlier events are written, so that the summary is true.
         self.wait_until_fewer_than(1)?;
         Err(Failure {
             message: format!("line {number}: {} ({})", failure.message, self.summary()),
@@ -156,7 +158,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Waits for input, and reads it. While events wait in the spool, waits only for a moment.
+    /// Waits for input, and reads it. Waits only for a short time while events wait in the spool.
     fn await_input(&mut self) -> io::Result<()> {
         let pause = match self.emitter.spooled() {
             0 => PollTimeout::NONE,
@@ -171,14 +173,14 @@ impl Batch {
             Ok(_) | Err(nix::errno::Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
-        // A signal takes precedence: the producer sends the unread input again.
+        // Handle a signal first: the producer sends unread input again.
         match self.signals.caught() {
             Some(_) => Ok(()),
             None => self.input.read(),
         }
     }
 
-    /// How long to wait before the next check.
+    /// The time until the next check.
     fn pause(&self) -> Duration {
         let left = self.timeout.map(|timeout| {
             timeout.saturating_sub(self.waits_since.map_or(Duration::ZERO, |since| since.elapsed()))
@@ -186,7 +188,7 @@ impl Batch {
         left.unwrap_or(CHECK_INTERVAL).min(CHECK_INTERVAL)
     }
 
-    /// Checks whether the FIFO takes events. Prints a note when that changes, and gives up after the timeout.
+    /// Checks whether the FIFO accepts events. Prints a note when that changes, and gives up after the timeout.
     fn check_progress(&mut self) -> Result<(), Failure> {
         if self.signals.caught().is_some() {
             return Err(Failure::new("interrupted"));
@@ -207,7 +209,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Counts the events that the FIFO has taken since the last check.
+    /// Counts the events that the FIFO has accepted since the last check.
     fn count_written(&mut self) {
         let taken = self.waiting.len().saturating_sub(self.emitter.spooled());
         if let Some(line) = self.waiting.drain(..taken).next_back() {
@@ -225,7 +227,7 @@ impl Batch {
         self.emitter.problem().unwrap_or_else(|| emit::FULL.to_owned())
     }
 
-    /// Says how much was written, for a person who wants to send the rest again.
+    /// Returns how much was written, for a person who wants to send the rest again.
     fn summary(&self) -> String {
         let written = match self.written {
             0 => "no event was written".to_owned(),
@@ -243,14 +245,14 @@ impl Batch {
 /// Standard input, line by line. Lines may have any length.
 struct Input {
     stdin: File,
-    /// Bytes that were read. Lines before offset `at` were returned.
+    /// Bytes that were read. Lines before the offset `at` were returned already.
     buffer: Vec<u8>,
     at: usize,
-    /// There is no line feed between `at` and this offset.
+    /// An offset: there is no line feed between `at` and this offset.
     looked: usize,
-    /// The number of lines that have begun.
+    /// Number of lines that have begun.
     number: u64,
-    /// True within a line that is too long: the rest of the line is dropped as it comes.
+    /// Whether the bytes belong to a line that is too long, and are dropped.
     is_too_long: bool,
     is_at_end: bool,
 }
@@ -278,14 +280,14 @@ impl Input {
         Ok(())
     }
 
-    /// The number of lines that were read, at least in part, and not returned.
+    /// Number of lines that were read at least in part, and that were not returned.
     fn left(&self) -> usize {
         let rest = self.buffer.get(self.at..).unwrap_or_default();
         let is_cut = rest.last().is_some_and(|byte| *byte != b'\n');
         rest.iter().filter(|byte| **byte == b'\n').count() + usize::from(is_cut)
     }
 
-    /// Returns the next whole line with its number, which begins at 1; `None` instead of a line that is too long.
+    /// Returns the next complete line and its number, from 1. The line is `None` if it is too long.
     fn line(&mut self) -> Option<(u64, Option<Vec<u8>>)> {
         loop {
             let rest = self.buffer.get(self.looked..).unwrap_or_default();
@@ -301,7 +303,7 @@ impl Input {
             let text = (!is_over).then(|| line.to_vec());
             self.at = found.map_or(end, |at| at + 1);
             self.looked = self.at;
-            // The end of a line that was returned as too long.
+            // This is the end of a line that was already returned as too long.
             let is_rest = std::mem::replace(&mut self.is_too_long, !is_whole);
             if !is_rest {
                 self.number += 1;

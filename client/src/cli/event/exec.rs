@@ -1,7 +1,8 @@
 //! `sampan events --exec`: runs a command for events.
 //!
-//! Owned by `watch`, which collects the events and commits them once the command has succeeded. A command that fails is
-//! retried after growing pauses; then its events are appended to a file, so that one bad event does not block the rest.
+//! `watch` owns it, collects the events, and commits them when the command has succeeded. A command that fails is
+//! tried again after growing pauses; finally its events are appended to a file, so that one bad event does not block
+//! the others.
 
 use crate::cli::args::event::Events;
 use crate::cli::error::Failure;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Pause before the first retry; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
-/// Longest pause.
+/// Longest pause between two tries of the command.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// The command, and the events of its next run.
@@ -37,21 +38,21 @@ pub(crate) struct Exec {
     failed: Option<PathBuf>,
     events: Vec<(Event, String)>,
     signals: Signals,
-    /// Readable once a signal was caught.
+    /// Becomes readable when a signal was caught.
     signalled: UnixStream,
 }
 
 /// The outcome of a batch of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchOutcome {
-    /// The command has succeeded, or its events were set aside.
+    /// The command has succeeded, or its events are in the file of failed events.
     Done,
-    /// A signal came first.
+    /// A signal came before the command had succeeded.
     Interrupted,
 }
 
 impl Exec {
-    /// Makes what `--exec` and its options say; `None` without `--exec`.
+    /// Makes the runner from `--exec` and its options; `None` without `--exec`.
     pub(crate) fn new(args: &Events, signals: &Signals) -> Result<Option<Self>, Failure> {
         let Some(command) = args.exec.clone() else { return Ok(None) };
         let system = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
@@ -74,17 +75,17 @@ impl Exec {
         }))
     }
 
-    /// Adds an event with its line of JSON, which ends with a line feed.
+    /// Adds an event and its line of JSON, which ends with a line feed.
     pub(crate) fn push(&mut self, event: Event, line: String) {
         self.events.push((event, line));
     }
 
-    /// True if the command must run before more events are added.
+    /// Whether the command must run before more events can be added.
     pub(crate) fn is_full(&self) -> bool {
         self.events.len() >= self.batch
     }
 
-    /// Runs the command for the collected events until it succeeds or the events are set aside.
+    /// Runs the command for the collected events, until it succeeds or the events are in the file of failed events.
     pub(crate) fn run(&mut self) -> Result<BatchOutcome, Failure> {
         let mut pause = RETRY_MIN;
         let mut tries = 0;
@@ -115,14 +116,14 @@ impl Exec {
         Ok(BatchOutcome::Done)
     }
 
-    /// Runs the command once and waits for its end. Forwards a signal that comes meanwhile to the command.
+    /// Runs the command and waits for its end. Forwards a signal that arrives meanwhile to the command.
     fn run_once(&self) -> Result<ExitStatus, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot run {:?}: {error}", self.command));
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &self.command]).stdin(self.input().map_err(cannot)?);
         if let [(event, _)] = self.events.as_slice() {
             let words = [("TYPE", &event.kind), ("ACTION", &event.action), ("ID", &event.id)];
-            // An environment variable cannot hold NUL.
+            // An environment variable cannot contain NUL.
             command.envs(words.map(|(name, word)| (format!("SAMPAN_EVENT_{name}"), word.replace('\0', ""))));
             command.env("SAMPAN_EVENT_SEQ", event.seq.to_string());
         }
@@ -138,7 +139,7 @@ impl Exec {
         let mut forwarded = None;
         while !self.wait_for(&ended, forwarded) {
             forwarded = self.signals.caught();
-            // The child is not reaped before `ended` is closed, so its process ID is still valid.
+            // The child is reaped only after `ended` is closed, so its process ID is valid here.
             if let Some(signal) =
                 forwarded.and_then(|signal| Signal::try_from(signal).ok()).filter(|_| pid.as_raw() > 0)
             {
@@ -151,14 +152,14 @@ impl Exec {
         }
     }
 
-    /// Waits until `ended` is closed; false if a signal other than `forwarded` came first.
+    /// Waits until `ended` is closed. Returns false if a signal other than `forwarded` came first.
     fn wait_for(&self, ended: &UnixStream, forwarded: Option<i32>) -> bool {
         loop {
             let mut fds = [
                 PollFd::new(ended.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signalled.as_fd(), PollFlags::POLLIN),
             ];
-            // The byte of a forwarded signal stays readable, so only the end counts then.
+            // The byte of a forwarded signal stays readable, so only wait for the end after one.
             let fds = if forwarded.is_some() { &mut fds[..1] } else { &mut fds[..] };
             match poll(fds, PollTimeout::NONE) {
                 Ok(1..) => return fds.first().and_then(PollFd::any).unwrap_or(true),
@@ -200,7 +201,8 @@ impl Exec {
         let write = || -> io::Result<()> {
             let mut lines = String::new();
             self.input()?.read_to_string(&mut lines)?;
-            // The file holds whole events, so only its owner may read it. Opening a FIFO here must not block.
+            // The file contains whole events, so only its owner may read it. O_NONBLOCK, because open(2) of a FIFO
+            // could wait.
             let flags = OFlag::O_NONBLOCK.bits();
             let mut file =
                 File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
@@ -218,7 +220,7 @@ impl Exec {
         Ok(())
     }
 
-    /// Names the collected events.
+    /// The text for the collected events in messages.
     fn subject(&self) -> String {
         match self.events.as_slice() {
             [] => "no event".to_owned(),

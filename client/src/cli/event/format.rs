@@ -19,7 +19,7 @@ pub(crate) fn event(out: &mut String, event: &Event, format: EventFormat) {
     out.push('\n');
 }
 
-/// Appends a notice of lost events in formats that have one; false for the others.
+/// Appends a notice of lost events; returns false for a format that has no such notice.
 pub(crate) fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> bool {
     let _ = match format {
         EventFormat::Line => return false,
@@ -29,7 +29,7 @@ pub(crate) fn lost(out: &mut String, first: u64, last: u64, format: EventFormat)
     true
 }
 
-/// Appends a notice that monitord has another journal in formats that have one; false for the others.
+/// Appends a notice that monitord has another journal; returns false for a format that has no such notice.
 pub(crate) fn replaced(out: &mut String, format: EventFormat) -> bool {
     out.push_str(match format {
         EventFormat::Line => return false,
@@ -90,11 +90,11 @@ fn logfmt(out: &mut String, event: &Event) {
     }
 }
 
-/// Appends ` KEY=VALUE`. The value is a JSON string if it has characters that need quotes in logfmt.
+/// Appends ` KEY=VALUE`. The value is a JSON string if it contains characters that need quotes in logfmt.
 fn word(out: &mut String, prefix: &str, key: &str, value: &str) {
     out.push(' ');
     out.push_str(prefix);
-    // A key cannot be quoted.
+    // logfmt has no quotes for keys, so replace the characters that need quotes.
     for c in key.chars() {
         out.push(if c.is_whitespace() || is_hidden(c) || c == '"' { '_' } else { c });
     }
@@ -173,7 +173,7 @@ mod tests {
                 event(&mut line, &told, format);
                 let line = line.strip_suffix('\n').expect("a line");
                 assert!(!line.contains(is_hidden) && !line.contains("u{"), "{line:?}");
-                // A reader of JSON strings gets what was written.
+                // A parser of JSON strings returns the original text.
                 let quoted = match format {
                     EventFormat::Logfmt => {
                         line.split("attr.k=").nth(1).and_then(|rest| rest.split(' ').next())

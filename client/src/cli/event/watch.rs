@@ -1,7 +1,7 @@
-//! `sampan events`: prints events as they come, or runs a command for each.
+//! `sampan events`: prints events when they happen, or runs a command for each event.
 //!
-//! Writes out all lines before it acts on anything but an event that is already buffered, and commits the position only
-//! after that. docs/events.md says which guarantees follow.
+//! Writes all lines before it handles any item except an event that has already arrived; commits the position after
+//! that. docs/events.md states the guarantees that follow.
 
 use crate::cli::args::event::{EventFormat, Events};
 use crate::cli::error::{Failure, USAGE};
@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 pub(crate) fn run(args: &Events) -> Result<(), Failure> {
-    // Before anything else opens a descriptor: the number must be one that this process has inherited.
+    // Do this before any code opens a descriptor: the number must be one that this process has inherited.
     let acks = args.ack_fd.map(Acks::open).transpose()?;
     let mut subscription = watch(args)?.start().map_err(refused)?;
     let stopper = subscription.stopper()?;
@@ -30,7 +30,8 @@ pub(crate) fn run(args: &Events) -> Result<(), Failure> {
     };
     if let Some(signal) = signals.caught() {
         if let Err(failure) = done {
-            // The signal did not cause this failure, and the position may be older than the person believes.
+            // The signal did not cause this failure. Print it, since the stored position may be older than the person
+            // believes.
             output::message("error", &failure.message);
         }
         signals::die_of(signal);
@@ -42,13 +43,13 @@ fn print_all(mut subscription: Subscription, format: EventFormat, signals: &Sign
     let mut output = output(&mut subscription, signals)?;
     let printed = print(&mut subscription, &mut output, format, true);
     let is_stopped = subscription.is_stopped();
-    // The position is saved before a signal ends this process.
+    // Save the position before a signal ends this process.
     let saved = subscription.save().map_err(Failure::from);
     die_if_reader_left(&output, printed.is_err() || is_stopped, signals);
     printed.and(saved)
 }
 
-/// Prints for a consumer that acknowledges events; only its acknowledgements move the position.
+/// Prints events for a consumer that acknowledges them. Only acknowledgements move the position.
 fn print_acknowledged(
     mut subscription: Subscription,
     acks: Acks,
@@ -76,7 +77,7 @@ fn print_acknowledged(
     printed.and(saved)
 }
 
-/// Closes standard output, so that the consumer sees the end, and waits until the consumer closes its end.
+/// Closes standard output, so that the consumer sees its end. Then waits until the consumer closes its own end.
 fn await_acks(output: Output, reading: &AckReader, signals: &Signals) -> io::Result<()> {
     let (signalled, wake) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;
@@ -98,12 +99,12 @@ fn output(subscription: &mut Subscription, signals: &Signals) -> Result<Output, 
 
 fn die_if_reader_left(output: &Output, is_cut_short: bool, signals: &Signals) {
     if is_cut_short && signals.caught().is_none() && output.has_reader_left() {
-        // As the kernel does with a program that does not ignore SIGPIPE.
+        // End by SIGPIPE, as the kernel ends a program that does not ignore SIGPIPE.
         signals::die_of(SIGPIPE);
     }
 }
 
-/// Prints until the end. With `commits`, commits each event once its line was written.
+/// Prints until the iterator ends. With `commits`, commits each event after its line is written.
 fn print(
     subscription: &mut Subscription,
     output: &mut Output,
@@ -158,7 +159,7 @@ fn lost(first: u64, last: u64) -> String {
     format!("events {first} to {last} are lost: monitord's journal no longer holds them")
 }
 
-/// Runs the command for each event, or for several at a time.
+/// Runs the command for each event, or for several events at a time.
 fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -> Result<(), Failure> {
     while let Some(item) = subscription.next() {
         let seq = match item {
@@ -173,7 +174,7 @@ fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -
                 output::note(&lost(first, last));
                 Some(last)
             }
-            // The command has run for all earlier events: a replaced journal does not count as pending.
+            // The command has run for all earlier events, so no event of the old journal is pending.
             Ok(Item::Replaced { .. }) => {
                 output::note(REPLACED);
                 None
@@ -185,7 +186,7 @@ fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -
             if let Some(seq) = seq.filter(|_| ran == BatchOutcome::Done) {
                 subscription.commit(seq)?;
             }
-            // A signal takes precedence over events that are already buffered.
+            // Handle a signal before events that have already arrived.
             if ran == BatchOutcome::Interrupted || signals.caught().is_some() {
                 break;
             }
@@ -194,10 +195,10 @@ fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -
     Ok(subscription.save()?)
 }
 
-/// Writes all lines. Saves acknowledgements that come while the consumer takes them.
+/// Writes all lines. Meanwhile saves the acknowledgements that arrive.
 fn flush(output: &mut Output, subscription: &mut Subscription) -> Result<(), Failure> {
     match output.flush(|| subscription.keep().map_err(io::Error::other)) {
-        // The caller dies of the signal.
+        // The signal ends this process in the caller.
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             Err(Failure::new("a signal came before the reader had taken all lines"))
         }

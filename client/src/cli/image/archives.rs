@@ -1,6 +1,5 @@
-//! `sampan load` and `sampan save`: passes archives to the engine as open files, never as paths.
-//!
-//! So the permissions of the person apply, not those of the engine.
+//! `sampan load` and `sampan save`: passes archives to the engine as open files, never as paths. Therefore the
+//! person's permissions apply and not the engine's.
 
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::image::{Load, Save, SaveFormat};

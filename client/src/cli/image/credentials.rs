@@ -1,4 +1,4 @@
-//! Finds the user's credentials for a job. The engine gets those that the job needs, and no others.
+//! Finds the user's credentials for a job. The engine gets only the credentials that the job needs.
 
 use crate::cli::error::Failure;
 use crate::cli::output;
@@ -21,8 +21,8 @@ pub(crate) fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
     Ok(helpers)
 }
 
-/// Returns the credentials for the registry of `reference`, from this user's files and helpers, or only from `authfile`.
-/// If `reference` names no registry, returns all of them, since the engine chooses the registry.
+/// Returns the credentials for the registry of `reference`, from this user's files and helpers, or only from
+/// `authfile`. If `reference` names no registry, returns all credentials, since the engine chooses the registry.
 pub(crate) fn for_job(
     engine: &Engine,
     reference: &str,
@@ -43,7 +43,7 @@ pub(crate) fn for_job(
     Ok(that_fit(entries))
 }
 
-/// Drops the credentials that do not fit a request.
+/// Drops credentials until the rest fits into a request.
 fn that_fit(mut entries: Vec<Credential>) -> Vec<Credential> {
     let mut bytes = 0;
     entries.retain(|entry| {
@@ -54,7 +54,7 @@ fn that_fit(mut entries: Vec<Credential>) -> Vec<Credential> {
     entries
 }
 
-/// The host and path of a reference, or `None` if it names no host. The engine checks the syntax.
+/// The host and path of a reference; `None` if the reference names no host. The engine checks the syntax.
 fn repository(reference: &str) -> Option<(&str, &str)> {
     let (host, rest) = reference.split_once('/')?;
     let is_host = host.contains(['.', ':', '['])
@@ -69,7 +69,7 @@ fn repository(reference: &str) -> Option<(&str, &str)> {
     is_host.then_some((host, path))
 }
 
-/// The name of a registry in auth files and for helpers.
+/// The name of a registry in credential files and for helpers.
 pub(crate) fn server(host: &str) -> String {
     known::server_of(host)
 }

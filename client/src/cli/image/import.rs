@@ -1,6 +1,5 @@
-//! `sampan import`: passes root file system tars to the engine as open files, never as paths.
-//!
-//! So the permissions of the person apply, not those of the engine.
+//! `sampan import`: passes root file system tars to the engine as open files, never as paths. Therefore the person's
+//! permissions apply and not the engine's.
 
 use crate::cli::args::image::Import;
 use crate::cli::engine::engine;

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Inspect) -> Result<(), Failure> {
         documents.push(document(&args.socket, name)?);
         Ok(())
     });
-    // As docker-image-inspect(1): an array of what was found, even if some names were not.
+    // Print the images that were found even if some names were not found, as docker-image-inspect(1) does.
     print(&(json::pretty(&documents) + "\n"))?;
     all
 }

@@ -12,7 +12,7 @@ use sampan_client::engine::{Answer, Image, Request};
 use sampan_client::time;
 use serde_json::json;
 
-/// Digits of a shortened digest, as in docker and podman.
+/// Number of digits of a shortened digest, as in docker and podman.
 const SHORT: usize = 12;
 
 pub(crate) fn run(args: &Images) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Images) -> Result<(), Failure> {
     print(&text)
 }
 
-/// Keeps the references that `name` selects, and the images that have one.
+/// Keeps only the references that `name` selects, and only images with such a reference.
 fn keep_named(images: &mut Vec<Image>, name: &str) {
     for image in &mut *images {
         image.references.retain(|reference| is_meant(reference, name));
@@ -41,7 +41,7 @@ fn keep_named(images: &mut Vec<Image>, name: &str) {
     images.retain(|image| !image.references.is_empty());
 }
 
-/// True if `name` is the reference or its repository, with or without the `docker.io/library/` that docker leaves out.
+/// Whether `name` is the reference or its repository, with or without the `docker.io/library/` that docker omits.
 fn is_meant(reference: &str, name: &str) -> bool {
     let (repository, _) = repository_and_tag(reference);
     [reference, &repository].into_iter().any(|whole| {
@@ -50,7 +50,7 @@ fn is_meant(reference: &str, name: &str) -> bool {
     })
 }
 
-/// Prints only IDs, each once.
+/// Prints only IDs. Each ID occurs once.
 fn quiet(images: &[Image], whole: bool) -> String {
     let mut ids: Vec<&str> = Vec::with_capacity(images.len());
     for image in images {
@@ -103,7 +103,7 @@ pub(crate) fn repository_and_tag(reference: &str) -> (String, String) {
     }
 }
 
-/// Shortens a digest to its first digits, unless `whole`.
+/// Shortens a digest to its first digits, unless `whole` is true.
 pub(crate) fn shorten(digest: &str, whole: bool) -> String {
     if whole {
         return digest.to_owned();

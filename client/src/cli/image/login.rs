@@ -25,13 +25,13 @@ pub(crate) fn login(args: &Login) -> Result<(), Failure> {
         return get_login(args, &host);
     }
     let (username, password) = ask(args, &host)?;
-    // Before the engine asks the registry: without a store, the login is useless.
+    // Check this before the engine contacts the registry: a login without a store is useless.
     let stores =
         CredentialStore::all(args.authfile.as_deref(), || credentials::helpers(&engine(&args.socket)))?;
     let credential = Credential { registry: host.clone(), username, password, identity_token: String::new() };
     let request = engine::Login { credential: credential.clone(), insecure: !args.tls_verify };
     let answers = engine(&args.socket).request(Request::Login(request), &[])?;
-    // The prompts have caught the signals, so the wait for the engine must watch for them.
+    // The prompts catch the signals, so the wait for the engine must watch for them.
     let signals = Signals::catch(&answers.stopper()?.into())
         .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
     let tried = finish(answers);
@@ -45,14 +45,15 @@ pub(crate) fn login(args: &Login) -> Result<(), Failure> {
 
 /// A store for credentials.
 enum CredentialStore {
-    /// An auth file, or the helper that the file names for a registry.
+    /// A credential file, or the helper that the file names for a registry.
     File(PathBuf),
     /// A helper of `credential-helpers` in registries.conf.
     Helper(String),
 }
 
 impl CredentialStore {
-    /// Returns the stores to use: only `authfile` if it is given, else `helpers` in order, else the user's own file.
+    /// Returns the stores to use: only `authfile` if it is given; otherwise `helpers` in order; otherwise the user's
+    /// own file.
     fn all(
         authfile: Option<&Path>,
         helpers: impl FnOnce() -> Result<Vec<String>, Failure>,
@@ -74,7 +75,7 @@ impl CredentialStore {
     fn save(&self, host: &str, credential: &Credential) -> Result<(), Failure> {
         match self {
             CredentialStore::File(path) => save_in_file(path, host, credential),
-            // Under the registry's own name, as in podman: `docker.io`, not the key that docker uses for it.
+            // Use the registry's own name, as podman does: `docker.io`, and not docker's key for Docker Hub.
             CredentialStore::Helper(name) => {
                 let helper = Helper::new(name).map_err(failed)?;
                 helper.store(&matching::normalize(host), credential).map_err(failed)
@@ -82,7 +83,7 @@ impl CredentialStore {
         }
     }
 
-    /// Removes the credentials of `host`; false if there were none.
+    /// Removes the credentials of `host`; returns false if there were none.
     fn remove(&self, host: &str) -> Result<bool, Failure> {
         match self {
             CredentialStore::File(path) => remove_from_file(path, host),
@@ -105,7 +106,7 @@ impl CredentialStore {
     }
 }
 
-/// Saves `credential` in the first of `stores` that can, and prints the failures of those before it.
+/// Saves `credential` in the first of `stores` that accepts it, and prints the failures of the stores before that one.
 fn save(stores: &[CredentialStore], host: &str, credential: &Credential) -> Result<(), Failure> {
     let mut failures = Vec::new();
     for store in stores {
@@ -120,7 +121,7 @@ fn save(stores: &[CredentialStore], host: &str, credential: &Credential) -> Resu
     join_failures(failures)
 }
 
-/// Joins failures into one; no failures are success.
+/// Joins failures into one failure. Without failures, the result is success.
 fn join_failures(failures: Vec<Failure>) -> Result<(), Failure> {
     let messages: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
     match messages.is_empty() {
@@ -210,7 +211,7 @@ fn helper(file: &AuthFile, host: &str) -> Option<(String, String)> {
     file.helper(host).or_else(|| Some((server(host), file.store()?)))
 }
 
-/// Prints who is logged in.
+/// Prints the name of the user that is logged in.
 fn get_login(args: &Login, host: &str) -> Result<(), Failure> {
     let places = match &args.authfile {
         Some(file) => Search::only(file),
@@ -227,7 +228,7 @@ fn get_login(args: &Login, host: &str) -> Result<(), Failure> {
     }
 }
 
-/// The engine's `credential-helpers`; none, with a note, if the engine cannot be asked.
+/// The engine's `credential-helpers`. If the engine cannot be reached, prints a note and returns none.
 fn helpers_if_known(socket: &EngineSocket) -> Vec<String> {
     credentials::helpers(&engine(socket)).unwrap_or_else(|failure| {
         output::note(&format!("ignoring credential-helpers of registries.conf: {}", failure.message));
@@ -247,7 +248,7 @@ pub(crate) fn logout(args: &Logout) -> Result<(), Failure> {
         return print("Removed login credentials for all registries\n");
     }
     let host = host(&args.registry)?;
-    // Every store is tried even if one fails.
+    // Try every store, even if one fails.
     let (mut removed, mut failures) = (false, Vec::new());
     for store in &stores {
         match store.remove(&host) {
@@ -282,7 +283,7 @@ fn not_logged_in(host: &str, stores: &[CredentialStore], other: Option<&PathBuf>
     Failure::new(format!("not logged in to {host}: {}", asked.join(", ")))
 }
 
-/// Removes `server` from `helper`; false if it had no entry.
+/// Removes `server` from `helper`; returns false if the helper had no such entry.
 fn erase(helper: &Helper, server: &str) -> Result<bool, Failure> {
     if helper.get(server).map_err(failed)?.is_none() {
         return Ok(false);
@@ -312,7 +313,7 @@ fn remove_all_from_file(target: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Files with an entry for `host` that are read but that `login` does not write.
+/// Files with an entry for `host` that `sampan` reads but `login` does not write.
 fn others(host: &str, helpers: &[String]) -> Vec<PathBuf> {
     let files = Search::from_env(None, helpers).read(&mut Vec::new());
     let own = Search::default_file();

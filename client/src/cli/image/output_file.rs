@@ -1,7 +1,8 @@
-//! A file or directory of output that exists whole or not at all.
+//! An output file or directory that is either complete or absent.
 //!
-//! A file has no name until it is complete (O_TMPFILE), so that not even a signal leaves half a file. On file systems
-//! without O_TMPFILE, it has a temporary name until then. Pipes and devices are written directly, and never replaced.
+//! A file has no name until it is complete (O_TMPFILE), so that not even a signal leaves an incomplete file. On a file
+//! system without O_TMPFILE, the file has a temporary name until then. Pipes and devices are written directly, and
+//! never replaced.
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
@@ -22,25 +23,27 @@ pub(crate) struct OutputFile {
 
 #[derive(Debug)]
 enum Kind {
-    /// A device, a FIFO, or an inherited descriptor, written directly.
+    /// A device, a FIFO, or an inherited descriptor, which is written directly.
     Plain,
-    /// A file without a name, and the path that it gets.
+    /// A file without a name, and the path that the complete file gets.
     Nameless(PathBuf),
-    /// A file with a temporary path, and the path that it gets. Dropping this removes the temporary path.
+    /// A file with a temporary path, and the path that the complete file gets. A drop removes the temporary path.
     Named(PathBuf, PathBuf),
-    /// A directory, with its path if this process created it. Dropping this removes that path.
+    /// A directory, with its path if this process has created it. A drop removes that path.
     Directory(Option<PathBuf>),
 }
 
 impl OutputFile {
-    /// Output that is written directly.
+    /// Makes an output that is written directly.
     pub(crate) fn plain(fd: OwnedFd) -> Self {
         OutputFile { fd, kind: Kind::Plain }
     }
 
-    /// Output that replaces the file `path` when it is complete. An existing pipe or device is written directly.
+    /// Makes an output that replaces the file `path` when it is complete. An existing pipe or device is written
+    /// directly.
     pub(crate) fn file(path: &Path) -> io::Result<Self> {
-        // Not opened by its path: that would write from the beginning of a file that standard output appends to.
+        // Do not open it by its path: if standard output appends to a file, that would write from the file's
+        // beginning.
         let standard = match named_file::descriptor(path) {
             Some(1) => Some(io::stdout().as_fd().try_clone_to_owned()?),
             Some(2) => Some(io::stderr().as_fd().try_clone_to_owned()?),
@@ -52,7 +55,7 @@ impl OutputFile {
         match fs::metadata(path) {
             Ok(meta) if !meta.is_file() => Ok(OutputFile::plain(named_file::open_for_writing(path)?.into())),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            // The file that a link leads to is replaced or created, not the link.
+            // If the path is a link, the file that it leads to is replaced or created, and the link stays.
             _ => OutputFile::beside(named_file::resolve(path)?),
         }
     }
@@ -81,7 +84,7 @@ impl OutputFile {
         Ok(out)
     }
 
-    /// The directory `path`, created if it does not exist.
+    /// Makes an output of the directory `path`, which is created if it does not exist.
     pub(crate) fn directory(path: &Path) -> io::Result<Self> {
         let made = match fs::create_dir(path) {
             Ok(()) => Some(path.to_owned()),
@@ -115,9 +118,9 @@ impl OutputFile {
         }
     }
 
-    /// Gives a file without a name this path.
+    /// Gives `path` to a file without a name.
     fn link(&self, name: &Path) -> io::Result<()> {
-        // Every user may link by /proc. Without /proc, only root may link the descriptor itself.
+        // With /proc, every user may link the file. Without /proc, only root may link the descriptor itself.
         let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         match linkat(AT_FDCWD, own.as_str(), AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW) {
             Err(Errno::ENOENT) => Ok(linkat(&self.fd, "", AT_FDCWD, name, AtFlags::AT_EMPTY_PATH)?),
@@ -125,7 +128,7 @@ impl OutputFile {
         }
     }
 
-    /// True if this is the same file as standard output, so that nothing else may be printed there.
+    /// Whether this is the same file as standard output, so that nothing else may be printed there.
     pub(crate) fn is_stdout(&self) -> bool {
         let (Ok(own), Ok(stdout)) = (fstat(&self.fd), fstat(io::stdout())) else { return false };
         matches!(self.kind, Kind::Plain) && (own.st_dev, own.st_ino) == (stdout.st_dev, stdout.st_ino)
@@ -133,7 +136,7 @@ impl OutputFile {
 }
 
 fn rename(temporary: &Path, path: &Path) -> io::Result<()> {
-    // Checked again, since a device may have taken the path meanwhile.
+    // Check again: a device may have taken the path meanwhile.
     let renamed = named_file::look(path).and_then(|_| fs::rename(temporary, path));
     renamed.inspect_err(|_| drop(fs::remove_file(temporary)))?;
     named_file::sync_directory(path);
@@ -144,7 +147,7 @@ impl Drop for OutputFile {
     fn drop(&mut self) {
         let _ = match &self.kind {
             Kind::Named(temporary, _) => fs::remove_file(temporary),
-            // The engine has removed its files; only empty directories are left.
+            // The engine has removed its files, so only empty directories are left.
             Kind::Directory(Some(made)) => fs::remove_dir_all(made),
             _ => Ok(()),
         };
@@ -176,7 +179,7 @@ mod tests {
         assert_eq!(fs::read(&path).expect("read"), b"new");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
         assert!(OutputFile::file(dir.path()).is_err());
-        // A link stays one, and so do owner and mode of what it leads to; also if nothing is there yet.
+        // A link stays a link, even if its target does not exist. The target keeps its owner and mode.
         let (link, lost) = (dir.path().join("link"), dir.path().join("lost"));
         std::os::unix::fs::symlink("out.tar", &link).expect("made");
         std::os::unix::fs::symlink("new.tar", &lost).expect("made");

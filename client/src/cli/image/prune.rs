@@ -1,4 +1,4 @@
-//! `sampan image prune`: asks a person, then removes images that nothing needs.
+//! `sampan image prune`: asks for confirmation, then removes images that nothing needs.
 
 use crate::cli::args::image::Prune;
 use crate::cli::engine::{engine, finish};
@@ -28,7 +28,7 @@ fn filtered(args: &Prune) -> Result<engine::Prune, Failure> {
         match filter.split_once('=') {
             Some(("until", text)) => {
                 let until = time::parse(text, time::now()).map_err(Failure::usage)?;
-                // An image must be older than every given time.
+                // An image must be older than all given times.
                 prune.until = Some(prune.until.map_or(until, |other| other.min(until)));
             }
             Some(("label", label)) if !label.is_empty() && !label.starts_with('=') => {

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 #[expect(clippy::expect_used, reason = "Follow counts through the names, and each name has its request")]
 pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
-    // A reference that was typed twice is one job.
+    // A reference that was typed twice is pulled by one job.
     let names = unique(&args.references);
     let requests =
         names.iter().map(|name| job_request(name, args)).collect::<Result<Vec<JobRequest>, Failure>>()?;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
     report(outcomes.into_iter().map(|outcome| outcome.map(drop)))
 }
 
-/// A request, and the descriptor that it carries.
+/// A request, and the descriptor that comes with it.
 type JobRequest = (Request, Option<OwnedFd>);
 
 fn job_request(name: &str, args: &Pull) -> Result<JobRequest, Failure> {
@@ -62,7 +62,7 @@ fn pull_of(reference: String, args: &Pull) -> Result<Request, Failure> {
     }))
 }
 
-/// Refuses options that only apply to registries.
+/// Refuses options that apply only to registries.
 fn check_options(name: &str, args: &Pull) -> Result<(), Failure> {
     let pointless = [
         (args.detach, "--detach"),
@@ -100,9 +100,9 @@ pub(crate) fn detached(answers: Answers) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reports all failures but the last, which it returns with the exit status for all of them.
+/// Prints all failures except the last, which it returns with the exit status for all of them.
 ///
-/// That is the status of invalid usage only if no pull was tried at all.
+/// The exit status is that of invalid usage only if no pull was tried.
 fn report(outcomes: impl Iterator<Item = Result<(), Failure>>) -> Result<(), Failure> {
     let (done, failed): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
     let mut failures: Vec<Failure> = failed.into_iter().filter_map(Result::err).collect();

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Push) -> Result<(), Failure> {
     follow(&engine(&args.socket), request, &[], &args.progress)
 }
 
-/// Pushes to a file or a directory, which is a save.
+/// Saves the image to a file or a directory, which is a push without a registry.
 fn save(args: &Push, container: Container, path: &Path, name: Option<&str>) -> Result<(), Failure> {
     if args.detach || args.limit_rate.is_some() {
         let message = format!("cannot push to {} with --detach or --limit-rate", path.display());

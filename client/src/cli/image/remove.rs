@@ -13,7 +13,7 @@ pub(crate) fn run(args: &Remove) -> Result<(), Failure> {
     })
 }
 
-/// One line for each removed reference and digest, in docker's words.
+/// A line for each removed reference and digest, in docker's words.
 pub(crate) fn removed(done: &Done) -> String {
     // A reference has a host and a '/'; a digest has no '/'.
     let word = |removed: &String| if removed.contains('/') { "Untagged" } else { "Deleted" };

@@ -1,7 +1,7 @@
 //! The transports of containers-transports(5): names of registries, and of files and directories with images.
 //!
-//! Parses names, and opens the files and directories: the engine gets descriptors, never paths. Used by `pull`, `push`,
-//! `load` and `save`.
+//! Parses names, and opens the files and directories: the engine gets descriptors, never paths. Used by `pull`,
+//! `push`, `load` and `save`.
 
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::image::output_file::OutputFile;
@@ -12,12 +12,12 @@ use sampan_ipc::named_file;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// Where an image is.
+/// The location of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// In a registry: the reference without `docker://`.
+    /// A registry: the reference without `docker://`.
     Registry(String),
-    /// In `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or `docker-archive:FILE[:REF]`.
+    /// A file or directory: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or `docker-archive:FILE[:REF]`.
     Files {
         container: Container,
         path: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) enum Location {
     },
 }
 
-/// Transports of other tools, and what to use instead.
+/// Transports of other tools, with their replacements.
 const UNSUPPORTED: [(&str, &str); 4] = [
     ("dir:", "copy the image to oci: with skopeo first"),
     ("docker-daemon:", "use a pipe: docker save IMAGE | sampan load"),
@@ -34,7 +34,7 @@ const UNSUPPORTED: [(&str, &str); 4] = [
     ("tarball:", "'sampan import' creates an image from root file system tars"),
 ];
 
-/// Parses a location. A text without transport is the reference of a registry.
+/// Parses a location. A text without a transport is the reference of an image in a registry.
 pub(crate) fn parse(text: &str) -> Result<Location, Failure> {
     if let Some(reference) = text.strip_prefix("docker://") {
         return Ok(Location::Registry(reference.to_owned()));
@@ -66,7 +66,7 @@ pub(crate) fn parse(text: &str) -> Result<Location, Failure> {
     Ok(Location::Registry(text.to_owned()))
 }
 
-/// Makes the request to load from a file or directory, and opens that.
+/// Opens a file or directory, and makes the request to load from it.
 pub(crate) fn load(
     container: Container,
     path: &Path,
@@ -101,8 +101,8 @@ fn directory(path: &Path) -> Result<OwnedFd, Failure> {
     })
 }
 
-/// Returns `localhost/DIR:TAG`, where DIR is the last part of the path. A tag that is a whole reference is returned as it
-/// is.
+/// Returns `localhost/DIR:TAG`, where DIR is the last part of the path. If the tag is a complete reference, returns
+/// the tag.
 fn local_name(path: &Path, tag: Option<&str>) -> String {
     if let Some(reference) = tag.filter(|tag| tag.contains('/')) {
         return reference.to_owned();
@@ -116,7 +116,7 @@ fn local_name(path: &Path, tag: Option<&str>) -> String {
     format!("localhost/{name}:{}", tag.unwrap_or("latest"))
 }
 
-/// Makes the request to save to a file or directory, and opens that.
+/// Opens a file or directory, and makes the request to save to it.
 pub(crate) fn save(
     images: &[String],
     container: Container,

@@ -1,7 +1,7 @@
 //! Progress bars: a header line for each job, a row for each layer, redrawn in place.
 //!
-//! Computes each frame as one string from the rows and the screen's size. Does no I/O and has no timer. Never hides the
-//! cursor, so that the terminal needs no clean-up. ECMA-48, CUU, EL, ED.
+//! Computes each frame as one string, from the rows and the screen's size. Does no I/O and has no timer. Never hides
+//! the cursor, so that the terminal needs no clean-up. ECMA-48, CUU, EL, ED.
 
 use crate::cli::human_units;
 use crate::cli::job::rows::{JobRows, JobStage, Overall, RowProgress, Rows, is_finished, is_moving};
@@ -9,7 +9,7 @@ use sampan_client::engine::Phase;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// A row has a bar, a rate and the time left from this many columns on.
+/// Fewest columns of a row that has a bar, a rate and the time left.
 const WIDE: usize = 110;
 /// Columns of the widest bar, without its brackets.
 const BAR_MAX: usize = 40;
@@ -28,17 +28,17 @@ pub(crate) struct Screen {
 /// The bars on the screen.
 #[derive(Debug, Default)]
 pub(crate) struct Bars {
-    /// The number of columns of each line of the last frame.
+    /// Number of columns of each line of the last frame.
     drawn: Vec<usize>,
 }
 
 impl Bars {
-    /// Returns the frame that replaces the last one.
+    /// Returns the frame that replaces the last frame.
     pub(crate) fn frame(&mut self, all_rows: &Rows, screen: Screen) -> String {
         let lines = lines(all_rows, screen);
         let mut out = self.home(screen);
         for line in &lines {
-            // Erases the line after the text, not before it, so that nothing flickers.
+            // Erase the line after the text and not before it, so that nothing flickers.
             let _ = write!(out, "{line}\x1b[K\r\n");
         }
         out.push_str("\x1b[J");
@@ -56,7 +56,7 @@ impl Bars {
 
     /// Moves the cursor to the beginning of the last frame.
     fn home(&self, screen: Screen) -> String {
-        // A terminal that became narrower has wrapped long lines.
+        // If the terminal became narrower, it has wrapped long lines.
         let height: usize = self.drawn.iter().map(|len| len.div_ceil(screen.columns.max(1)).max(1)).sum();
         match height.min(screen.rows.saturating_sub(1)) {
             0 => "\r".to_owned(),
@@ -65,20 +65,20 @@ impl Bars {
     }
 }
 
-/// How much is shown, from all to least. The first that fits the screen is used.
+/// The amount of detail, from most to least. The first variant that fits the screen is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Detail {
     All,
     /// Only rows that have begun and are not finished.
     Active,
-    /// Only such rows of jobs that have begun and not succeeded yet.
+    /// Only rows that have begun and are not finished, and only of jobs that have begun and not succeeded yet.
     Running,
 }
 
 fn lines(all_rows: &Rows, screen: Screen) -> Vec<String> {
     let overall = all_rows.overall();
     let has_summary = overall.layers > 1 || overall.jobs > 1;
-    // The cursor's line stays free, since a line feed on the last line would scroll.
+    // Keep the cursor's line free, since a line feed on the last line of the screen would scroll.
     let room = screen.rows.saturating_sub(1).max(1) - usize::from(has_summary);
     let mut lines = Vec::new();
     for detail in [Detail::All, Detail::Active, Detail::Running] {
@@ -129,7 +129,7 @@ fn row(line: &RowProgress, indent: &str, screen: Screen) -> String {
     let (id, note) = (plain(&line.row.id), plain(&line.row.note));
     if screen.columns < WIDE {
         return match phase {
-            // The bytes of a failed layer do not matter.
+            // The bytes of a failed layer do not count.
             Phase::Failed => format!("{id}: failed {note}").trim_end().to_owned(),
             Phase::Verifying | Phase::Extracting => format!("{id}: {current}/{total} {}", phase.word()),
             _ => format!("{id}: {current}/{total} {note}").trim_end().to_owned(),
@@ -163,7 +163,7 @@ fn summary(overall: &Overall, is_moving: bool, screen: Screen) -> String {
     format!("{count:<25} [{bar}] {done:>10} / {all:<10} {rate}").trim_end().to_owned()
 }
 
-/// Prints `1.50 MiB/s, 7s left`.
+/// Formats a rate and the time left, such as `1.50 MiB/s, 7s left`.
 fn rate_words(rate: u64, left: Option<Duration>) -> String {
     let mut words = format!("{}/s", human_units::bytes(rate));
     if let Some(left) = left {
@@ -190,7 +190,7 @@ fn bar(current: u64, total: u64, width: usize) -> String {
     format!("{:<width$}", "=".repeat(filled) + head)
 }
 
-/// Replaces characters that do not take exactly one column, or that a terminal acts on.
+/// Replaces characters that do not take exactly one column, and characters that control a terminal.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }

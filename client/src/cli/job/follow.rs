@@ -1,4 +1,4 @@
-//! Follows jobs until they end, all in one loop, and prints their results.
+//! Follows jobs in one loop until they end, and prints their results.
 //!
 //! Used by every command that shows progress. Each job has its own connection. Ctrl-C closes the connections, and the
 //! engine then ends jobs that no other client watches. A job that fails does not end the others.
@@ -15,9 +15,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-/// How often to redraw bars while nothing else happens.
+/// Interval in which bars are redrawn without an answer of the engine.
 const TICK: Duration = Duration::from_secs(1);
-/// Most jobs at a time: the engine runs only so many, and other clients want some, too.
+/// Most jobs at a time: the engine's own limit is not much higher, and other clients need jobs, too.
 const CONCURRENT_MAX: usize = 16;
 
 /// The result of one job.
@@ -33,7 +33,7 @@ pub(crate) fn follow(
     follow_to(engine, request, fds, progress, None)
 }
 
-/// Like [`follow`], but formats the result with `words`, unless the person wants JSON.
+/// Like [`follow`], but formats the result by `words`, unless the person requests JSON.
 pub(crate) fn follow_to(
     engine: &Engine,
     request: Request,
@@ -48,7 +48,7 @@ pub(crate) fn follow_to(
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 
-/// The subject of a request, until the engine reports the job's subject.
+/// The subject of a request, which is shown until the engine reports the job's subject.
 fn subject(request: &Request) -> String {
     match request {
         Request::Pull(pull) => pull.reference.clone(),
@@ -66,7 +66,7 @@ pub(crate) struct Follow<'a> {
     start: &'a mut dyn FnMut(usize) -> Result<Answers, EngineError>,
     view: View,
     streams: Streams,
-    /// The job of each stream.
+    /// The index of the job of each stream.
     jobs: Vec<usize>,
     begun: usize,
     outcomes: Vec<Option<Outcome>>,
@@ -80,9 +80,9 @@ pub(crate) struct Followed {
 }
 
 impl Followed {
-    /// Prints and returns the result for each name in `asked`, formatted with `words` if given.
+    /// Prints and returns the result for each name in `asked`. Formats the results by `words` if it is given.
     ///
-    /// Does not return if a signal has come: this process dies of the signal. JSON output still has all results.
+    /// Does not return after a signal, which ends this process. JSON output has all results even then.
     pub(crate) fn finish<'b>(
         mut self,
         words: Option<ResultFormat>,
@@ -103,7 +103,7 @@ impl Followed {
 }
 
 impl<'a> Follow<'a> {
-    /// Prepares the jobs `names`. `start` sends the request of a job, given by its index in `names`.
+    /// Prepares the jobs `names`. `start` sends the request of the job with an index in `names`.
     pub(crate) fn new(
         names: &[String],
         progress: &Progress,
@@ -119,13 +119,13 @@ impl<'a> Follow<'a> {
         })
     }
 
-    /// Follows all jobs until they end, a signal comes, or the reader of the output leaves.
+    /// Follows all jobs until they end, a signal comes, or the reader of the output closes it.
     pub(crate) fn run(mut self) -> Result<Followed, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
         let mut watcher = None;
         if self.view.is_shown() && !output::is_redirected() {
-            // Without the watcher, only the next line would notice, and a stalled download may print none for minutes.
+            // Without this thread only the next line would fail, and a stalled download may print no line for minutes.
             let target = output::target().try_clone_to_owned().map_err(cannot)?;
             watcher = Some(output::stop_when_reader_leaves(target, self.streams.stopper()?).map_err(cannot)?);
         }
@@ -165,7 +165,7 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// Starts the next jobs, while fewer than the most run.
+    /// Starts further jobs, up to the most that may run.
     fn start_more(&mut self) -> Result<(), Failure> {
         while self.streams.running() < CONCURRENT_MAX && self.begun < self.outcomes.len() {
             let at = self.begun;
@@ -176,7 +176,7 @@ impl<'a> Follow<'a> {
                     self.streams.add(answers);
                     self.view.begin(at).map_err(|error| unwritable(&error))?;
                 }
-                // There is no engine, so the other requests would fail, too.
+                // The engine does not run, so the other requests would fail, too.
                 Err(error @ EngineError::Connect { .. }) if at == 0 => return Err(error.into()),
                 Err(error) => self.on_end(at, Err(error.into())).map_err(|error| unwritable(&error))?,
             }

@@ -1,7 +1,7 @@
 //! Progress as lines: plain lines for people and logs, JSON lines for scripts.
 //!
-//! Formats rows that have changed; prints nothing itself. `docs/progress.md` describes the JSON objects, whose field
-//! names do not change.
+//! Formats rows that have changed; prints nothing. `docs/progress.md` describes the JSON objects, whose field names do
+//! not change.
 
 use crate::cli::human_units;
 use crate::cli::job::rows::{JobRows, RowProgress, Rows};
@@ -90,7 +90,7 @@ pub(crate) fn job(entry: &JobRows) -> String {
     line(&Object::Job(JobObject { job: *job, reference: name, state: state.word(), layers: lines.len() }))
 }
 
-/// The JSON lines of the rows that changed, then of all jobs together.
+/// The JSON lines of the rows that have changed, then the line of all jobs together.
 pub(crate) fn rows(all_rows: &Rows, entry: &JobRows, changed: &[Row]) -> String {
     let mut lines = String::new();
     for row in changed {
@@ -138,7 +138,7 @@ pub(crate) fn note(entry: &JobRows, note: &str) -> String {
     line(&Object::Note(NoteObject { job: entry.job, reference: &entry.name, note }))
 }
 
-/// The JSON line of the result for `asked`: the result, or error and hint.
+/// The JSON line of the result for `asked`: the digest reference, or the error and the hint.
 pub(crate) fn result(entry: &JobRows, asked: &str, outcome: Result<&Done, (&str, &str)>) -> String {
     let none = Done::default();
     let (done, (error, hint)) = match outcome {
@@ -159,7 +159,7 @@ pub(crate) fn result(entry: &JobRows, asked: &str, outcome: Result<&Done, (&str,
     }))
 }
 
-/// A plain line for each row whose state was not printed yet.
+/// A plain line for each row whose state is not printed yet.
 pub(crate) fn plain(entry: &JobRows, is_shared: bool, changed: &[Row], printed: &mut Printed) -> String {
     let mut lines = String::new();
     for row in changed {
@@ -218,7 +218,7 @@ pub(crate) fn results(done: &Done) -> String {
     lines
 }
 
-/// Returns `host/name@sha256:…`, or the part of it that the result has.
+/// Returns `host/name@sha256:…`, or the part of this reference that the result has.
 fn digest_reference(done: &Done) -> String {
     let name = done.reference.split_once('@').map_or(done.reference.as_str(), |(name, _)| name);
     let name = match name.rsplit_once(':') {

@@ -1,7 +1,7 @@
-//! The progress of the jobs that a command follows: their rows, bytes and rates, for each job and for all together.
+//! The progress of the jobs that a command follows: rows, bytes and rates, of each job and of all jobs together.
 //!
-//! [`crate::cli::job::view`] updates it with the engine's answers; [`crate::cli::job::bars`] and
-//! [`crate::cli::job::lines`] print it. Computes all sums and rates. Does no I/O and has no clock.
+//! [`crate::cli::job::view`] updates the rows with the engine's answers; [`crate::cli::job::bars`] and
+//! [`crate::cli::job::lines`] print them. Computes all sums and rates. Does no I/O and has no clock.
 
 use crate::cli::job::transfer_rate::TransferRate;
 use sampan_client::engine::{Job, Phase, Row};
@@ -21,21 +21,21 @@ pub(crate) struct Rows {
 /// The rows of one job.
 #[derive(Debug)]
 pub(crate) struct JobRows {
-    /// The reference that was typed, or the job's subject once the engine has sent it.
+    /// The reference that the person typed, or the job's subject after the engine has sent it.
     pub name: String,
-    /// The job's number; 0 until it has one.
+    /// The job's number; 0 before the engine has sent it.
     pub job: u64,
     pub state: JobStage,
     /// The rows, sorted by index.
     pub lines: Vec<RowProgress>,
-    /// True if an earlier entry shows the same job.
+    /// Whether an earlier entry shows this job.
     pub is_duplicate: bool,
 }
 
 /// The stage of a job, as far as this command knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobStage {
-    /// Not started, since other jobs go first.
+    /// Not started yet, since other jobs are first.
     Queued,
     Running,
     Done,
@@ -43,7 +43,7 @@ pub(crate) enum JobStage {
 }
 
 impl JobStage {
-    /// Its name in progress lines and JSON.
+    /// Name of the stage in progress lines and JSON.
     pub(crate) fn word(self) -> &'static str {
         match self {
             JobStage::Queued => "queued",
@@ -57,9 +57,9 @@ impl JobStage {
 /// One row, and its transfer rate.
 #[derive(Debug)]
 pub(crate) struct RowProgress {
-    /// The row as the engine sent it last. `current` is never above a known `total`.
+    /// The row in the engine's last answer. `current` is never above a known `total`.
     pub row: Row,
-    /// Bytes that were transferred since this command began to watch.
+    /// Bytes that were transferred since this command began to follow the job.
     moved: u64,
     pub meter: TransferRate,
 }
@@ -77,18 +77,18 @@ pub(crate) struct Overall {
     pub layers: usize,
     /// Rows that are finished.
     pub layers_done: usize,
-    /// Bytes that were transferred. A blob that several jobs need counts once.
+    /// Bytes that were transferred. A blob that several jobs need counts one time.
     pub current: u64,
-    /// Bytes to transfer in all.
+    /// Bytes of all blobs to transfer.
     pub total: u64,
     /// Bytes per second; `None` until there are two samples.
     pub rate: Option<u64>,
-    /// The time that the rest takes at this rate.
+    /// The time that the remaining bytes take at this rate.
     pub left: Option<Duration>,
 }
 
 impl Rows {
-    /// Adds a job by the reference that was typed, and returns its index here.
+    /// Adds a job by the reference that the person typed, and returns the job's index.
     pub(crate) fn open(&mut self, name: &str) -> usize {
         self.entries.push(JobRows {
             name: name.to_owned(),
@@ -110,7 +110,7 @@ impl Rows {
         self.entries.get(at)
     }
 
-    /// True if there are several jobs, so that each line must name its job.
+    /// Whether there are several jobs, so that each line must name its job.
     pub(crate) fn is_shared(&self) -> bool {
         self.entries.len() > 1
     }
@@ -122,7 +122,7 @@ impl Rows {
         }
     }
 
-    /// Sets number and name of job `at`. Does not take the job's rows: [`Rows::update`].
+    /// Sets number and name of job `at`. [`Rows::update`] sets the job's rows.
     pub(crate) fn join(&mut self, at: usize, job: &Job) {
         let is_duplicate =
             self.entries.iter().enumerate().any(|(nth, other)| nth != at && other.job == job.id);
@@ -169,7 +169,7 @@ impl Rows {
         self.total.sample(now, moved);
     }
 
-    /// True if a transfer is in progress, so that the rates change with time.
+    /// Whether a transfer is running, so that the rates change with time.
     pub(crate) fn is_moving(&self) -> bool {
         self.lines().any(|line| is_moving(line.row.phase))
     }
@@ -198,12 +198,12 @@ impl Rows {
         self.entries().flat_map(|entry| &entry.lines)
     }
 
-    /// The blobs of all rows. A blob of several rows is there once, with the progress of the furthest row.
+    /// The blobs of all rows. A blob of several rows occurs one time, with the progress of its furthest row.
     fn blobs(&self) -> HashMap<(&str, u32), Blob> {
         let mut blobs: HashMap<(&str, u32), Blob> = HashMap::new();
         for line in self.lines() {
             let row = &line.row;
-            // A row without an ID is a blob of its own.
+            // A row without an ID has a blob of its own.
             let key = (row.id.as_str(), if row.id.is_empty() { row.index } else { 0 });
             let blob = blobs.entry(key).or_default();
             blob.current = blob.current.max(line.current());
@@ -231,8 +231,8 @@ impl JobRows {
 }
 
 impl RowProgress {
-    /// Updates the row, and counts the bytes since its last update. Bytes of the first update were transferred before,
-    /// and a new attempt begins with fewer bytes; neither counts.
+    /// Updates the row, and counts the bytes since its last update. The bytes in the first update were transferred
+    /// before, and a new attempt begins with fewer bytes; neither counts.
     fn update(&mut self, row: &Row) {
         if is_moving(self.row.phase) {
             self.moved = self.moved.saturating_add(row.current.saturating_sub(self.row.current));
@@ -245,18 +245,18 @@ impl RowProgress {
         if is_finished(self.row.phase) { self.row.total } else { self.row.current }
     }
 
-    /// The rate, for a row that is being transferred.
+    /// The rate of a row whose bytes are being transferred.
     pub(crate) fn rate(&self) -> Option<u64> {
         self.meter.bytes_per_second().filter(|_| is_moving(self.row.phase))
     }
 }
 
-/// True while bytes are transferred.
+/// Whether bytes of the row are being transferred.
 pub(crate) fn is_moving(phase: Phase) -> bool {
     matches!(phase, Phase::Downloading | Phase::Uploading | Phase::Saving)
 }
 
-/// True for rows that need no more work.
+/// Whether the row is finished.
 pub(crate) fn is_finished(phase: Phase) -> bool {
     matches!(phase, Phase::Complete | Phase::Exists)
 }
@@ -280,7 +280,7 @@ mod tests {
         let mut all_rows = Rows::default();
         let at = all_rows.open("x");
         all_rows.update(at, &[row(0, Phase::Waiting, 0, 100), row(1, Phase::Waiting, 0, 1000)], SECOND);
-        // A layer that exists, and one that goes on where an earlier pull broke.
+        // One layer exists already; the other continues an earlier pull that broke off.
         all_rows.update(
             at,
             &[row(0, Phase::Exists, 100, 100), row(1, Phase::Downloading, 500, 1000)],

@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The time that the mean is over.
+/// Length of the time over which the mean is computed.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Most samples in that time.
+/// Most samples in the time of [`WINDOW`].
 pub(crate) const SAMPLES_MAX: usize = 64;
 
 /// Samples of a count of bytes that never falls.
@@ -24,7 +24,7 @@ impl TransferRate {
             Some(last) if self.samples.len() > 1 && now.saturating_sub(last.0) < spacing => {}
             _ => self.samples.push_back((now, bytes)),
         }
-        // One sample from before the window stays, so that a count that rises rarely has a rate, too.
+        // Keep one sample from before the window, so that a count that rises rarely has a rate, too.
         while self.samples.len() > 2 && self.samples.get(1).is_some_and(|(at, _)| is_old(now, *at)) {
             self.samples.pop_front();
         }
@@ -44,11 +44,11 @@ impl TransferRate {
         (seconds > 0.0).then(|| last.saturating_sub(*first) as f64 / seconds)
     }
 
-    /// The time that `bytes` take at this rate; `None` if the rate is unknown, or for a day or more.
+    /// The time that `bytes` take at this rate; `None` if the rate is unknown, or if the time is a day or more.
     pub(crate) fn time_for(&self, bytes: u64) -> Option<Duration> {
         let rate = self.rate().filter(|rate| *rate >= 1.0 && bytes > 0)?;
         let seconds = bytes as f64 / rate;
-        // A longer time would not help a person.
+        // A time of a day or more would not help a person.
         (seconds < 86_400.0).then(|| Duration::from_secs_f64(seconds.ceil()))
     }
 }

@@ -1,7 +1,7 @@
 //! Prints the progress of jobs on standard output: bars, plain lines, JSON lines, or nothing.
 //!
-//! Keeps the engine's answers in [`Rows`] and prints what has changed. `follow` calls it for every answer, and once a
-//! second while bars are shown, so that rates and the time left stay true.
+//! Stores the engine's answers in [`Rows`] and prints the changes. `follow` calls the view for every answer; while
+//! bars are shown, it also calls the view each second, so that rates and the time left stay true.
 
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::error::Failure;
@@ -28,11 +28,11 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Makes a view of the jobs `names`, in the style that the arguments ask for and that standard output can show.
+    /// Makes a view of the jobs `names`, in the style that the arguments request and that standard output can show.
     pub(crate) fn new(args: &Progress, names: &[String]) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let style = match args.progress {
-            // --quiet spares people text; scripts still get all JSON.
+            // --quiet omits the text for people; scripts still get all JSON.
             ProgressStyle::Json => ProgressStyle::Json,
             _ if args.quiet => ProgressStyle::None,
             ProgressStyle::Auto if output::target().is_terminal() && !dumb => ProgressStyle::Bars,
@@ -61,7 +61,7 @@ impl View {
         self.style == ProgressStyle::Json
     }
 
-    /// True if progress is printed before the result.
+    /// Whether progress is printed before the result.
     pub(crate) fn is_shown(&self) -> bool {
         self.style != ProgressStyle::None
     }
@@ -72,7 +72,7 @@ impl View {
         self.redraw()
     }
 
-    /// Takes the engine's description of job `at`, with all rows.
+    /// Stores the engine's description of job `at`, with all rows.
     pub(crate) fn job(&mut self, at: usize, job: &Job) -> io::Result<()> {
         self.all_rows.join(at, job);
         if self.style == ProgressStyle::Json {
@@ -81,7 +81,7 @@ impl View {
         self.update(at, &job.rows)
     }
 
-    /// Takes rows of job `at` that have changed.
+    /// Stores the rows of job `at` that have changed.
     pub(crate) fn update(&mut self, at: usize, rows: &[Row]) -> io::Result<()> {
         self.all_rows.update(at, rows, self.begun.elapsed());
         let Some(entry) = self.all_rows.entry(at).filter(|entry| !entry.is_duplicate) else {
@@ -98,7 +98,7 @@ impl View {
         }
     }
 
-    /// True if the view changes with time.
+    /// Whether the view changes with time.
     pub(crate) fn is_moving(&self) -> bool {
         self.is_bars() && self.all_rows.is_moving()
     }
@@ -151,8 +151,8 @@ impl View {
         }
     }
 
-    /// Prints the results: for each job its index, the name that was typed, and the outcome, formatted with `words` if
-    /// given.
+    /// Prints the results: for each job its index, the name that the person typed, and the outcome. Formats the
+    /// outcome by `words` if it is given.
     pub(crate) fn finish<'a>(
         &mut self,
         words: Option<ResultFormat>,
@@ -190,7 +190,7 @@ fn screen() -> Screen {
     }
 }
 
-/// The failure for progress that cannot be printed.
+/// Makes the failure for progress that cannot be printed.
 pub(crate) fn unwritable(error: &io::Error) -> Failure {
     Failure::output(error)
 }

@@ -38,7 +38,7 @@ fn table(kinds: &[Usage]) -> String {
     for Usage { kind, count, active, size, reclaimable } in kinds {
         let name = match kind.as_str() {
             "images" => "Images",
-            // A part of the images.
+            // This row is a part of the row of the images.
             "layers" => "  Unpacked layers",
             "partials" => "Partial downloads",
             "containers" => "Containers",

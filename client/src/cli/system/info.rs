@@ -1,4 +1,4 @@
-//! `info`, `version` and `monitor status`: what the daemons report about themselves.
+//! `info`, `version` and `monitor status`: the daemons' reports about themselves.
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::args::system::{Info, MonitorStatus, Version};

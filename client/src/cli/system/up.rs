@@ -1,7 +1,7 @@
 //! `sampan up`: runs monitord and the engine in the foreground, for hosts without a service manager.
 //!
-//! Starts both daemons, waits until both report readiness, and stops both when a signal comes or when one of them ends.
-//! Restarts neither. The daemons log to this process's standard error. Each reports readiness with READY=1 of
+//! Starts both daemons, waits until both report that they are ready, and stops both when a signal comes or when one of
+//! them ends. Restarts neither. The daemons log to this process's standard error. Each daemon reports READY=1 of
 //! sd_notify(3) over a socket of its own.
 
 use crate::cli::args::system::Up;
@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// How long a daemon may take to stop before it is killed; both clean up faster.
+/// Longest time that a daemon may take to stop. Both need less; a daemon that takes longer is killed.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &Up) -> Result<(), Failure> {
@@ -65,7 +65,7 @@ fn announce(args: &Up) -> Result<(), Failure> {
     output::print(&text)
 }
 
-/// Wakes this process on a signal and at the end of a child.
+/// Wakes this process when a signal comes and when a child ends.
 struct Waker {
     receiver: UnixStream,
     signals: Signals,
@@ -81,7 +81,7 @@ impl Waker {
         Ok(Waker { receiver, signals })
     }
 
-    /// Waits for a wake-up, until `other` is readable, or until `deadline`.
+    /// Waits until a signal comes, a child ends, `other` becomes readable, or `deadline` has passed.
     fn wait(&mut self, other: Option<&UnixDatagram>, deadline: Option<Instant>) {
         let timeout = match deadline {
             None => PollTimeout::NONE,
@@ -94,7 +94,7 @@ impl Waker {
         let mut fds = vec![PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN)];
         fds.extend(other.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         let _ = poll(&mut fds, timeout);
-        // The number of wake-ups does not matter: the caller checks everything.
+        // Drop all bytes: their number does not matter, since the caller checks everything.
         let mut bytes = [0; 64];
         while matches!((&self.receiver).read(&mut bytes), Ok(1..)) {}
     }
@@ -107,7 +107,7 @@ struct Service {
     notify: Notify,
 }
 
-/// The socket on which a daemon reports readiness. Dropping it removes its path.
+/// The socket on which a daemon reports that it is ready. A drop removes the socket's path.
 struct Notify {
     socket: UnixDatagram,
     path: PathBuf,
@@ -134,20 +134,21 @@ fn start(name: &'static str, arguments: &[String]) -> Result<Service, Failure> {
     let notify = Notify::open(name).map_err(failed)?;
     let mut command = Command::new(program(name));
     command.args(arguments).env("NOTIFY_SOCKET", &notify.path).env_remove("WATCHDOG_USEC");
-    // A process group of its own, so that Ctrl-C reaches only this process, which stops the daemons in order.
+    // The child gets its own process group, so that Ctrl-C reaches only this process, which stops the daemons in
+    // order.
     let child = command.process_group(0).spawn().map_err(|error| {
         failed(error).hint("sampan looks in its own directory, then in PATH; run 'make install'")
     })?;
     Ok(Service { name, child, notify })
 }
 
-/// The program in the directory of this one, or else in PATH.
+/// The path of the program: in the directory of this program, or else in PATH.
 fn program(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
 
-/// Waits until the last daemon is ready; false if a signal came first.
+/// Waits until the last daemon is ready. Returns false if a signal came first.
 fn await_ready(running: &mut [Service], waker: &mut Waker, deadline: Instant) -> Result<bool, Failure> {
     loop {
         if waker.signals.caught().is_some() {
@@ -198,7 +199,7 @@ impl Service {
     fn check(&mut self) -> Result<(), Failure> {
         match self.child.try_wait() {
             Ok(Some(status)) => Err(self.ended(status)),
-            // The only cause of an error would be another parent, so the daemon runs.
+            // An error could only mean that another process is the parent, so the daemon counts as running.
             Ok(None) | Err(_) => Ok(()),
         }
     }
@@ -227,7 +228,7 @@ impl Service {
     }
 
     fn signal(&mut self, signal: Signal) {
-        // The daemon is not reaped yet, so its process ID is still valid.
+        // The daemon is not reaped yet, so its process ID is valid.
         let Ok(None) = self.child.try_wait() else { return };
         let Ok(pid) = i32::try_from(self.child.id()) else {
             return;
