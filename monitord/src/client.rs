@@ -1,8 +1,8 @@
-//! One connected client: its peer, its request, and how far it has been served.
+//! One connected client: its peer, its request, and its place in the events.
 //!
-//! Owned by [`crate::clients::Clients`]; shared with no thread. A client has no queue: it is a cursor over the store
-//! and, at times, the rest of one frame that its socket did not take. Which frames it is sent is decided in
-//! [`crate::clients`].
+//! [`crate::clients::Clients`] owns it; no thread shares it. A client has no queue: it has a cursor into the store
+//! and, at times, the rest of one frame that its socket did not accept. [`crate::clients`] decides which frames it
+//! gets.
 
 use crate::deadlines::Deadline;
 use crate::ring::Cursor;
@@ -23,13 +23,13 @@ pub(crate) struct Client {
     pub(crate) peer: Peer,
     pub(crate) connected_at: Instant,
     pub(crate) state: State,
-    /// Bytes that are sent before anything else: the rest of an event's frame, or a frame of this process's own.
+    /// Bytes to send before anything else: the rest of an event's frame, or a frame that this process has made.
     pub(crate) out: Vec<u8>,
-    /// True while the socket's send buffer is full.
+    /// Whether the socket's send buffer is full.
     pub(crate) blocked: bool,
-    /// True while the poll also reports when the socket can be written.
+    /// Whether the poll also reports when the socket can be written.
     pub(crate) polled_for_write: bool,
-    /// The deadline that is armed for this client, so that it can be disarmed.
+    /// The deadline of this client, stored so that it can be disarmed.
     pub(crate) deadline: Option<Deadline>,
 }
 
@@ -38,38 +38,38 @@ pub(crate) struct Client {
 pub(crate) enum State {
     /// The request has not arrived completely.
     Opening(Box<Decoder>),
-    /// The client is served events.
+    /// The client gets events.
     Subscribed(Subscription),
-    /// The client is sent the bytes in `out`, and then closed.
+    /// The client gets the bytes in `out`; then its connection is closed.
     Leaving,
 }
 
-/// A subscriber's place in the events, and which of them it wants.
+/// A subscriber's place in the events, and the events that it wants.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    /// The next byte to be served, and the sequence number of the frame that this byte belongs to.
+    /// The next byte to send, and the sequence number of the frame that this byte belongs to.
     pub(crate) at: Cursor,
-    /// True while `at.pos` is inside a frame of the journal; `at.seq` is then the number of an earlier frame. The rest
-    /// of the frame is served from the file. Before the journal removes that file,
+    /// Whether `at.pos` is inside a frame of the journal; `at.seq` is then the number of an earlier frame. The rest of
+    /// the frame is sent from the file. Before the journal removes that file,
     /// [`crate::clients::Clients::finish_frames`] reads the rest into `out`.
     pub(crate) inside: bool,
-    /// Which events the subscriber wants; `None` is all of them, unchanged.
+    /// The events that the subscriber wants; `None` means all events, unchanged.
     pub(crate) criteria: Option<Rc<SharedCriteria>>,
-    /// Where the subscription ends; `None` while it has no end. Set by [`crate::until`].
+    /// The end of the subscription; `None` while it has no end. [`crate::until`] sets it.
     pub(crate) stop: Option<Stop>,
     /// The filters as the subscriber sent them, for `sampan system info`.
     pub(crate) terms: Rc<[String]>,
-    /// What the subscriber knows of its position. `None` if it needs no position frames: it has no filter, or speaks
-    /// version 1.
+    /// The subscriber's knowledge of its position. `None` if it needs no position frames: it has no filter, or it
+    /// speaks version 1.
     pub(crate) known: Option<KnownPosition>,
 }
 
-/// How far a subscriber with a filter knows that monitord has searched for it.
+/// The position up to which a subscriber with a filter knows that monitord has searched.
 #[derive(Debug)]
 pub(crate) struct KnownPosition {
-    /// Number of the last event, or of the last position frame, that it was sent.
+    /// Sequence number of the last event or position frame that the subscriber was sent.
     pub(crate) seq: u64,
-    /// When it was last sent a position frame.
+    /// When the subscriber was last sent a position frame.
     pub(crate) sent_at: Option<Instant>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct SharedCriteria {
     pub(crate) criteria: Criteria,
 }
 
-/// Which events a subscriber wants, and in which form.
+/// The events that a subscriber wants, and their form.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Criteria {
     pub(crate) filters: FilterSet,
@@ -97,17 +97,17 @@ pub(crate) struct Criteria {
     pub(crate) since: Option<i64>,
     /// Latest event time, inclusive, in nanoseconds since the epoch.
     pub(crate) until: Option<i64>,
-    /// Send events of the emit FIFO without their mark: version 1 of the protocol does not know it.
+    /// Whether events of the emit FIFO are sent without their mark, which version 1 of the protocol does not have.
     pub(crate) unmarked: bool,
 }
 
 impl Criteria {
-    /// True if every event is wanted, unchanged.
+    /// Whether the subscriber wants every event, unchanged.
     pub(crate) fn is_all(&self) -> bool {
         self.filters.is_empty() && self.since.is_none() && self.until.is_none() && !self.unmarked
     }
 
-    /// True if `event` is wanted.
+    /// Whether the subscriber wants `event`.
     pub(crate) fn matches(&self, event: &EventView<'_>) -> bool {
         self.since.is_none_or(|since| event.time >= since)
             && self.until.is_none_or(|until| event.time <= until)
@@ -130,7 +130,7 @@ impl Client {
         }
     }
 
-    /// Writes the bytes in `out`; true once all are written.
+    /// Writes the bytes in `out`. Returns whether all of them are written.
     ///
     /// # Errors
     /// The connection is broken.
@@ -146,12 +146,12 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        // An idle subscriber keeps no buffer.
+        // Free the buffer, so that an idle subscriber has none.
         self.out = Vec::new();
         Ok(true)
     }
 
-    /// Number of visible events that the client has not been served yet.
+    /// Number of visible events that the client has not been sent yet.
     pub(crate) fn lag(&self, visible: Cursor) -> u64 {
         match &self.state {
             State::Subscribed(subscription) => visible.seq.saturating_sub(subscription.at.seq),

@@ -1,8 +1,9 @@
-//! All connected clients, and how each is served the events after its cursor.
+//! All connected clients, and the code that sends each client the events after its cursor.
 //!
-//! Owned by the event loop. Each client is served up to a budget per turn: frames in memory by one write, frames of the
-//! journal by sendfile(2), filtered frames from a batch that all clients with the same criteria share. A client whose
-//! socket is full is skipped until the poll reports that it can be written; no other client waits for it.
+//! The event loop owns the clients. Each client gets bytes up to a budget in each turn: frames in memory by one write,
+//! frames of the journal by sendfile(2), filtered frames from a batch that all clients with equal criteria share. A
+//! client whose socket is full is skipped until the poll reports that the socket can be written; no other client waits
+//! for it.
 
 use crate::client::{Client, Criteria, SharedCriteria, State};
 use crate::ring::Cursor;
@@ -18,11 +19,11 @@ use std::io::{self, IoSlice, Write};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-/// Most bytes of frames that one client is served, or that are filtered for it, per turn.
+/// Most bytes of frames that are sent to one client, or filtered for it, in one turn.
 const BYTES_PER_TURN: u64 = 256 << 10;
-/// Least time between two position frames to one client, so that filtered events do not wake it each time.
+/// Least time between two position frames to one client, so that filtered events do not wake the client each time.
 const POSITION_SPACING: Duration = Duration::from_secs(1);
-/// Bytes of frames that are filtered at a time.
+/// Number of bytes of frames that are filtered in one step.
 const FILTER_CHUNK: u64 = 64 << 10;
 
 /// All clients, by token.
@@ -33,42 +34,43 @@ pub(crate) struct Clients {
     criteria: Vec<Weak<SharedCriteria>>,
     last_criteria_id: u64,
     batch: Batch,
-    /// Number of events that were reported to clients as lost.
+    /// Number of events that clients were told are lost.
     pub(crate) lost: u64,
 }
 
-/// What the caller of [`Clients::serve`] has to do next.
+/// The work that the caller of [`Clients::serve`] must do next.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Served {
-    /// A client used up its budget: call again without sleeping.
+    /// Whether a client has used up its budget, so that the caller must call again without sleeping.
     pub(crate) more: bool,
-    /// Clients to be closed: their stream is complete or broken.
+    /// Clients whose stream is complete or broken, and whose connection must be closed.
     pub(crate) gone: Vec<usize>,
     /// Clients whose poll interest must change, since [`Client::blocked`] has changed.
     pub(crate) interest_changed: Vec<usize>,
-    /// When the next position frame is due, if no event comes first.
+    /// When the next position frame must be sent, unless an event comes first.
     pub(crate) position_at: Option<Instant>,
 }
 
-/// The frames of a stretch of events that match some criteria, for every client with these criteria in that stretch.
+/// The frames of a range of events that match some criteria, for all clients with these criteria and a cursor in the
+/// range.
 #[derive(Debug, Default)]
 struct Batch {
     criteria_id: u64,
-    /// Position where the stretch begins; `u64::MAX` if the batch must not be used again.
+    /// Position at which the range begins; `u64::MAX` if the batch must not be used again.
     from: u64,
-    /// Where the stretch ends.
+    /// The end of the range.
     to: Cursor,
     /// The matching frames.
     bytes: Vec<u8>,
-    /// For each frame in `bytes`: the offset of its end in `bytes`, and the cursor after it in the store.
+    /// For each frame in `bytes`: the offset of its end in `bytes`, and the store's cursor after the frame.
     ends: Vec<(usize, Cursor)>,
-    /// The unfiltered frames of the stretch; kept only to reuse the allocation.
+    /// The unfiltered frames of the range. The buffer is kept only so that its memory is reused.
     input: Vec<u8>,
 }
 
 /// The outcome of one read and write for a client.
 enum Step {
-    /// The client advanced; there may be more to read.
+    /// The client has advanced, and there may be more to read.
     Advanced,
     /// The client has every visible event.
     UpToDate,
@@ -98,7 +100,7 @@ impl Clients {
         self.table.iter().map(|(token, client)| (*token, client))
     }
 
-    /// All clients, oldest first, mutably.
+    /// All clients for changes, oldest first.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
         self.table.values_mut()
     }
@@ -123,10 +125,10 @@ impl Clients {
         }))
     }
 
-    /// Prepares for the removal of the journal's oldest segments: a client that is inside a frame of a segment gets the
-    /// rest of that frame into [`Client::out`].
+    /// Prepares the removal of the journal's oldest segments: if a client is inside a frame of such a segment, reads
+    /// the rest of the frame into [`Client::out`].
     ///
-    /// Returns the clients to be closed, for which that frame could not be read.
+    /// Returns the clients whose frame could not be read, and whose connections must be closed.
     pub(crate) fn finish_frames(&mut self, store: &Store) -> Vec<usize> {
         let mut broken = Vec::new();
         for (token, client) in &mut self.table {
@@ -139,7 +141,7 @@ impl Clients {
         broken
     }
 
-    /// Serves every client that has something to receive and whose socket has room, each up to its budget.
+    /// Sends bytes to every client that has unsent events and whose socket has room, up to the client's budget.
     pub(crate) fn serve(&mut self, store: &Store) -> Served {
         let visible = store.visible();
         let now = Instant::now();
@@ -148,18 +150,20 @@ impl Clients {
         let mut served = Served::default();
         while !due.is_empty() {
             if due.iter().any(|due| due.criteria_id != 0) {
-                // Clients with the same criteria at about the same place become neighbours, so they share a batch.
+                // Sorting puts clients with equal criteria and near places next to each other, so that they share a
+                // batch.
                 due.sort_unstable();
             }
             due.retain_mut(|due| self.serve_one(due, store, &mut served));
         }
-        // Events that come later may lie in the stretch of this batch: the next call must read them.
+        // Later events may belong to the range of this batch, so the next call must read the range again.
         self.batch.from = u64::MAX;
         served.position_at = self.table.values().filter_map(|client| next_position(client, visible)).min();
         served
     }
 
-    /// Serves one client: its whole budget, or one batch if it has criteria. True if it is due again.
+    /// Sends bytes to one client: its whole budget, or one batch if it has criteria. Returns whether the client must
+    /// get another turn.
     fn serve_one(&mut self, due: &mut Due, store: &Store, served: &mut Served) -> bool {
         let Some(client) = self.table.get_mut(&due.token) else { return false };
         let stays = match advance(client, due, store, &mut self.batch, &mut self.lost) {
@@ -184,33 +188,33 @@ impl Clients {
     }
 }
 
-/// A client that can be served now. The order of the fields is the order in which clients are sorted.
+/// A client that can be sent bytes now. Clients are sorted by the fields in this order.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Due {
-    /// 0 for a client without criteria.
+    /// ID of the client's criteria; 0 for a client without criteria.
     criteria_id: u64,
     pos: u64,
     token: usize,
-    /// Bytes that are left of the client's budget for this turn.
+    /// Bytes that are left of the client's budget in this turn.
     budget: u64,
 }
 
-/// The outcome of serving one client.
+/// The outcome of a client's turn.
 enum Progress {
-    /// The client can take more now, and has budget left.
+    /// The client can accept more bytes, and has budget left.
     Again,
-    /// The client can take more now, but its budget for this turn is used up.
+    /// The client can accept more bytes, but its budget for this turn is used up.
     OutOfBudget,
     /// The client has every visible event, its socket is full, or its stream is complete.
     Waits,
 }
 
-/// When the next position frame to a client that has every visible event is due; `None` if it knows its position.
+/// When a client that has every visible event must get the next position frame; `None` if it knows its position.
 fn next_position(client: &Client, visible: Cursor) -> Option<Instant> {
     let State::Subscribed(subscription) = &client.state else { return None };
     let known = subscription.known.as_ref().filter(|_| !client.blocked && client.out.is_empty())?;
     let is_idle = subscription.at.seq >= visible.seq && subscription.unreported_position().is_some();
-    // Without an earlier position frame there is nothing to wait for: `send_position` has sent the first one already.
+    // Without an earlier position frame there is nothing to wait for: `send_position` sends the first frame at once.
     is_idle.then(|| known.sent_at.map(|at| at + POSITION_SPACING)).flatten()
 }
 
@@ -257,7 +261,8 @@ fn advance(
         if due.budget == 0 {
             return Ok(Progress::OutOfBudget);
         }
-        // The stop is the end of a frame. Reading no byte beyond it ensures that the end frame follows a whole frame.
+        // The stop is the end of a frame. No byte after it may be read, so that the end frame follows a complete
+        // frame.
         let left = subscription.stop.map_or(u64::MAX, |stop| stop.pos - subscription.at.pos);
         let step = match subscription.criteria.clone() {
             None => send_all(client, store, due.budget.min(left), lost)?,
@@ -268,7 +273,8 @@ fn advance(
         (due.budget, due.pos) = (due.budget.saturating_sub(advanced), subscription.at.pos);
         match step {
             Step::Advanced if due.criteria_id == 0 => {}
-            // Clients with the same criteria at an earlier place come first, so that all of them share a batch.
+            // Return to the queue: clients with equal criteria and an earlier place come first, so that all of them
+            // share a batch.
             Step::Advanced => return Ok(Progress::Again),
             Step::UpToDate => {
                 send_position(client);
@@ -283,7 +289,7 @@ fn advance(
     }
 }
 
-/// Encodes an item that is not an event; empty if that fails, which only a bug can cause.
+/// Encodes an item that is not an event. Returns no bytes if that fails, which only a bug can cause.
 pub(crate) fn item_frame(item: &Item) -> Vec<u8> {
     frame::encode(item).unwrap_or_else(|error| {
         log::error!("cannot encode a reply, the client will not receive it: {error}");
@@ -295,8 +301,8 @@ fn position_frame(seq: u64) -> Vec<u8> {
     item_frame(&Item::Position { seq })
 }
 
-/// Queues a position frame for a client that has every visible event, unless it knows its position or the last such
-/// frame is more recent than [`POSITION_SPACING`].
+/// Queues a position frame for a client that has every visible event. Does nothing if the client knows its position,
+/// or if its last position frame is more recent than [`POSITION_SPACING`].
 fn send_position(client: &mut Client) {
     let State::Subscribed(subscription) = &mut client.state else { return };
     let Some(seq) = subscription.unreported_position() else { return };
@@ -308,7 +314,8 @@ fn send_position(client: &mut Client) {
     }
 }
 
-/// Queues a frame that reports the events between the client's cursor and `next` as lost, and moves the cursor there.
+/// Queues a frame that reports the events between the client's cursor and `next` as lost, and moves the cursor to
+/// `next`.
 fn send_gap(client: &mut Client, next: Cursor, lost: &mut u64) -> Step {
     let State::Subscribed(subscription) = &mut client.state else {
         return Step::UpToDate;
@@ -323,7 +330,7 @@ fn send_gap(client: &mut Client, next: Cursor, lost: &mut u64) -> Step {
     Step::Advanced
 }
 
-/// Sends the next bytes to a client without criteria, as they are stored.
+/// Sends the next bytes to a client without criteria, unchanged.
 fn send_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> io::Result<Step> {
     let State::Subscribed(subscription) = &mut client.state else {
         return Ok(Step::UpToDate);
@@ -331,7 +338,8 @@ fn send_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
     let at = subscription.at;
     match store.read(at, budget, subscription.inside) {
         Read::End => Ok(Step::UpToDate),
-        // Somebody removed the segment's file. The client has half of a frame, so only closing is correct.
+        // Another process has removed the segment's file. The client has received half of a frame, so close its
+        // connection.
         Read::Gap(_) if subscription.inside => Err(io::ErrorKind::UnexpectedEof.into()),
         Read::Gap(next) => Ok(send_gap(client, next, lost)),
         Read::Ring((one, two), to) => {
@@ -351,7 +359,7 @@ fn send_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
         Read::File(segment, to) => {
             let Some(sent) = send_file(client, segment, at.pos, to.pos)? else { return Ok(Step::Blocked) };
             let State::Subscribed(subscription) = &mut client.state else { return Ok(Step::UpToDate) };
-            // Finding the end of the frame would cost a read: the next step continues at this byte instead.
+            // A search for the end of the frame would cost a read. The next step continues at this byte instead.
             subscription.inside = sent != to.pos || to.seq == 0;
             subscription.at = if subscription.inside { Cursor { pos: sent, seq: at.seq } } else { to };
             Ok(Step::Advanced)
@@ -359,7 +367,7 @@ fn send_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
     }
 }
 
-/// Reads the rest of the frame that a client is inside of into its `out`, so that the journal may remove the file.
+/// If a client is inside a frame, reads the rest of the frame into its `out`, so that the journal may remove the file.
 fn finish_frame(client: &mut Client, store: &Store) -> io::Result<()> {
     let State::Subscribed(subscription) = &mut client.state else { return Ok(()) };
     let sent = subscription.at.pos;
@@ -376,7 +384,7 @@ fn finish_frame(client: &mut Client, store: &Store) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes as much of `parts` as the socket takes; `None` if the socket is full.
+/// Writes as many bytes of `parts` as the socket accepts; `None` if the socket is full.
 fn write(stream: &mut mio::net::UnixStream, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
     loop {
         match stream.write_vectored(parts) {
@@ -388,15 +396,15 @@ fn write(stream: &mut mio::net::UnixStream, parts: &[IoSlice<'_>]) -> io::Result
     }
 }
 
-/// Sends from a journal file without a copy in this process. Returns the position reached, or `None` if the socket is
-/// full. sendfile(2).
+/// Sends bytes of a journal file by sendfile(2), without a copy in this process. Returns the position after the last
+/// byte sent; `None` if the socket is full.
 fn send_file(client: &Client, segment: &Segment, from: u64, to: u64) -> io::Result<Option<u64>> {
     let offset =
         i64::try_from(segment.offset(from)).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     loop {
         let mut offset = offset;
         return match sendfile(&client.stream, segment.file(), Some(&mut offset), (to - from) as usize) {
-            // Somebody truncated the file.
+            // Another process has truncated the file.
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(sent) => Ok(Some(from + sent as u64)),
             Err(Errno::EAGAIN) => Ok(None),
@@ -406,7 +414,8 @@ fn send_file(client: &Client, segment: &Segment, from: u64, to: u64) -> io::Resu
     }
 }
 
-/// Sends the next matching frames to a client with criteria, from the batch; fills the batch if it is for others.
+/// Sends the next matching frames to a client with criteria, from the batch. Fills the batch first if it does not fit
+/// the client.
 fn send_filtered(
     client: &mut Client,
     store: &Store,
@@ -453,19 +462,19 @@ fn send_filtered(
 }
 
 impl Batch {
-    /// True if the batch was filtered by these criteria and its stretch contains `pos`.
+    /// Whether the batch was filtered by these criteria and its range contains `pos`.
     fn covers(&self, criteria_id: u64, pos: u64) -> bool {
         self.criteria_id == criteria_id && (self.from..self.to.pos).contains(&pos)
     }
 
-    /// Offset in `bytes` of the first frame that lies at `pos` or later in the store.
+    /// Offset in `bytes` of the first frame whose position in the store is `pos` or later.
     fn offset_after(&self, pos: u64) -> usize {
         let nth = self.ends.partition_point(|(_, after)| after.pos <= pos);
         let before = nth.checked_sub(1).and_then(|before| self.ends.get(before));
         before.map_or(0, |(end, _)| *end)
     }
 
-    /// Replaces the batch by the matching frames of `read`, which begins at `at`.
+    /// Replaces the batch by the matching frames of `read`, which begins at the cursor `at`.
     fn fill(&mut self, read: Read<'_>, at: Cursor, shared: &SharedCriteria) -> io::Result<()> {
         self.input.clear();
         match read {
@@ -503,7 +512,7 @@ impl Batch {
     }
 }
 
-/// Changes the frame of an event of the emit FIFO into the frame of any event, the only one that version 1 knows.
+/// Changes the frame of an event from the emit FIFO into the frame of an event from the monitor FIFO, for version 1.
 fn remove_mark(frame: &mut [u8]) {
     let Some((header, body)) = frame.split_at_mut_checked(frame::HEADER_LEN) else { return };
     let Some(tag) = body.first_mut().filter(|tag| **tag == EMITTED_TAG) else { return };
@@ -514,7 +523,7 @@ fn remove_mark(frame: &mut [u8]) {
     }
 }
 
-/// Splits the first frame off `bytes`; its checksum was verified when the store took the event.
+/// Splits the first frame off `bytes`. The store has already verified the frame's checksum.
 fn split_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let len = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
     bytes.split_at_checked(frame::HEADER_LEN + len)

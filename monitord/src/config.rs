@@ -1,6 +1,7 @@
 //! The settings: arguments override the configuration file, which overrides the defaults.
 //!
-//! `main` parses them once; the event loop reads the file again on SIGHUP. An unknown key or option is an error.
+//! `main` parses the settings once; the event loop reads the file again after SIGHUP. An unknown key or option is an
+//! error.
 
 use crate::journal::Limits;
 use crate::syncer::Policy;
@@ -13,14 +14,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The configuration file that is read if `--config` names no other; it need not exist.
+/// The configuration file that is read if `--config` names no other file. It need not exist.
 pub(crate) const DEFAULT_FILE: &str = "/etc/sampan/sampan.toml";
 /// Longest configuration file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
-/// Least size of the ring in bytes: two windows of a FIFO.
+/// Smallest size of the ring in bytes: two windows of a FIFO.
 const RING_BYTES_MIN: u64 = 128 << 10;
 const RING_BYTES_MAX: u64 = 1 << 30;
-/// Least size of the journal in bytes: two of the smallest segments.
+/// Smallest size of the journal in bytes: two of the smallest segments.
 const JOURNAL_BYTES_MIN: u64 = 128 << 10;
 
 /// The text of `--help`.
@@ -73,23 +74,23 @@ pub(crate) enum Command {
     Print(String),
 }
 
-/// All settings, resolved.
+/// All settings, from arguments, file and defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The monitor FIFO, which carries facts.
     pub(crate) fifo: PathBuf,
-    /// The emit FIFO, which carries everybody else's events.
+    /// The emit FIFO, which carries the events of all other programs.
     pub(crate) emit_fifo: PathBuf,
     pub(crate) socket: PathBuf,
-    /// The journal's directory; `None` keeps events in memory only.
+    /// The journal's directory; `None` means that events are stored in memory only.
     pub(crate) journal: Option<PathBuf>,
     pub(crate) ring_bytes: usize,
-    /// Size and age of the journal.
+    /// Limits of the journal's size and age.
     pub(crate) limits: Limits,
     pub(crate) sync: Policy,
     pub(crate) subscribers_max: usize,
     pub(crate) subscribers_per_uid_max: usize,
-    /// The arguments, to override the file when it is read again.
+    /// The arguments, which override the file again after SIGHUP.
     arguments: Section,
     config: Option<PathBuf>,
 }
@@ -110,7 +111,7 @@ pub(crate) enum ConfigError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
 }
 
-/// The configuration file: this process reads its own table, the engine reads the other one.
+/// The configuration file. This process reads only its own table; the engine reads the other table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
@@ -120,7 +121,7 @@ struct ConfigFile {
     _engine: Option<serde::de::IgnoredAny>,
 }
 
-/// The table `[monitord]`; each key has the name and the format of a command line option, see [`HELP`].
+/// The table `[monitord]`. Each key has the name and the format of a command line option: see [`HELP`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Section {
@@ -182,7 +183,7 @@ impl Settings {
         Ok(if hand_over { Command::HandOver(settings) } else { Command::Run(settings) })
     }
 
-    /// Resolves the settings again, from the same arguments and the present content of the file.
+    /// Computes the settings again, from the same arguments and the present content of the file.
     ///
     /// # Errors
     /// The file cannot be read, or a value in it is invalid.
@@ -190,7 +191,7 @@ impl Settings {
         Self::resolve(self.arguments.clone(), self.config.clone())
     }
 
-    /// Names of the settings in `other` that differ from these and take effect only after a restart.
+    /// Names of the settings in `other` that differ from `self` and take effect only after a restart.
     pub(crate) fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
         let same = [
             ("fifo", self.fifo == other.fifo),

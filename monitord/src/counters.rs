@@ -1,38 +1,38 @@
 //! Counters since the start of this process, for its status and its log.
 //!
-//! Owned by the intake; the event loop adds the clients' part.
+//! The intake owns the counters; the event loop adds the numbers about clients.
 
 use std::time::Instant;
 
 /// Seconds over which the rate of events is averaged.
 const WINDOW_S: u64 = 60;
 
-/// Totals since the start, and the events of the last minute.
+/// Totals since the start, and the number of events in each second of the last minute.
 #[derive(Debug)]
 pub(crate) struct Counters {
     started: Instant,
-    /// Events taken.
+    /// Number of events that this process has stored.
     pub(crate) events: u64,
-    /// Bytes of the FIFOs that belonged to no valid record.
+    /// Bytes from the FIFOs that belonged to no valid record.
     pub(crate) skipped_bytes: u64,
-    /// Records that were skipped because an earlier process had put them into the journal.
+    /// Number of records that were skipped because an earlier process had put them into the journal.
     pub(crate) repeated: u64,
-    /// Records of the emit FIFO that claimed to be facts.
+    /// Number of records from the emit FIFO that had a type of facts.
     pub(crate) emit_refused: u64,
-    /// Events that writers dropped because a FIFO was full, as later records report.
+    /// Number of events that writers have dropped because a FIFO was full, according to later records.
     pub(crate) writers_lost: u64,
-    /// Events that were reported to subscribers as lost.
+    /// Number of events that were reported to subscribers as lost.
     pub(crate) subscribers_lost: u64,
-    /// Subscribers that were refused because of a limit.
+    /// Number of subscribers that were refused because of a limit.
     pub(crate) refused: u64,
     /// Number of events in each of the last [`WINDOW_S`] seconds; the index is the second modulo [`WINDOW_S`].
     seconds: [u32; WINDOW_S as usize],
-    /// The second of the latest entry, counted from the start.
+    /// The second of the latest entry in `seconds`, counted from the start.
     latest_s: u64,
 }
 
 impl Counters {
-    /// Starts at zero, and starts the clock of the rate.
+    /// Sets all counters to zero, and starts the clock for the rate.
     pub(crate) fn new() -> Self {
         Counters {
             started: Instant::now(),
@@ -48,7 +48,7 @@ impl Counters {
         }
     }
 
-    /// Counts events that were taken just now.
+    /// Counts `count` events that were stored just now.
     pub(crate) fn add_events(&mut self, count: u64) {
         self.events += count;
         self.clear_old_seconds();
@@ -57,7 +57,7 @@ impl Counters {
         }
     }
 
-    /// Events per second over the last minute, or since the start if that is less, in thousandths.
+    /// Events per second in thousandths, over the last minute, or since the start if that was less than a minute ago.
     pub(crate) fn events_per_1000s(&mut self) -> u64 {
         self.clear_old_seconds();
         let events: u64 = self.seconds.iter().map(|count| u64::from(*count)).sum();
@@ -69,7 +69,7 @@ impl Counters {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Clears the entries of seconds that have left the window.
+    /// Clears the entries of seconds that are more than [`WINDOW_S`] old.
     fn clear_old_seconds(&mut self) {
         let now = self.started.elapsed().as_secs();
         for second in (self.latest_s + 1..=now).take(WINDOW_S as usize) {

@@ -1,9 +1,9 @@
 //! The deadline thread: wakes the event loop when a client's deadline passes.
 //!
-//! Owned by the event loop, which arms and disarms deadlines. A deadline is the `until` of a subscription, or the time
-//! by which a client must have sent its request. The thread sleeps in a timer that is set to the earliest deadline;
-//! without deadlines it never wakes up. It knows clients by token only and never touches them: the loop ignores tokens
-//! that it no longer knows. Each client has at most one deadline, which bounds both collections.
+//! The event loop owns the deadlines: it arms and disarms them. A deadline is the `until` of a subscription, or the
+//! time by which a client must have sent its request. The thread waits for a timer that is set to the earliest
+//! deadline; without deadlines it never wakes up. The thread knows clients only by token and never uses them: the
+//! event loop ignores tokens of closed clients. Each client has at most one deadline, which limits both collections.
 //!
 //! The timer follows the wall clock, and expires early when the clock is set: timerfd_create(2),
 //! "TFD_TIMER_CANCEL_ON_SET".
@@ -17,7 +17,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-/// A time in nanoseconds since the epoch, and the client that it is for.
+/// A time in nanoseconds since the epoch, and the token of its client.
 pub(crate) type Deadline = (i64, Token);
 
 /// The deadlines of all clients, and the thread that waits for them.
@@ -59,7 +59,7 @@ impl Deadlines {
         Ok(Deadlines { shared, thread: Some(thread) })
     }
 
-    /// Adds `deadline`: [`Deadlines::take_passed`] returns its token once the clock is past it.
+    /// Adds `deadline`. After the clock has passed it, [`Deadlines::take_passed`] returns its token.
     pub(crate) fn arm(&self, deadline: Deadline) {
         let mut state = self.shared.lock();
         state.pending.insert(deadline);
@@ -68,7 +68,7 @@ impl Deadlines {
         }
     }
 
-    /// Removes `deadline`, unless it has passed already.
+    /// Removes `deadline`, unless the clock has passed it already.
     pub(crate) fn disarm(&self, deadline: Deadline) {
         self.shared.lock().pending.remove(&deadline);
     }
@@ -94,9 +94,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Sets the timer to one nanosecond after `deadline`: a deadline is inclusive.
+    /// Sets the timer to one nanosecond after `deadline`, because a deadline includes its own nanosecond.
     fn wake_at(&self, deadline: i64) {
-        // Zero would disarm the timer. One nanosecond after the epoch is in the past, and so expires at once.
+        // Zero would disarm the timer. One nanosecond after the epoch is in the past, so the timer expires at once.
         let at = TimeSpec::nanoseconds(deadline.saturating_add(1).max(1));
         let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
         if let Err(errno) = self.timer.set(Expiration::OneShot(at), flags) {
@@ -106,7 +106,7 @@ impl Shared {
 
     fn run(&self) {
         loop {
-            // Also returns when the clock is set: nix maps the ECANCELED of read(2) to success.
+            // Returns also after the clock was set: nix returns success for ECANCELED of read(2).
             if let Err(errno) = self.timer.wait() {
                 log::error!(
                     "cannot wait for deadlines, subscriptions no longer end at their 'until': {errno}"
@@ -130,7 +130,7 @@ impl Shared {
 }
 
 impl State {
-    /// Moves the deadlines before `now` from `pending` to `passed`; true if there was one.
+    /// Moves the deadlines before `now` from `pending` to `passed`. Returns whether there was such a deadline.
     fn move_passed(&mut self, now: i64) -> bool {
         let before = self.passed.len();
         while let Some((at, token)) = self.pending.first().copied()
@@ -183,7 +183,8 @@ mod tests {
         let hour = 3_600_000_000_000;
         deadlines.arm((clock() + hour, Token(7)));
         STEP.store(2 * hour, Ordering::SeqCst);
-        // Setting the clock makes the kernel end the thread's read of the timer. Here, the timer itself does.
+        // After the clock is set, the kernel ends the thread's read of the timer. In this test the timer itself
+        // expires.
         deadlines.shared.wake_at(0);
         let deadline = Instant::now() + Duration::from_secs(30);
         while deadlines.shared.lock().passed.is_empty() && Instant::now() < deadline {

@@ -1,8 +1,8 @@
 //! The event loop: reads the FIFOs and serves the sockets.
 //!
-//! `main` runs it, in one thread that owns the intake (FIFOs and store), the listener and every client. A poll event
-//! only marks readiness; the work follows in a fixed order, each input up to a budget. The loop never waits for a
-//! subscriber, and never for a disk, which only the syncer thread does.
+//! `main` runs the event loop in one thread, which owns the intake (FIFOs and store), the listener and every client. A
+//! poll event only marks a source as ready; then the work is done in a fixed order, up to a budget for each source.
+//! The loop never waits for a subscriber, and never for a disk, for which only the syncer thread waits.
 
 use crate::client::{Client, Criteria, KnownPosition, State, Subscription};
 use crate::clients::{Clients, item_frame};
@@ -29,20 +29,21 @@ const FIFO: Token = Token(1);
 const LISTENER: Token = Token(2);
 const WAKER: Token = Token(3);
 const EMIT_FIFO: Token = Token(4);
-/// Token of the first client; each later one has the next number, and none is used twice.
+/// Token of the first client. Each later client has the next number, and no number is used twice.
 const FIRST_CLIENT: usize = 16;
 
-/// Windows that are taken from each FIFO per turn, so that a full FIFO delays the other one by no more than these.
+/// Most windows that are read from each FIFO in one turn, so that a full FIFO delays the other FIFO only by these.
 const WINDOWS_PER_TURN: usize = 2;
-/// Most connections that are accepted per turn.
+/// Most connections that are accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// A client that has not sent its request after this time is closed, since it holds a descriptor without using it.
+/// Longest time until a client must have sent its request. Its connection is then closed, since it only occupies a
+/// descriptor.
 const OPENING_TIME: Duration = Duration::from_secs(10);
-/// How long the process must be idle before it releases the memory of its code pages.
+/// Idle time after which the process releases the memory of its code pages.
 const IDLE_TIME: Duration = Duration::from_secs(1);
-/// How long subscribers may take to receive their last events when this process stops.
+/// Longest time for subscribers to receive their last events when this process stops.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(500);
-/// Most bytes that the list of subscribers takes in a status, so that it fits one frame.
+/// Most bytes of the list of subscribers in a status, so that the status fits into one frame.
 const STATUS_BYTES_MAX: usize = 768 << 10;
 
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ impl Ready {
     }
 }
 
-/// Everything that the process owns while it serves.
+/// The objects that the process owns while it serves clients.
 pub(crate) struct EventLoop {
     settings: Settings,
     poll: Poll,
@@ -73,15 +74,16 @@ pub(crate) struct EventLoop {
     listener: Listener,
     ready: Ready,
     next_token: usize,
-    /// Clients whose socket has bytes to be read.
+    /// Clients without a complete request whose sockets have bytes to read.
     openings: Vec<usize>,
     watchdog: Watchdog,
     accept: Accept,
-    /// When the memory of code pages is released: once after each activity, so that an idle process never wakes up.
+    /// When the memory of code pages is released. Set after each activity and cleared by the release, so that an idle
+    /// process never wakes up.
     release_memory_at: Option<Instant>,
-    /// A client could be served more at once, but its budget is used up.
+    /// Whether a client can accept more bytes at once, but has used up its budget.
     more: bool,
-    /// When the next position frame to a subscriber with a filter is due.
+    /// When a subscriber with a filter must get the next position frame.
     position_at: Option<Instant>,
     stopping: bool,
 }
@@ -90,7 +92,7 @@ impl EventLoop {
     /// Opens FIFOs, socket and journal, and starts the threads.
     ///
     /// # Errors
-    /// One of them cannot be had, see [`SetupError`].
+    /// A FIFO, the socket, the journal or a thread cannot be opened or started: see [`SetupError`].
     pub(crate) fn open(settings: Settings) -> Result<Self, SetupError> {
         let system = |what| move |source| SetupError::System { what, source };
         let (fifo, emit_fifo, listener) = setup::endpoints(&settings)?;
@@ -133,7 +135,7 @@ impl EventLoop {
         registry.register(self.listener.source(), LISTENER, Interest::READABLE)
     }
 
-    /// Serves until SIGTERM or SIGINT.
+    /// Runs until SIGTERM or SIGINT.
     ///
     /// # Errors
     /// Polling or reading a FIFO failed.
@@ -208,7 +210,7 @@ impl EventLoop {
                         client.blocked = false;
                     }
                     if event.is_read_closed() || event.is_error() {
-                        // The peer has hung up: unsent frames have no receiver.
+                        // The peer has closed the connection, so unsent frames have no receiver.
                         self.end(token);
                     } else if event.is_readable() {
                         self.openings.push(token);
@@ -300,7 +302,7 @@ impl EventLoop {
         }
     }
 
-    /// The limit that one more client of `peer`'s user would exceed, in words; `None` if there is room for it.
+    /// The limit that another client of `peer`'s user would exceed, in words; `None` if another client is allowed.
     fn exceeded_limit(&self, peer: Peer) -> Option<String> {
         let (all, of_user) = (self.settings.subscribers_max, self.settings.subscribers_per_uid_max);
         if self.clients.len() >= all {
@@ -312,14 +314,14 @@ impl EventLoop {
         }
     }
 
-    /// Takes records from both FIFOs, up to the turn's budget, and removes journal segments over the limits.
+    /// Reads records from both FIFOs, up to the turn's budget, and removes journal segments that exceed the limits.
     fn read_fifos(&mut self) -> io::Result<()> {
         for origin in self.intake.take_synced()? {
             *self.ready.fifo(origin) = true;
         }
         for origin in ORIGINS {
-            // A new subscriber must find every event that was written before it sent its request, although the poll may
-            // not have reported the FIFO yet.
+            // Before a new subscriber begins, read every event that was written before it sent its request, even if
+            // the poll has not reported the FIFO yet.
             if *self.ready.fifo(origin) || !self.openings.is_empty() {
                 *self.ready.fifo(origin) = self.intake.take(origin, WINDOWS_PER_TURN)?;
             }
@@ -410,7 +412,8 @@ impl EventLoop {
         }
     }
 
-    /// Ends the subscriptions whose `until` has passed, and closes the clients that sent no request in time.
+    /// Ends the subscriptions whose `until` has passed, and closes the connections of clients that sent no request in
+    /// time.
     fn end_passed_deadlines(&mut self) {
         if !std::mem::take(&mut self.ready.woken) {
             return;
@@ -444,7 +447,8 @@ impl EventLoop {
         self.intake.counters.subscribers_lost = self.clients.lost;
     }
 
-    /// Polls a socket for writing only while it is full: otherwise every read by the peer would wake this process.
+    /// Polls a socket for writing only while the socket is full. Otherwise every read by the peer would wake this
+    /// process.
     fn update_interest(&mut self, token: usize) {
         let Some(client) = self.clients.get_mut(token) else {
             return;
@@ -471,8 +475,8 @@ impl EventLoop {
         log::debug!("connection {token}: closed");
     }
 
-    /// Releases the memory of code pages once the process has been idle for [`IDLE_TIME`]; the kernel reads them from
-    /// the binary again when they are used.
+    /// Releases the memory of code pages after the process was idle for [`IDLE_TIME`]. The kernel reads the pages from
+    /// the program's file again when they are used.
     fn release_idle_memory(&mut self, is_busy: bool) {
         let now = Instant::now();
         if is_busy || self.more {
@@ -482,7 +486,8 @@ impl EventLoop {
         }
     }
 
-    /// Takes the records that the FIFOs still hold, serves every subscriber up to them, and sends it the end frame.
+    /// Reads the remaining records from the FIFOs, sends every subscriber its events up to them, and then the end
+    /// frame.
     fn shut_down(mut self, events: &mut Events) -> io::Result<()> {
         systemd::notify(&[NotifyState::Stopping]);
         self.intake.close()?;
@@ -573,7 +578,7 @@ impl EventLoop {
     }
 }
 
-/// The wall clock's time after `time`, in nanoseconds since the epoch.
+/// The wall clock's time when `time` will have passed, in nanoseconds since the epoch.
 fn clock_after(time: Duration) -> i64 {
     sampan_ipc::time::now().saturating_add(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -1,8 +1,8 @@
-//! Reading a FIFO without losing records: its bytes are copied first, and removed once the records are in the journal.
+//! Reads a FIFO without losing records: copies its bytes first, and removes them after the records are in the journal.
 //!
-//! Owned by the intake, once for facts and once for other events. [`Fifo::peek`] copies bytes by tee(2), which leaves
-//! them in the FIFO; [`Fifo::consume`] removes them. If this process dies between the two, the next one finds the
-//! records still in the FIFO. This module does not know the format of records.
+//! The intake owns one for facts and one for other events. [`Fifo::peek`] copies bytes by tee(2), which leaves the
+//! bytes in the FIFO; [`Fifo::consume`] removes them. If this process dies between the two calls, the next process
+//! finds the records in the FIFO. This module does not know the format of records.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, SpliceFFlags, fcntl, splice, tee};
@@ -15,9 +15,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Most bytes that one peek returns: the default capacity of a pipe, which is the private pipe's. pipe(7).
+/// Most bytes that one peek returns: the capacity of the private pipe, which is the default capacity of a pipe.
+/// pipe(7).
 pub(crate) const WINDOW: usize = 64 << 10;
-/// Capacity of the FIFO in bytes: about a second of a busy host's events, while this process restarts. F_SETPIPE_SZ.
+/// Capacity of the FIFO in bytes: enough for about a second of a busy host's events while this process restarts.
+/// F_SETPIPE_SZ.
 const CAPACITY: i32 = 1 << 20;
 
 /// Why the FIFO cannot be used.
@@ -30,27 +32,28 @@ pub(crate) enum FifoError {
     Open(#[from] OpenError),
 }
 
-/// A FIFO that only this process reads.
+/// A FIFO that no other process reads.
 #[derive(Debug)]
 pub(crate) struct Fifo {
     fifo: File,
-    /// Held if this process opened the FIFO by its path. A FIFO from systemd needs none: systemd passes it to one
-    /// process.
+    /// The lock of the FIFO, if this process has opened it by its path. A FIFO from systemd needs no lock, since
+    /// systemd passes it to one process only.
     _lock: Option<Flock<File>>,
-    /// The private pipe that tee(2) copies into.
+    /// The write end of the private pipe, into which tee(2) copies.
     peek_in: OwnedFd,
     peek_out: OwnedFd,
-    /// /dev/null, into which consumed bytes are spliced; `None` if that is not possible, and they are read instead.
+    /// /dev/null, into which consumed bytes are spliced; `None` if that is not possible, so that the bytes are read
+    /// instead.
     null: Option<File>,
     window: Box<[u8]>,
 }
 
 impl Fifo {
-    /// Opens the FIFO at `path`, which is made if it does not exist, and corrects its group and mode by
+    /// Opens the FIFO at `path`; creates it if it does not exist. Corrects its group and mode by
     /// [`fifo::set_owner_and_mode`].
     ///
     /// # Errors
-    /// Another process reads the FIFO, or it cannot be made or opened.
+    /// Another process reads the FIFO, or the FIFO cannot be created or opened.
     pub(crate) fn open(path: &Path, group: Option<Gid>) -> Result<Self, FifoError> {
         fifo::make(path)?;
         let lock = lock(path)?;
@@ -59,7 +62,7 @@ impl Fifo {
         Self::with_private_pipe(file, path, Some(lock))
     }
 
-    /// Takes over a FIFO that systemd passed; `path` is for messages.
+    /// Uses a FIFO that systemd has passed. `path` is for messages.
     ///
     /// # Errors
     /// The descriptor is not a FIFO, or cannot be made non-blocking.
@@ -91,10 +94,11 @@ impl Fifo {
         self.fifo.as_raw_fd()
     }
 
-    /// Copies at most [`WINDOW`] bytes from the front of the FIFO and leaves them in it; empty if the FIFO is empty.
+    /// Copies at most [`WINDOW`] bytes from the front of the FIFO, and leaves them in the FIFO. Empty if the FIFO is
+    /// empty.
     ///
-    /// A record at the front is always complete: its writer wrote it at once, so it lies in one page of the pipe, and a
-    /// copy into an empty pipe of [`WINDOW`] bytes splits no page. pipe(7), PIPE_BUF.
+    /// The record at the front is always complete: its writer wrote it in one write, so it is in one page of the pipe,
+    /// and a copy into an empty pipe of [`WINDOW`] bytes splits no page. pipe(7), PIPE_BUF.
     ///
     /// # Errors
     /// The FIFO cannot be read.
@@ -116,7 +120,7 @@ impl Fifo {
         Ok(self.window.get(..got).unwrap_or_default())
     }
 
-    /// Removes the first `len` bytes, which were peeked, from the FIFO.
+    /// Removes the first `len` bytes, which the caller has peeked, from the FIFO.
     ///
     /// # Errors
     /// The FIFO cannot be read.
@@ -141,10 +145,10 @@ impl Fifo {
     }
 }
 
-/// Locks the FIFO's path for this process, by a lock file next to it that only its owner can open.
+/// Locks the FIFO for this process, by a lock file in the same directory that only its owner can open.
 ///
-/// The lock is not on the FIFO itself, since every process that may write to the FIFO could hold that lock. The lock
-/// file is never removed: otherwise two processes could each lock a different file of this name. flock(2).
+/// The FIFO itself is not locked, since every process that may write to it could hold that lock. The lock file is
+/// never removed: otherwise two processes could lock two different files with this name. flock(2).
 fn lock(fifo: &Path) -> Result<Flock<File>, FifoError> {
     let mut path = fifo.as_os_str().to_owned();
     path.push(".lock");

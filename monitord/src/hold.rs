@@ -1,16 +1,17 @@
-//! Tasks that systemd units run on the FIFOs while sampan-monitord does not read them: give back, hold, hand over.
+//! Tasks that systemd units run on the FIFOs while sampan-monitord does not read them: give back, hold, and hand over.
 //!
-//! [`give_back`] runs before each start of a socket unit. systemd opens an existing FIFO only if its owner, group and
-//! mode are those of a new one, and changes them to SocketUser=, SocketGroup= and SocketMode= right after: without it,
-//! each start but the first would fail.
+//! [`give_back`] runs before each start of a socket unit. systemd opens an existing FIFO only if owner, group and mode
+//! are those of a new FIFO; afterwards it changes them to SocketUser=, SocketGroup= and SocketMode=. Without this
+//! task, each start after the first one would fail.
 //!
-//! [`hold`] runs from the stop of a socket unit to its next start: a FIFO that no process has open loses its content.
+//! [`hold`] runs from the stop of a socket unit to its next start: a FIFO loses its content while no process has it
+//! open.
 //!
-//! [`hand_over`] runs as root before each start of sampan-monitord, which may not open the FIFOs itself: it stores them
-//! with systemd, which passes them on.
+//! [`hand_over`] runs as root before each start of sampan-monitord, which may not open the FIFOs itself. It stores the
+//! FIFOs with systemd, which passes them on to sampan-monitord.
 //!
-//! The units call `sampan-monitord --give-back-fifo`, `--hold-fifo` and `--hand-over-fifos`. No task reads from a FIFO,
-//! makes one, or removes one.
+//! The units call `sampan-monitord --give-back-fifo`, `--hold-fifo` and `--hand-over-fifos`. No task reads from a
+//! FIFO, creates a FIFO or removes a FIFO.
 
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{fchown, getegid, geteuid};
@@ -32,7 +33,7 @@ pub(crate) enum HoldError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// Gives the FIFO at `path` to this process's user and group and sets its mode; does nothing if the path does not
+/// Gives the FIFO at `path` to this process's user and group and sets its mode. Does nothing if the path does not
 /// exist.
 ///
 /// A sampan-monitord that has the FIFO open is not affected.
@@ -48,8 +49,8 @@ pub(crate) fn give_back(path: &Path, mode: Mode) -> Result<(), HoldError> {
     given.map_err(|errno| HoldError::Io { doing: "give back", path: path.to_owned(), source: errno.into() })
 }
 
-/// Stores each FIFO with the service manager under its name, in place of an earlier one of this name; the service
-/// manager passes them to the process that it starts next. sd_pid_notify_with_fds(3).
+/// Stores each FIFO with the service manager under its name, and replaces an earlier FIFO with this name. The service
+/// manager passes the FIFOs to the next process of this unit. sd_pid_notify_with_fds(3).
 ///
 /// # Errors
 /// A FIFO cannot be opened, or the service manager cannot be reached.
@@ -62,7 +63,7 @@ pub(crate) fn hand_over(fifos: &[(&str, &Path)]) -> Result<(), HoldError> {
     Ok(())
 }
 
-/// Holds the FIFO at `path` open until SIGTERM or SIGINT; reports to the service manager when it is open.
+/// Holds the FIFO at `path` open until SIGTERM or SIGINT. Reports to the service manager when the FIFO is open.
 ///
 /// # Errors
 /// The path is not a FIFO, or cannot be opened.

@@ -1,10 +1,10 @@
-//! Taking records from the two FIFOs into the store, and deciding when readers may see them.
+//! Reads records from the two FIFOs into the store, and decides when readers may see them.
 //!
-//! Owned by the event loop. For each FIFO: peek a window, check its records, append them to the store and the journal,
-//! and only then consume the window. After a restart, records that an earlier process put into the journal are skipped.
-//! Bytes that are no record are counted and reported. The FIFOs have separate state, so neither waits for the other.
-//! Events of the emit FIFO are marked, and refused if their type is reserved for facts. This process's own events go
-//! through the same store. Nothing here knows clients.
+//! The event loop owns the intake. For each FIFO it peeks a window, checks the records, appends them to the store and
+//! the journal, and only then consumes the window. After a restart, it skips records that an earlier process has put
+//! into the journal. It counts and reports bytes that are no record. The two FIFOs have separate states, so that
+//! neither waits for the other. Events of the emit FIFO are marked, and refused if their type is reserved for facts.
+//! This process's own events go into the same store. This module does not know clients.
 
 use crate::config::Settings;
 use crate::counters::Counters;
@@ -24,16 +24,16 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Least time between two reports of one kind of bad input, so that a hostile writer causes few events of this process.
+/// Least time between two reports of one kind of bad input: a hostile writer then causes few events of this process.
 const REPORT_SPACING: Duration = Duration::from_secs(1);
-/// Longest time that the FIFOs are drained when this process stops, since writers may go on writing.
+/// Longest time to read the FIFOs when this process stops, since writers may continue to write.
 const LAST_DRAIN: Duration = Duration::from_millis(200);
 /// Both FIFOs, in the order in which they are read.
 pub(crate) const ORIGINS: [Origin; 2] = [Origin::Facts, Origin::Emit];
-/// Subject of this process's own events.
+/// ID of this process in its own events.
 const SELF: &str = "sampan-monitord";
 
-/// The FIFOs, the store, and the state of records on their way from one to the other.
+/// The FIFOs, the store, and the state of records between them.
 #[derive(Debug)]
 pub(crate) struct Intake {
     facts: Source,
@@ -42,9 +42,10 @@ pub(crate) struct Intake {
     syncer: Option<Syncer>,
     policy: Policy,
     pub(crate) counters: Counters,
-    /// This process's own events that are not on the disk yet.
+    /// The events of this process that are not synced yet.
     unsynced: Option<Unsynced>,
-    /// Records of the emit FIFO with a type of facts, not reported yet: their number, and the type of the first.
+    /// The records of the emit FIFO with a type of facts that are not reported yet: their number, and the first one's
+    /// type.
     refused: Option<(u64, String)>,
     refused_reports: Spacing,
     /// Random identity of this process as a writer of records, and the number of its last record.
@@ -52,45 +53,46 @@ pub(crate) struct Intake {
     counter: u64,
 }
 
-/// One FIFO and its state.
+/// A FIFO and the state of its records.
 #[derive(Debug)]
 struct Source {
     fifo: Fifo,
-    /// The window whose records are not on the disk yet. Until they are, no further window is taken.
+    /// The window whose records are not synced yet. No further window is read until they are.
     unsynced: Option<Unsynced>,
     repeats: Repeats,
-    /// Number of bytes that were no record, not reported yet.
+    /// Number of bytes that were no record and that are not reported yet.
     garbage: u64,
     garbage_reports: Spacing,
 }
 
-/// Records that are committed to the journal but not synced to the disk.
+/// Records that are in the journal's file but not synced to the disk.
 #[derive(Debug)]
 struct Unsynced {
-    /// Bytes of the FIFO to be consumed after the sync.
+    /// Number of bytes to consume from the FIFO after the sync.
     fifo_bytes: usize,
-    /// Number of the request to the syncer.
+    /// Number of the request to the syncer for these records.
     request: u64,
-    /// End of the records in the store.
+    /// The store's cursor after the records.
     end: Cursor,
 }
 
-/// When a report was last made, to keep [`REPORT_SPACING`].
+/// When the last report was made; the next one waits for [`REPORT_SPACING`].
 #[derive(Debug, Default)]
 struct Spacing(Option<Instant>);
 
-/// Records in the journal that the FIFO may still hold, since an earlier process died before it consumed them.
+/// Records in the journal that a FIFO may still contain, since an earlier process died before it consumed them.
 #[derive(Debug)]
 struct Repeats {
-    /// Writer, counter and checksum of each record. The checksum prevents that another writer, which knows the first
-    /// two, makes this process skip a record.
+    /// Writer, counter and checksum of each record. Another writer may know the first two; because of the checksum it
+    /// cannot make this process skip a record.
     known: HashSet<(u64, u64, u32)>,
-    /// Bytes of the FIFO in which repeated records may still be.
+    /// Number of bytes of the FIFO in which repeated records may still be.
     bytes_left: usize,
 }
 
 impl Intake {
-    /// Connects the FIFOs with the journal. The syncer calls `waker` when records have reached the disk.
+    /// Makes the intake of the FIFOs, the store and the journal. The syncer calls `waker` when records have reached
+    /// the disk.
     ///
     /// # Errors
     /// The syncer thread cannot be started.
@@ -161,12 +163,12 @@ impl Intake {
         &mut self.store
     }
 
-    /// True while records of this FIFO are being synced; no more records are taken from it until then.
+    /// Whether records of this FIFO are being synced. No more records are read from the FIFO until then.
     pub(crate) fn is_waiting_for_disk(&self, origin: Origin) -> bool {
         self.source(origin).unsynced.is_some()
     }
 
-    /// Takes at most `windows` windows from the FIFO of `origin`; false once the FIFO is empty.
+    /// Reads at most `windows` windows from the FIFO of `origin`. Returns false if the FIFO is empty.
     ///
     /// # Errors
     /// The FIFO cannot be read.
@@ -182,7 +184,7 @@ impl Intake {
         Ok(true)
     }
 
-    /// Takes one window; false if the FIFO is empty.
+    /// Reads one window. Returns false if the FIFO is empty.
     fn take_window(&mut self, origin: Origin) -> io::Result<bool> {
         let source = match origin {
             Origin::Facts => &mut self.facts,
@@ -212,8 +214,8 @@ impl Intake {
                     }
                 }
                 Step::Garbage(bytes) => garbage += bytes,
-                // An incomplete record may be complete in the next window, at whose front it will be. At the front of
-                // this window, it never becomes complete.
+                // An incomplete record may be complete in the next window, of which it will be the front. At the front
+                // of this window it can never become complete.
                 Step::Partial if scanner.consumed() > 0 => break,
                 Step::Partial => garbage += scanner.skip_partial(),
             }
@@ -231,7 +233,7 @@ impl Intake {
     }
 
     /// Writes the records since the last commit to the journal, and makes them visible, at once or after a sync.
-    /// `taken` is the FIFO that they are from, if any, and the number of its bytes.
+    /// `taken` is the FIFO that the records come from, if any, and the number of its bytes.
     fn commit(&mut self, taken: Option<(Origin, usize)>) {
         loop {
             match self.store.commit() {
@@ -261,16 +263,16 @@ impl Intake {
         }
     }
 
-    /// Makes the events before `end` visible to readers. More may be visible already: the FIFOs and this process's own
-    /// events wait for separate syncs, which may finish in another order.
+    /// Makes the events before `end` visible to readers. More events may be visible already: the FIFOs and this
+    /// process's own events wait for separate syncs, which may end in any order.
     fn make_visible(&mut self, end: Cursor) {
         if end.pos > self.store.visible().pos {
             self.store.make_visible(end);
         }
     }
 
-    /// Makes the events visible that have reached the disk, and consumes their bytes; returns the FIFOs to be read
-    /// again.
+    /// Makes the events visible that have reached the disk, and consumes their bytes from the FIFOs. Returns the FIFOs
+    /// that must be read again.
     ///
     /// # Errors
     /// A FIFO cannot be read.
@@ -296,13 +298,14 @@ impl Intake {
         Ok(again)
     }
 
-    /// Adds an event of this process's own.
+    /// Stores an event of this process.
     pub(crate) fn emit(&mut self, event: Event) {
         self.push(event);
         self.commit(None);
     }
 
-    /// Adds this process's `start` event, preceded by events for the journal's damage and its failure to open.
+    /// Stores this process's `start` event; before it, events for damage in the journal and for a journal that cannot
+    /// be opened.
     pub(crate) fn emit_start(&mut self, damage: &[String], failure: Option<&str>) {
         for what in damage {
             log::warn!("journal damaged: {what}");
@@ -329,7 +332,8 @@ impl Intake {
         self.store.push_own(&event);
     }
 
-    /// Reports bytes that were no record, and refused records: the first at once, later ones summed up once a second.
+    /// Reports bytes that were no record, and refused records. The first ones are reported at once, later ones in one
+    /// report each second.
     pub(crate) fn report_bad_input(&mut self) {
         for origin in ORIGINS {
             self.report_garbage(origin);
@@ -364,14 +368,14 @@ impl Intake {
         self.emit(Event::new("daemon", "fifo-garbage", SELF).with("bytes", bytes).with("fifo", fifo));
     }
 
-    /// When [`Intake::report_bad_input`] is to be called next; `None` if there is nothing to report.
+    /// When [`Intake::report_bad_input`] must be called next; `None` if there is nothing to report.
     pub(crate) fn next_report(&self) -> Option<Instant> {
         let garbage = |source: &Source| (source.garbage > 0).then(|| source.garbage_reports.next());
         let refused = self.refused.as_ref().map(|_| self.refused_reports.next());
         [garbage(&self.facts), garbage(&self.emit), refused].into_iter().flatten().min()
     }
 
-    /// Applies settings that were read again.
+    /// Applies settings that were read again after SIGHUP.
     pub(crate) fn apply_settings(&mut self, limits: Limits, sync: Policy) {
         if let Some(journal) = self.store.journal_mut() {
             journal.set_limits(limits);
@@ -382,14 +386,14 @@ impl Intake {
         self.emit(Event::new("daemon", "reload", SELF));
     }
 
-    /// Takes the records that the FIFOs still hold, adds this process's `stop` event, and syncs. All events are visible
-    /// afterwards.
+    /// Reads the remaining records from the FIFOs, stores this process's `stop` event, and syncs. Afterwards all
+    /// events are visible.
     ///
     /// # Errors
     /// A FIFO cannot be read.
     pub(crate) fn close(&mut self) -> io::Result<()> {
         let until = Instant::now() + LAST_DRAIN;
-        // No client is served before the last sync, at the end of this function: no window needs a sync of its own.
+        // Clients get no event before the last sync at the end of this function, so no window needs a sync of its own.
         self.policy = Policy::Never;
         for origin in ORIGINS {
             let source = self.source_mut(origin);
@@ -400,7 +404,7 @@ impl Intake {
         while Instant::now() < until && (self.take_window(Origin::Facts)? | self.take_window(Origin::Emit)?) {
         }
         self.emit(Event::new("daemon", "stop", SELF).with("pid", std::process::id()));
-        // Dropping the syncer syncs the remaining bytes and waits for its thread.
+        // A drop of the syncer syncs the remaining bytes and waits for its thread.
         self.syncer = None;
         let next = self.store.committed().seq;
         if let Some(journal) = self.store.journal_mut() {
@@ -430,7 +434,8 @@ impl Repeats {
         self.bytes_left > 0 && self.known.contains(&(writer, counter, segment::record_sum(record.body)))
     }
 
-    /// Counts consumed bytes of the FIFO. Forgets the records once no byte is left that the earlier process has peeked.
+    /// Counts consumed bytes of the FIFO. Forgets the records after all bytes that the earlier process had peeked are
+    /// consumed.
     fn advance(&mut self, bytes: usize) {
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
         if self.bytes_left == 0 {

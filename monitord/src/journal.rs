@@ -1,15 +1,15 @@
 //! The journal: events on disk, in segments, limited in bytes and age.
 //!
-//! Owned by the store. It appends the newest frames of the ring, begins new segments, removes old ones, and reads all
-//! segments back when the process starts. If a write fails, it reports that once, writes nothing until a later try
-//! succeeds, and readers receive the missing events as lost. Events are synced by the syncer thread, not here.
+//! The store owns the journal. The journal appends the newest frames of the ring, begins new segments, removes old
+//! segments, and reads all segments when the process starts. If a write fails, it reports that once, and writes
+//! nothing until a later try succeeds; readers get the missing events as lost. The syncer thread syncs the events.
 //!
 //! Each boot begins a new lineage of numbers ([`crate::numbering`]) and a new segment, which is synced before readers
-//! see an event of it. Otherwise a power cut could take back a lineage that readers have stored.
+//! see an event in it. Otherwise a power cut could remove a lineage that readers have stored.
 //!
 //! Files in the directory: `NNNNNNNNNNNNNNNNNNNN.journal`, the segments ([`crate::segment`]); `new`, a segment that is
-//! being made; `lock`; and `seq`, twelve bytes: a sequence number u64 LE and its CRC-32C u32 LE. Numbers below it may
-//! have been given to events that are in no segment, because the disk refused them.
+//! being created; `lock`; and `seq` with twelve bytes: a sequence number u64 LE and its CRC-32C u32 LE. Events that
+//! are in no segment, because the disk refused them, may have numbers below it.
 
 use crate::numbering::{self, Numbering};
 use crate::ring::{Cursor, Ring};
@@ -25,23 +25,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Bytes at the end of the journal whose records a FIFO may still hold: two windows of each FIFO.
+/// Number of bytes at the end of the journal whose records a FIFO may still contain: two windows of each FIFO.
 const REPEATS_BYTES: u64 = 4 * crate::fifo::WINDOW as u64;
-/// Highest sequence number that is accepted: at a million events a second it is reached after 146,000 years.
+/// Highest sequence number that is accepted. A million events a second would reach it after 146,000 years.
 const SEQ_MAX: u64 = 1 << 62;
 /// Time after a failed write until the next try.
 const RETRY: Duration = Duration::from_secs(1);
-/// Sequence numbers that are reserved at a time in the file `seq` while segments cannot be written.
+/// Number of sequence numbers that one write to the file `seq` reserves while segments cannot be written.
 const RESERVE: u64 = 4096;
-/// Size of the smallest frame in bytes: header, fixed fields and the shortest words.
+/// Size of the smallest frame in bytes: header, fixed fields, and the shortest words.
 const FRAME_MIN: u64 = 45;
 
-/// When old segments are removed.
+/// The limits above which old segments are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Most bytes of all segments together.
     pub(crate) bytes: u64,
-    /// Longest time since the last write to a segment.
+    /// Most time since the last write to a segment.
     pub(crate) age: Duration,
 }
 
@@ -61,7 +61,7 @@ pub(crate) enum OpenError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// The result of reading the journal back at start.
+/// The result of reading the journal when the process starts.
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
     /// Position and sequence number of the next frame.
@@ -70,15 +70,15 @@ pub(crate) struct Recovery {
     pub(crate) damage: Vec<String>,
     /// The numbering of the newest segment; `None` if no segment has one.
     pub(crate) numbering: Option<Numbering>,
-    /// Origin, writer, counter and [`segment::record_sum`] of the newest events, which the FIFOs may still hold.
+    /// Origin, writer, counter and [`segment::record_sum`] of the newest events, which the FIFOs may still contain.
     pub(crate) repeats: Vec<(Origin, u64, u64, u32)>,
 }
 
-/// Whether a call changed the journal between working and failed.
+/// Whether a call changed the state of the journal from working to failed or back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     None,
-    /// A write failed, for this reason; events are not written from now on.
+    /// A write failed, for this reason. The journal does not store events until a later write succeeds.
     Failed(String),
     /// A write succeeded again.
     Recovered,
@@ -96,28 +96,29 @@ pub(crate) struct Journal {
     dir: PathBuf,
     limits: Limits,
     segments: VecDeque<Segment>,
-    /// Bytes of all segments, headers included.
+    /// Bytes of all segments, including headers.
     bytes: u64,
     failure: Option<Failure>,
-    /// True if the next frame must begin a new segment, since it does not follow the newest segment without a hole, or
-    /// is of another lineage.
+    /// Whether the next frame must begin a new segment: there is a hole between it and the newest segment, or it has
+    /// another lineage.
     needs_new_segment: bool,
     /// The numbering of new events.
     numbering: Numbering,
     /// The file `seq`; `None` if it cannot be written.
     seq_file: Option<File>,
-    /// The sequence number in that file.
+    /// The sequence number in the file `seq`.
     reserved: u64,
     _lock: Option<Flock<File>>,
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, which is made if it does not exist, and reads all segments.
+    /// Opens the journal in `dir`, and reads all segments. Creates the directory if it does not exist.
     ///
-    /// If the directory can be read but not written, the journal is opened as failed: its events are still served.
+    /// If the directory can be read but not written, the journal is opened as failed, and readers still get its
+    /// events.
     ///
     /// # Errors
-    /// [`OpenError::Busy`]: another process uses the directory. [`OpenError::Io`]: it cannot be made or read.
+    /// [`OpenError::Busy`] if another process uses the directory; [`OpenError::Io`] if it cannot be created or read.
     pub(crate) fn open(dir: &Path, limits: Limits) -> Result<(Self, Recovery), OpenError> {
         Self::open_in_boot(dir, limits, numbering::boot())
     }
@@ -164,7 +165,7 @@ impl Journal {
         Ok((journal, recovery))
     }
 
-    /// Reads all segments, and repairs damaged ones if `writable`.
+    /// Reads all segments; if `writable`, repairs damaged ones.
     fn read_segments(&mut self, writable: bool) -> io::Result<Recovery> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -176,7 +177,7 @@ impl Journal {
         names.sort();
         let mut recovery = Recovery { next: Cursor { pos: 0, seq: 1 }, ..Recovery::default() };
         let mut newest = VecDeque::new();
-        // Upper bound of the number of events in the damaged part of the segment that was read last.
+        // Most events that the damaged part of the last segment read can have contained.
         let mut damaged_events = 0;
         for (first, path) in names {
             if first > SEQ_MAX {
@@ -223,13 +224,13 @@ impl Journal {
             self.keep_segment(segment, writable);
         }
         // Readers may have seen the events in the damaged part of the newest segment, so their numbers are not used
-        // again. After damage in an older segment, the name of the segment after it gives the next number.
+        // again. After damage in an older segment, the name of the following segment gives the next number.
         recovery.next.seq += damaged_events;
         recovery.repeats = newest.into_iter().map(|(_, record)| record).collect();
         Ok(recovery)
     }
 
-    /// Adds a segment that was read, or removes its file if it holds no frame.
+    /// Adds a segment that was read. If the segment has no frame and `writable` is true, removes its file.
     fn keep_segment(&mut self, segment: Segment, writable: bool) {
         if segment.first() != segment.end() {
             self.bytes += segment.bytes();
@@ -250,13 +251,13 @@ impl Journal {
         {
             self.reserved = Some(u64::from_le_bytes(*seq)).filter(|seq| *seq <= SEQ_MAX).unwrap_or(0);
         }
-        // This write allocates the file's block, so that later writes succeed on a full disk.
+        // Write now, so that the file has its block, and later writes succeed on a full disk.
         write_seq(&file, self.reserved)?;
         self.seq_file = Some(file);
         Ok(())
     }
 
-    /// Appends the frames of `ring` from `from` to its end; `newest` is the latest event time among them.
+    /// Appends the frames of `ring` from `from` to its end. `newest` is the latest event time in these frames.
     pub(crate) fn append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> Change {
         if self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.next_try) {
             self.needs_new_segment = true;
@@ -267,7 +268,7 @@ impl Journal {
         match self.try_append(ring, from, newest) {
             Ok(()) if failed_before => {
                 self.failure = None;
-                // From now on segments have the next number. Reserved numbers above it would be a hole after a restart.
+                // Segments now have the next number. A reserved number above it would become a hole after a restart.
                 self.write_seq_file(ring.end().seq);
                 Change::Recovered
             }
@@ -301,7 +302,7 @@ impl Journal {
         written
     }
 
-    /// Begins a segment at `from`; with `durable`, it is synced before this returns.
+    /// Begins a segment at `from`. With `durable`, syncs the segment before this function returns.
     fn begin_segment(&mut self, from: Cursor, durable: bool) -> io::Result<()> {
         let intended = self.limits.segment_bytes();
         let segment = Segment::create(&self.dir, from, self.numbering, intended, durable)?;
@@ -311,12 +312,12 @@ impl Journal {
         Ok(())
     }
 
-    /// True if `bytes` more do not fit the newest segment.
+    /// Whether `bytes` more bytes do not fit into the newest segment.
     fn is_full_for(&self, bytes: u64) -> bool {
         self.segments.back().is_none_or(|active| active.bytes() + bytes > self.limits.segment_bytes())
     }
 
-    /// True if [`Journal::prune`] would remove a segment.
+    /// Whether [`Journal::prune`] would remove a segment.
     pub(crate) fn is_over_limits(&self) -> bool {
         let oldest = self.segments.front().filter(|_| self.segments.len() > 1);
         oldest.is_some_and(|oldest| self.bytes > self.limits.bytes || self.is_too_old(oldest))
@@ -326,7 +327,7 @@ impl Journal {
         SystemTime::now().duration_since(segment.written()).unwrap_or_default() > self.limits.age
     }
 
-    /// Removes the oldest segments while the journal exceeds its limits; the newest segment always stays.
+    /// Removes the oldest segments while the journal exceeds its limits. The newest segment always stays.
     pub(crate) fn prune(&mut self) {
         while self.is_over_limits()
             && let Some(oldest) = self.segments.pop_front()
@@ -342,14 +343,15 @@ impl Journal {
         self.failure = Some(Failure { reason: error.to_string(), next_try: Instant::now() + RETRY });
     }
 
-    /// Records in the file `seq` that numbers below `next`, and [`RESERVE`] more, may be used by events in no segment.
+    /// Records in the file `seq` that events in no segment may have numbers below `next`, and the [`RESERVE`] numbers
+    /// after it.
     fn reserve_seq(&mut self, next: u64) {
         if next > self.reserved {
             self.write_seq_file(next + RESERVE);
         }
     }
 
-    /// Records `next` as the next sequence number when this process stops, if the newest segment does not end with it.
+    /// Records `next` as the next sequence number when this process stops, unless the newest segment ends with it.
     pub(crate) fn record_next_seq(&mut self, next: u64) {
         if self.end().is_none_or(|end| end.seq != next) {
             self.write_seq_file(next);
@@ -373,34 +375,34 @@ impl Journal {
         self.numbering.lineage
     }
 
-    /// The number after the last one of an earlier lineage; `None` if that lineage is not known.
+    /// The number after the last event of an earlier lineage; `None` if that lineage is not known.
     pub(crate) fn end_of_lineage(&self, lineage: u64) -> Option<u64> {
         self.numbering.end_of(lineage)
     }
 
-    /// The segment that holds the frame at `pos`, or else the first segment after that position.
+    /// The segment that contains the frame at `pos`, or the first segment after that position.
     pub(crate) fn at(&self, pos: u64) -> Option<&Segment> {
         let nth = self.segments.partition_point(|segment| segment.end().pos <= pos);
         self.segments.get(nth)
     }
 
-    /// The segment that holds the frame with sequence number `seq`, or else the first segment after that number.
+    /// The segment that contains the frame with sequence number `seq`, or the first segment after that number.
     pub(crate) fn at_seq(&self, seq: u64) -> Option<&Segment> {
         let nth = self.segments.partition_point(|segment| segment.end().seq <= seq);
         self.segments.get(nth)
     }
 
-    /// The first segment that may hold an event with time `since` or later.
+    /// The first segment that may contain an event with time `since` or later.
     pub(crate) fn since(&self, since: i64) -> Option<&Segment> {
         self.segments.iter().find(|segment| segment.newest() >= since)
     }
 
-    /// The newest segment's file, which is to be synced; `None` while the journal has failed.
+    /// The newest segment's file, for a sync; `None` while the journal has failed.
     pub(crate) fn active(&self) -> Option<&Arc<File>> {
         self.failure.is_none().then(|| self.segments.back().map(Segment::file)).flatten()
     }
 
-    /// Bytes of all segments, headers included.
+    /// Bytes of all segments, including headers.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }

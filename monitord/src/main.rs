@@ -1,7 +1,7 @@
 //! sampan-monitord: reads events from two FIFOs, keeps them, and sends them to every subscriber.
 //!
-//! `main` parses the arguments, opens everything, runs the event loop and returns an exit status: 0 after a signal to
-//! stop, 1 after a failure, 2 for bad arguments, 100 if another instance is running.
+//! `main` parses the arguments, opens FIFOs, socket and journal, runs the event loop and returns an exit status: 0
+//! after a signal to stop, 1 after a failure, 2 for bad arguments, 100 if another instance is running.
 //!
 //! [`fifo`] → [`intake`] → [`store`] ([`ring`] in memory, [`journal`] of [`segment`]s on disk) → [`clients`].
 //!
@@ -49,8 +49,8 @@ use setup::SetupError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The three threads hardly allocate, so one arena is enough; a large buffer is mapped, so that freeing it returns
-    // its pages to the kernel. mallopt(3).
+    // The three threads hardly allocate, so one arena is enough. A large buffer is mapped, so that its pages return to
+    // the kernel when it is freed. mallopt(3).
     memory::bound_heap(HeapBounds { arenas: 1, mmap_threshold: 32 << 10, trim_threshold: 32 << 10 });
     let settings = match config::Settings::from_args(std::env::args_os().skip(1)) {
         Ok(config::Command::Run(settings)) => settings,
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one of the tasks that systemd units start while no process reads the FIFOs, see [`hold`].
+/// Runs a task of [`hold`], which systemd units start while no process reads the FIFOs.
 fn run_unit_helper(work: impl FnOnce() -> Result<(), hold::HoldError>) -> ExitCode {
     logging::start("sampan-monitord");
     match work() {

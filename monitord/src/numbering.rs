@@ -1,14 +1,14 @@
-//! Lineages of sequence numbers: the present one, and where earlier ones ended.
+//! Lineages of sequence numbers: the present lineage, and the ends of earlier ones.
 //!
-//! Owned by the journal, which writes it into the header of each segment. Each boot begins a lineage, since a power cut
-//! can take back events that readers have seen, whose numbers are then given to other events. A number therefore
+//! The journal owns the numbering and writes it into the header of each segment. Each boot begins a lineage, since a
+//! power cut can remove events that readers have seen, and other events then get their numbers. Therefore a number
 //! identifies an event only together with its lineage: docs/events.md, "Lineages". Only [`boot`] does I/O.
 
-/// Number of earlier lineages that are kept: a reader that was away for more boots begins at the oldest event.
+/// Number of earlier lineages that are stored. A reader that was away for more boots begins at the oldest event.
 const EARLIER: usize = 8;
 /// Bytes of an encoded [`Numbering`].
 pub(crate) const LEN: usize = 24 + EARLIER * 16;
-/// Stands for a boot whose identity cannot be read; such a boot is treated as different from every other one.
+/// The identity of a boot that cannot be read. Such a boot counts as different from every other boot.
 pub(crate) const NO_BOOT: [u8; 16] = [0; 16];
 
 /// The lineage of new sequence numbers, and the lineages before it.
@@ -21,7 +21,7 @@ pub(crate) struct Numbering {
     pub(crate) lineage: u64,
     /// The boot that the lineage belongs to, see [`boot`].
     boot: [u8; 16],
-    /// Earlier lineages, each with the number after its last one.
+    /// Earlier lineages, each with the number after its last event.
     earlier: [(u64, u64); EARLIER],
 }
 
@@ -31,7 +31,7 @@ impl Numbering {
         Numbering { lineage: sampan_ipc::sender::random(), boot, earlier: [(0, 0); EARLIER] }
     }
 
-    /// Returns this numbering if it belongs to `boot`, else a new lineage whose first number is `end`.
+    /// Returns this numbering if it belongs to `boot`; otherwise a new lineage whose first number is `end`.
     pub(crate) fn in_boot(self, boot: [u8; 16], end: u64) -> Self {
         if self.boot == boot && boot != NO_BOOT {
             return self;
@@ -44,7 +44,7 @@ impl Numbering {
         next
     }
 
-    /// The number after the last one of an earlier lineage; `None` if that lineage is not known.
+    /// The number after the last event of an earlier lineage; `None` if that lineage is not known.
     pub(crate) fn end_of(&self, lineage: u64) -> Option<u64> {
         let known = self.earlier.iter().find(|(known, end)| *known == lineage && *end > 0);
         known.map(|(_, end)| *end)

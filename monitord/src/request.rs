@@ -1,6 +1,6 @@
-//! A client's request: reading it, and working out the subscription that it asks for.
+//! A client's request: reads it, and computes its subscription.
 //!
-//! Called by the event loop, which owns clients and store. Changes only the client's decoder.
+//! The event loop, which owns clients and store, calls this module. Changes only the client's decoder.
 
 use crate::client::{Client, State};
 use crate::ring::Cursor;
@@ -10,18 +10,19 @@ use sampan_ipc::filter::FilterSet;
 use sampan_ipc::watch::{self, Lineage, Reason, Refusal, Request, Subscribe};
 use std::io::{self, Read as _};
 
-/// A subscription that has been worked out from a request.
+/// The subscription for a request.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) filters: FilterSet,
-    /// Where the subscription begins.
+    /// The cursor at which the subscription begins.
     pub(crate) at: Cursor,
     /// The lineage frame that the subscriber is sent.
     pub(crate) lineage: Lineage,
     pub(crate) end: EndPlan,
 }
 
-/// Reads what a client sent. Returns its request and the version of it, or `None` while the request is incomplete.
+/// Reads the bytes that a client has sent. Returns the request and its version; `None` while the request is
+/// incomplete.
 ///
 /// # Errors
 /// The connection is broken, or the client sent more than its request.
@@ -54,10 +55,10 @@ pub(crate) fn refusal(reason: Reason, message: String) -> Refusal {
     Refusal { reason, message, versions: vec![watch::VERSION, watch::VERSION_MIN] }
 }
 
-/// Works out a subscription.
+/// Computes the subscription for a request.
 ///
 /// # Errors
-/// The refusal to be sent: a filter or a time is invalid, or the start lies ahead of the newest event.
+/// The refusal to send: a filter or a time is invalid, or the subscription would begin after the newest event.
 pub(crate) fn plan(subscribe: &Subscribe, store: &Store) -> Result<Plan, Refusal> {
     let argument = |message| refusal(Reason::Argument, message);
     let filters = FilterSet::parse(&subscribe.filters).map_err(|error| argument(error.to_string()))?;
@@ -72,13 +73,13 @@ pub(crate) fn plan(subscribe: &Subscribe, store: &Store) -> Result<Plan, Refusal
     Ok(Plan { filters, at, lineage, end })
 }
 
-/// Works out where a subscription begins, and whether the journal that the reader knew has been replaced by this one.
-/// `history_only`: the subscription follows no new events.
+/// Computes where a subscription begins, and whether this journal has replaced the journal that the reader knew.
+/// `history_only`: the subscription does not include new events.
 fn start(subscribe: &Subscribe, store: &Store, history_only: bool) -> Result<(Cursor, bool), Refusal> {
     let status = subscribe.lineage.map(|lineage| store.lineage_status(lineage));
     let (after, replaced) = match (subscribe.after, status) {
         (Some(_), Some(LineageStatus::Unknown)) => return Ok((store.since(i64::MIN), true)),
-        // A number ahead of the newest event is one that a power cut took back: the reader has seen its event.
+        // A power cut has removed an event that the reader has seen, if its number is above the newest event's.
         (Some(after), Some(LineageStatus::Current)) => (Some(after.min(store.head())), false),
         (Some(after), Some(LineageStatus::Earlier(end))) => (Some(after.min(end.saturating_sub(1))), false),
         (after, _) => (after, false),
@@ -92,7 +93,7 @@ fn start(subscribe: &Subscribe, store: &Store, history_only: bool) -> Result<(Cu
             .after(after)
             .map_err(|error| refusal(Reason::Request, format!("cannot read the journal: {error}")))?,
         (None, Some(since)) => store.since(since),
-        // A subscription without a start that follows nothing is for all of history.
+        // A subscription without a start and without new events gets all past events.
         (None, None) if history_only => store.since(i64::MIN),
         (None, None) => store.visible(),
     };

@@ -1,7 +1,8 @@
 //! The newest frames, in memory.
 //!
-//! Owned by the store. A ring buffer of whole frames: an append evicts the oldest ones. The position of a frame is the
-//! number of bytes of all frames before it since this process started, so it never changes. Nothing here knows readers.
+//! The store owns the ring. It is a ring buffer of complete frames: an append removes the oldest frames. The position
+//! of a frame is the number of bytes of all frames before it since this process started, so it never changes. This
+//! module does not know readers.
 
 use sampan_ipc::frame;
 
@@ -60,7 +61,7 @@ impl Ring {
         self.end.seq += 1;
     }
 
-    /// Copies `part` to offset `at` of the buffer, and what does not fit there to the buffer's front.
+    /// Copies `part` to offset `at` of the buffer. The bytes that do not fit there go to the buffer's front.
     fn copy_in(&mut self, at: usize, part: &[u8]) {
         let (front, back) = self.bytes.split_at_mut(at);
         let (first, second) = part.split_at(part.len().min(back.len()));
@@ -72,7 +73,7 @@ impl Ring {
         }
     }
 
-    /// The bytes from position `from` to `to`, in two parts; both positions must lie within the ring.
+    /// The bytes from position `from` to `to`, in two parts. Both positions must be within the ring.
     pub(crate) fn slices(&self, from: u64, to: u64) -> (&[u8], &[u8]) {
         debug_assert!(self.start.pos <= from && from <= to && to <= self.end.pos);
         let (at, len) = (self.index(from), (to - from) as usize);
@@ -81,13 +82,13 @@ impl Ring {
         (part(at..at + first), part(0..len - first))
     }
 
-    /// Length of the frame that begins at `pos`, header included.
+    /// Length of the frame that begins at `pos`, including the header.
     pub(crate) fn frame_len(&self, pos: u64) -> u64 {
         let byte = |nth: u64| self.bytes.get(self.index(pos + nth)).copied().unwrap_or_default();
         frame::HEADER_LEN as u64 + u64::from(u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]))
     }
 
-    /// The first frame boundary at position `pos` or later; the search begins at `from`.
+    /// The first frame boundary at position `pos` or later. The search begins at `from`.
     pub(crate) fn align(&self, from: Cursor, pos: u64) -> Cursor {
         let mut at = from;
         while at.pos < pos {

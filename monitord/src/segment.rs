@@ -1,7 +1,7 @@
-//! A segment: one file of the journal, with a header and then whole frames with consecutive sequence numbers.
+//! A segment: a file of the journal, with a header and complete frames with consecutive sequence numbers.
 //!
-//! Owned by the journal, which decides when a segment begins and when it is removed. Reads are positional, so all
-//! readers share one descriptor. The file's name is the sequence number of its first frame.
+//! The journal owns the segment, and decides when a segment begins and when it is removed. Reads name their position,
+//! so all readers share one descriptor. The file's name is the sequence number of its first frame.
 //!
 //! Layout, version 2: `magic "SMPJRNL\x02" · first u64 LE · numbering (152 bytes) · crc u32 LE · 0 u32`, then frames in
 //! the format of [`sampan_ipc::frame`]. `crc` is the CRC-32C of the bytes before it; the numbering is encoded by
@@ -20,21 +20,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Bytes before the first frame, in version 2.
+/// Length of the header in version 2, in bytes.
 const HEADER_LEN: u64 = 16 + numbering::LEN as u64 + 8;
 const MAGIC: [u8; 8] = *b"SMPJRNL\x02";
-/// Bytes before the first frame, in version 1.
+/// Length of the header in version 1, in bytes.
 const HEADER_LEN_1: u64 = 16;
 const MAGIC_1: [u8; 8] = *b"SMPJRNL\x01";
 /// Longest body of a frame of an event, in bytes: a record and its sequence number.
 const EVENT_FRAME_MAX: usize = sampan_ipc::record::RECORD_MAX + 8;
-/// Least distance between two marks, in bytes.
+/// Least distance between two marks of the index, in bytes.
 const MARK_STEP_MIN: u64 = 16 << 10;
-/// Most marks in a segment of the intended size.
+/// Most marks in the index of a segment of the usual size.
 const MARKS_MAX: u64 = 128;
 /// Bytes of the sequence number at the end of a frame's body.
 const SEQ_LEN: usize = 8;
-/// Bytes per read when frames are scanned.
+/// Most bytes of one read when frames are scanned.
 const CHUNK: usize = 64 << 10;
 
 /// The open file of a segment, and an index of its frames.
@@ -42,35 +42,35 @@ const CHUNK: usize = 64 << 10;
 pub(crate) struct Segment {
     file: Arc<File>,
     path: PathBuf,
-    /// `None` in a segment of version 1.
+    /// The numbering of the segment's events; `None` in a segment of version 1.
     numbering: Option<Numbering>,
     header_len: u64,
     first: Cursor,
     end: Cursor,
-    /// Latest event time in the segment; [`i64::MIN`] while it has no event.
+    /// Latest event time in the segment; [`i64::MIN`] while the segment has no event.
     newest: i64,
     /// Time of the last write.
     written: SystemTime,
-    /// Frame boundaries about every `mark_step` bytes, so that a search reads only the frames after the nearest one.
+    /// Frame boundaries, about one for every `mark_step` bytes. A search reads only the frames after the nearest mark.
     marks: Vec<Cursor>,
     mark_step: u64,
 }
 
-/// The damage of a segment, and the number of bytes at its end that were cut off.
+/// The kind of damage in a segment, and the number of bytes that were cut off its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// The last write is incomplete, as after a kill: no reader has seen its events.
+    /// The last write is incomplete, as after a kill. No reader has seen its events.
     Torn(u64),
-    /// The bytes are no valid frames: readers may have seen their events.
+    /// The bytes are no valid frames. Readers may have seen the events.
     Corrupt(u64),
 }
 
 impl Segment {
-    /// Makes the file of a segment whose first frame will be at `first`; replaces an existing file of this name. With
-    /// `durable`, the file and its name are synced before this returns.
+    /// Creates the file of a segment whose first frame will be at `first`; replaces an existing file of this name.
+    /// With `durable`, syncs the file and its name before this function returns.
     ///
     /// # Errors
-    /// The file cannot be made or synced; it has been removed again.
+    /// The file cannot be created or synced. After an error no file is left.
     pub(crate) fn create(
         dir: &Path,
         first: Cursor,
@@ -107,10 +107,10 @@ impl Segment {
         })
     }
 
-    /// Opens an existing segment, checks every frame, and cuts the file after the last valid one if `writable`.
-    /// `on_event` is called for each event, with its [`record_sum`] and its place.
+    /// Opens an existing segment and checks every frame. If `writable`, cuts the file after the last valid frame.
+    /// Calls `on_event` for each event, with its [`record_sum`] and its place.
     ///
-    /// A segment without a valid frame has `first == end`; frames can be appended to it.
+    /// A segment without a valid frame has `first == end`, and frames can be appended to it.
     ///
     /// # Errors
     /// The file is not a regular file, or cannot be read or cut.
@@ -121,8 +121,8 @@ impl Segment {
         writable: bool,
         mut on_event: impl FnMut(&EventView<'_>, u32, Cursor),
     ) -> io::Result<(Self, Option<Damage>)> {
-        // The directory may hold any kind of file: O_NOFOLLOW refuses a symbolic link, O_NONBLOCK does not wait for the
-        // writer of a FIFO. open(2).
+        // The directory may contain any kind of file. O_NOFOLLOW refuses a symbolic link; O_NONBLOCK does not wait for
+        // the writer of a FIFO. open(2).
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let file = OpenOptions::new().read(true).write(writable).custom_flags(flags).open(&path)?;
         let meta = file.metadata()?;
@@ -148,7 +148,7 @@ impl Segment {
         Ok((segment, damage))
     }
 
-    /// Checks all frames; afterwards `end` is the end of the last valid one.
+    /// Checks all frames. Afterwards `end` is the end of the last valid frame.
     fn check(
         &mut self,
         file_len: u64,
@@ -172,7 +172,7 @@ impl Segment {
                 let left = file_len.saturating_sub(offset);
                 return Ok(match left {
                     0 => None,
-                    // A write that a kill interrupted ends inside a frame, at the end of the file.
+                    // After a write that a kill has interrupted, the file ends inside a frame.
                     _ if ends_inside_frame(bytes, left) => Some(Damage::Torn(left)),
                     _ => Some(Damage::Corrupt(left)),
                 });
@@ -180,7 +180,7 @@ impl Segment {
         }
     }
 
-    /// Indexes the valid frames at the start of `bytes`; returns their number of bytes.
+    /// Indexes the valid frames at the beginning of `bytes`. Returns the number of their bytes.
     fn check_chunk(&mut self, bytes: &[u8], on_event: &mut impl FnMut(&EventView<'_>, u32, Cursor)) -> usize {
         let mut used = 0;
         while let Ok(Some((body, len))) = frame::split(bytes.get(used..).unwrap_or_default(), EVENT_FRAME_MAX)
@@ -218,10 +218,10 @@ impl Segment {
         self.numbering
     }
 
-    /// Appends frames, in two parts, up to `end`; `newest` is the latest event time among them.
+    /// Appends frames, in two parts, up to `end`. `newest` is the latest event time in these frames.
     ///
     /// # Errors
-    /// The file cannot be written; it has been cut back to its length before.
+    /// The file cannot be written. The file has its previous length again.
     pub(crate) fn append(&mut self, parts: (&[u8], &[u8]), end: Cursor, newest: i64) -> io::Result<()> {
         let offset = self.offset(self.end.pos);
         if let Err(error) = write_all(&self.file, parts, offset) {
@@ -241,7 +241,7 @@ impl Segment {
         }
     }
 
-    /// Reads from the frame at `pos` into `buffer`; returns the number of bytes, which may end inside a frame.
+    /// Reads frames from position `pos` on into `buffer`. Returns the number of bytes, which may end inside a frame.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -250,7 +250,7 @@ impl Segment {
         read_up_to(&self.file, buffer.get_mut(..left).unwrap_or_default(), self.offset(pos))
     }
 
-    /// The first frame boundary at position `pos` or later; `pos` must lie in this segment.
+    /// The first frame boundary at position `pos` or later. `pos` must be in this segment.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -259,7 +259,7 @@ impl Segment {
         self.scan(from, |at| at.pos >= pos)
     }
 
-    /// Where the frame with sequence number `seq` begins; the frame must lie in this segment.
+    /// The cursor of the frame with sequence number `seq`. The frame must be in this segment.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -268,17 +268,18 @@ impl Segment {
         self.scan(from, |at| at.seq >= seq)
     }
 
-    /// The last mark for which `is_before` is true, or the segment's start.
+    /// The last mark for which `is_before` is true, or the segment's beginning.
     fn last_mark(&self, is_before: impl Fn(&Cursor) -> bool) -> Cursor {
         let nth = self.marks.partition_point(is_before);
         nth.checked_sub(1).and_then(|nth| self.marks.get(nth)).copied().unwrap_or(self.first)
     }
 
-    /// Reads the lengths of frames from `from` on; returns the first boundary for which `is_found` is true, or the end.
+    /// Reads the lengths of frames from `from` on. Returns the first boundary for which `is_found` is true, or the
+    /// end.
     fn scan(&self, from: Cursor, is_found: impl Fn(Cursor) -> bool) -> io::Result<Cursor> {
         let mut at = from;
         let mut chunk = vec![0; CHUNK];
-        // `chunk[..held]` are the bytes from position `base` on.
+        // `chunk[..held]` contains the bytes from position `base` on.
         let (mut base, mut held) = (at.pos, 0);
         while !is_found(at) && at.pos < self.end.pos {
             let mut offset = (at.pos - base) as usize;
@@ -309,7 +310,7 @@ impl Segment {
         self.end
     }
 
-    /// Latest event time in the segment; [`i64::MIN`] while it has no event.
+    /// Latest event time in the segment; [`i64::MIN`] while the segment has no event.
     pub(crate) fn newest(&self) -> i64 {
         self.newest
     }
@@ -334,7 +335,7 @@ impl Segment {
         self.header_len + (pos - self.first.pos)
     }
 
-    /// Removes the file's name. Descriptors that are still open keep its content.
+    /// Removes the file's name. Open descriptors keep the content.
     pub(crate) fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
     }
@@ -352,7 +353,7 @@ fn header(first: u64, numbering: Option<Numbering>) -> Vec<u8> {
     bytes
 }
 
-/// Parses the header at the front of `bytes`. The error is true if the header is incomplete, false if it is invalid.
+/// Parses the header at the front of `bytes`. The error is true for an incomplete header and false for an invalid one.
 fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Numbering>, bool> {
     if bytes.starts_with(&header(first, None)) {
         return Ok(None);
@@ -369,7 +370,7 @@ pub(crate) fn record_sum(body: &[u8]) -> u32 {
     crc32c::crc32c(body.get(1..).unwrap_or_default())
 }
 
-/// File name of a segment: twenty digits, so that names sort like numbers.
+/// File name of a segment: twenty digits, so that sorted names are in the order of the numbers.
 fn file_name(first: u64) -> String {
     format!("{first:020}.journal")
 }
@@ -408,7 +409,7 @@ fn write_all(file: &File, parts: (&[u8], &[u8]), offset: u64) -> io::Result<()> 
         Err(nix::errno::Errno::EINTR) => 0,
         Err(errno) => return Err(errno.into()),
     };
-    // A short write is no error: if the rest cannot be written, the next write returns the reason.
+    // A short write is no error: the next write returns the reason if the rest cannot be written.
     while done < total {
         let second = parts.1.get(done.saturating_sub(parts.0.len())..);
         let rest = parts.0.get(done..).filter(|rest| !rest.is_empty()).or(second).unwrap_or_default();

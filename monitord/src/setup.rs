@@ -1,4 +1,4 @@
-//! Opening FIFOs, socket and journal before the event loop runs.
+//! Opens FIFOs, socket and journal before the event loop runs.
 //!
 //! Called once, by [`crate::event_loop::EventLoop::open`]. Reads and writes no event.
 
@@ -41,7 +41,7 @@ pub(crate) enum SetupError {
 }
 
 impl SetupError {
-    /// What the administrator can do; empty if the error's text says it.
+    /// What the administrator can do; empty if the text of the error says that already.
     pub(crate) fn hint(&self) -> String {
         match self {
             SetupError::Directory(error) => error.hint(),
@@ -61,7 +61,8 @@ struct PassedDescriptors {
     listener: Option<OwnedFd>,
 }
 
-/// Takes the passed descriptors by their names (`fifo`, `emit`, `events`), or by their type if a name is none of these.
+/// Takes the descriptors from systemd by their names (`fifo`, `emit`, `events`), or by their type if a name is another
+/// one.
 ///
 /// A FIFO with another name is the emit FIFO if it is the file at `emit_path`, and the monitor FIFO otherwise.
 fn take_passed(emit_path: &Path) -> PassedDescriptors {
@@ -91,18 +92,18 @@ fn take_passed(emit_path: &Path) -> PassedDescriptors {
     passed
 }
 
-/// True if the file at `path` is the one that `fd` has open.
+/// Whether `fd` is the file at `path`.
 fn is_at(fd: &OwnedFd, path: &Path) -> bool {
     matches!((fstat(fd), stat(path)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-/// Opens the monitor FIFO, the emit FIFO and the listening socket, or takes them over if they were passed.
+/// Opens the monitor FIFO, the emit FIFO and the listening socket. Uses descriptors from systemd if it has passed any.
 ///
 /// # Errors
-/// [`SetupError::Busy`] if another instance uses one of them, else why one cannot be opened.
+/// [`SetupError::Busy`] if another instance uses one of the three; another [`SetupError`] if one cannot be opened.
 pub(crate) fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), SetupError> {
     let passed = take_passed(&settings.emit_fifo);
-    // The socket comes first: if another instance is running, this fails without having changed anything of that
+    // The socket comes first: if another instance is running, this fails before it has changed anything of that
     // instance.
     let listener = listener(settings, passed.listener, group())?;
     let facts = fifo(&settings.fifo, passed.fifo, accounts::FACTS_GROUP)?;
@@ -140,11 +141,11 @@ fn listener(
     })
 }
 
-/// Opens the journal. If it cannot be opened or written, returns the reason: events are then kept in memory only.
+/// Opens the journal. If it cannot be opened or written, returns the reason: events are then stored in memory only.
 ///
 /// # Errors
-/// [`SetupError::Busy`] if another instance uses it, or [`SetupError::Directory`] if another user may have written to
-/// its directory.
+/// [`SetupError::Busy`] if another instance uses the journal; [`SetupError::Directory`] if another user may have
+/// written to its directory.
 pub(crate) fn journal(
     settings: &Settings,
 ) -> Result<(Option<Journal>, Recovery, Option<String>), SetupError> {
@@ -171,16 +172,16 @@ pub(crate) fn journal(
         unwritable_hint(dir.as_slice()).map_or(reason.clone(), |hint| format!("{reason}; {hint}"))
     });
     if journal.is_none() || failure.is_some() {
-        // Nothing on disk will record the numbers of this process. Beginning at the time in microseconds gives the next
-        // process higher numbers, since there are fewer events than microseconds.
+        // The disk will not record the numbers of this process. They begin at the time in microseconds: the next
+        // process then has higher numbers, since there are fewer events than microseconds.
         let micros = u64::try_from(sampan_ipc::time::now() / 1000).unwrap_or(1);
         recovery.next.seq = recovery.next.seq.max(micros);
     }
     Ok((journal, recovery, failure))
 }
 
-/// Makes the directory of a FIFO or the socket. Root's directory may be searched by everybody, since members of groups
-/// use the files in it; a user's directory by its owner only.
+/// Creates the directory of a FIFO or the socket. All users may enter root's directory, since members of groups use
+/// the files in it; only its owner may enter a user's directory.
 fn make_parent(path: &Path) -> Result<(), SetupError> {
     let parent = trust::parent(path);
     let mode = if nix::unistd::geteuid().is_root() { trust::PASSABLE } else { trust::PRIVATE };
@@ -191,7 +192,7 @@ fn make_parent(path: &Path) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Makes the directory of the journal, and before it the state root if the journal lies in there.
+/// Creates the directory of the journal. Creates the state root first if the journal is in it.
 fn make_journal(dir: &Path) -> Result<(), TrustError> {
     let state = Paths::from_env().state;
     if dir.starts_with(&state) {
@@ -200,15 +201,15 @@ fn make_journal(dir: &Path) -> Result<(), TrustError> {
     trust::make_own(dir, trust::PRIVATE)
 }
 
-/// The group whose members may subscribe; `None` if the host does not have it, or this process is not root and so
-/// cannot give the socket to it.
+/// The group whose members may subscribe; `None` if the host does not have the group, or if this process is not root
+/// and cannot give the socket to a group.
 fn group() -> Option<Gid> {
     let is_root = nix::unistd::geteuid().is_root();
     is_root.then(|| accounts::group_id(accounts::WATCH_GROUP)).flatten().map(Gid::from_raw)
 }
 
-/// Raises the soft limit of descriptors so that `subscribers_max` clients fit, as far as the hard limit allows.
-/// getrlimit(2).
+/// Raises the soft limit of descriptors, so that `subscribers_max` clients are possible, as far as the hard limit
+/// allows. getrlimit(2).
 pub(crate) fn raise_descriptor_limit(subscribers_max: usize) {
     let wanted = subscribers_max as u64 + DESCRIPTORS_OWN;
     match getrlimit(Resource::RLIMIT_NOFILE) {

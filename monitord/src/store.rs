@@ -1,8 +1,8 @@
 //! The store: the ring in memory and the journal on disk, as one sequence of events.
 //!
-//! Owned by the intake, which adds events in batches; [`crate::clients`] asks for any cursor where its next bytes are.
-//! Committed events become visible to readers only by [`Store::make_visible`], so that with `sync = "always"` no reader
-//! sees an event that a power cut could take back. Nothing here knows sockets.
+//! The intake owns the store and adds events in batches; [`crate::clients`] reads the bytes after any cursor. Readers
+//! see committed events only after [`Store::make_visible`], so that with `sync = "always"` no reader sees an event
+//! that a power cut could remove. This module does not know sockets.
 
 use crate::journal::{Change, Journal};
 use crate::ring::{Cursor, Ring};
@@ -11,44 +11,44 @@ use sampan_ipc::record::Record;
 use sampan_ipc::{Event, frame, record, watch};
 use std::io;
 
-/// A reader that lags by at least this number of bytes is served from the journal's file by sendfile(2), without a copy
-/// in this process.
+/// Lag in bytes from which on a reader gets events from the journal's file by sendfile(2), without a copy in this
+/// process.
 const FILE_MIN: u64 = 8 << 10;
 
-/// Where a reader's next bytes are.
+/// The place of a reader's next bytes.
 #[derive(Debug)]
 pub(crate) enum Read<'a> {
     /// The reader has every visible event.
     End,
-    /// The next frames were removed; the oldest frame after them is at this cursor.
+    /// The next frames were removed. The oldest frame after them is at this cursor.
     Gap(Cursor),
-    /// In memory, in two parts, up to this cursor.
+    /// The bytes are in memory, in two parts, and end at this cursor.
     Ring((&'a [u8], &'a [u8]), Cursor),
-    /// In this segment's file, up to this cursor.
+    /// The bytes are in this segment's file, and end at this cursor.
     File(&'a Segment, Cursor),
 }
 
-/// The ring, the journal, and how far events are committed and visible.
+/// The ring, the journal, and the ends of the committed and the visible events.
 #[derive(Debug)]
 pub(crate) struct Store {
     ring: Ring,
     journal: Option<Journal>,
-    /// End of the events that readers may see; never after `committed`.
+    /// End of the events that readers may see; never later than `committed`.
     visible: Cursor,
-    /// End of the events that were given to the journal; never after the end of the ring.
+    /// End of the events that the journal has; never later than the end of the ring.
     committed: Cursor,
     /// Latest event time since the last commit.
     newest: i64,
-    /// The lineage of sequence numbers if there is no journal; it lasts as long as this process.
+    /// The lineage of sequence numbers without a journal. It lasts as long as this process.
     own_lineage: u64,
 }
 
-/// What is known here of the lineage that a reader names.
+/// The store's knowledge of a lineage that a reader names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineageStatus {
     /// The lineage of new events.
     Current,
-    /// An earlier lineage of this journal; this is the number after its last one.
+    /// An earlier lineage of this journal, with the number after its last event.
     Earlier(u64),
     Unknown,
 }
@@ -71,16 +71,16 @@ impl Store {
         self.push_body(record.body, record.crc, record.event.time);
     }
 
-    /// Appends the event of a record of the emit FIFO, with the tag that marks it as such.
+    /// Appends the event of a record of the emit FIFO, with the tag that marks it as such an event.
     pub(crate) fn push_emitted(&mut self, record: &Record<'_>) {
-        // The first byte of a record's body is its tag, which the header of an emitted event replaces.
+        // The first byte of a record's body is its tag. The header of an emitted event contains another tag instead.
         let rest = record.body.get(1..).unwrap_or_default();
         let seq = self.ring.end().seq;
         self.ring.append([&frame::emitted_header(rest, seq), rest, &seq.to_le_bytes()]);
         self.newest = self.newest.max(record.event.time);
     }
 
-    /// Appends an event of this process's own; if it cannot be encoded, logs that and drops it.
+    /// Appends an event of this process. If the event cannot be encoded, logs and drops it.
     pub(crate) fn push_own(&mut self, event: &Event) {
         match record::encode(event) {
             Ok(bytes) => {
@@ -116,7 +116,7 @@ impl Store {
         self.committed
     }
 
-    /// Makes the events before `end` visible to readers; `end` must be committed.
+    /// Makes the events before `end` visible to readers. `end` must be committed.
     pub(crate) fn make_visible(&mut self, end: Cursor) {
         debug_assert!(end.pos <= self.committed.pos);
         self.visible = end;
@@ -132,8 +132,8 @@ impl Store {
         self.visible.seq - 1
     }
 
-    /// Where the next bytes after `at` are, at most `max`. If `inside` is true, `at` is inside a frame of a file, and
-    /// the bytes are in that file.
+    /// The place of the next bytes after `at`, at most `max` bytes. If `inside` is true, `at` is inside a frame of a
+    /// file, and the bytes are in that file.
     pub(crate) fn read(&self, at: Cursor, max: u64, inside: bool) -> Read<'_> {
         if at.pos >= self.visible.pos {
             return if at.seq < self.visible.seq { Read::Gap(self.visible) } else { Read::End };
@@ -163,8 +163,8 @@ impl Store {
         Read::Ring(self.ring.slices(at.pos, to.pos), to)
     }
 
-    /// The first frame boundary in the ring at position `pos` or later, and the bytes from `pos` to it, in two parts;
-    /// the search begins at `from`.
+    /// The first frame boundary in the ring at position `pos` or later, and the bytes from `pos` to that boundary, in
+    /// two parts. The search begins at `from`.
     pub(crate) fn align_in_ring(&self, from: Cursor, pos: u64) -> (Cursor, (&[u8], &[u8])) {
         let at = self.ring.align(from, pos);
         (at, self.ring.slices(pos, at.pos))
@@ -172,7 +172,7 @@ impl Store {
 
     /// The cursor of a reader that has every event up to sequence number `after`.
     ///
-    /// If the events after that number were removed, reading at this cursor returns [`Read::Gap`].
+    /// If the events after that number were removed, a read at this cursor returns [`Read::Gap`].
     ///
     /// # Errors
     /// The journal cannot be read.
@@ -193,7 +193,8 @@ impl Store {
         }
     }
 
-    /// The cursor of a reader that wants events with time `since` or later: no event before it has such a time.
+    /// The cursor of a reader that wants events with time `since` or later: no event before the cursor has such a
+    /// time.
     pub(crate) fn since(&self, since: i64) -> Cursor {
         match self.journal.as_ref().and_then(|journal| journal.since(since)) {
             Some(segment) if segment.first().pos < self.ring.start().pos => segment.first(),
@@ -206,7 +207,7 @@ impl Store {
         self.journal.as_ref().map_or(self.own_lineage, Journal::lineage)
     }
 
-    /// Looks `lineage` up among the lineages of this store.
+    /// Searches `lineage` among the lineages of this store.
     pub(crate) fn lineage_status(&self, lineage: u64) -> LineageStatus {
         if lineage == self.lineage() {
             return LineageStatus::Current;
@@ -219,7 +220,7 @@ impl Store {
         self.journal.as_ref()
     }
 
-    /// True if the journal exceeds its limits. The caller then calls [`crate::clients::Clients::finish_frames`] before
+    /// Whether the journal exceeds its limits. The caller then calls [`crate::clients::Clients::finish_frames`] before
     /// [`Store::prune`], which removes files that clients may be reading.
     pub(crate) fn is_over_limits(&self) -> bool {
         self.journal.as_ref().is_some_and(Journal::is_over_limits)
@@ -236,7 +237,7 @@ impl Store {
         self.journal.as_mut()
     }
 
-    /// Extent of the ring, for the status.
+    /// Extent of the ring, for a status.
     pub(crate) fn ring_extent(&self) -> watch::Extent {
         let (start, end) = (self.ring.start(), self.ring.end());
         watch::Extent {
@@ -247,7 +248,7 @@ impl Store {
         }
     }
 
-    /// Extent and health of the journal, for the status; `None` without a journal.
+    /// Extent and health of the journal, for a status; `None` without a journal.
     pub(crate) fn journal_status(&self) -> Option<watch::Journal> {
         let journal = self.journal.as_ref()?;
         let segments = journal.segments();
@@ -264,8 +265,8 @@ impl Store {
     }
 }
 
-/// The end of a read from a segment: the end of its visible frames, or `max` bytes after `at`. The latter may be inside
-/// a frame and so has the sequence number 0.
+/// The end of a read from a segment: the end of its visible frames, or `max` bytes after `at`. The latter may be
+/// inside a frame, and then has the sequence number 0.
 fn bounded(at: Cursor, max: u64, segment_end: Cursor, visible: Cursor) -> Cursor {
     let end = if segment_end.pos <= visible.pos { segment_end } else { visible };
     if end.pos - at.pos <= max { end } else { Cursor { pos: at.pos + max, seq: 0 } }

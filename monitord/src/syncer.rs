@@ -1,7 +1,7 @@
 //! The syncer thread: calls fdatasync(2) on journal files, so that the event loop never waits for a disk.
 //!
-//! Owned by the intake, which starts it unless the policy is `never`. The thread sleeps without a timeout while no file
-//! has unsynced bytes. It never reads or writes the files.
+//! The intake owns the syncer, and starts it unless the policy is `never`. The thread sleeps without a timeout while
+//! no file has unsynced bytes. It never reads or writes the files.
 
 use mio::Waker;
 use sampan_os::thread;
@@ -14,11 +14,11 @@ use std::time::Duration;
 /// When events that were written to the journal are synced to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// Before readers see them.
+    /// Before readers see the events.
     Always,
-    /// After at most this time.
+    /// At most this time after the events were written.
     Interval(Duration),
-    /// When the kernel writes them back.
+    /// When the kernel writes the file back.
     Never,
 }
 
@@ -42,7 +42,7 @@ struct State {
     dirty: Vec<Arc<File>>,
     /// Number of the last request.
     requested: u64,
-    /// Number of the last request whose bytes are synced.
+    /// Number of the last request whose bytes are synced, or could not be synced.
     done: u64,
     interval: Duration,
     stop: bool,
@@ -64,8 +64,8 @@ impl Syncer {
         Ok(Syncer { shared, thread: Some(thread) })
     }
 
-    /// Requests a sync of `file`. Returns the request's number: once [`Syncer::done`] is at least that, the sync is
-    /// done.
+    /// Requests a sync of `file`. Returns the request's number: the sync is done when [`Syncer::done`] is at least
+    /// that number.
     pub(crate) fn request(&self, file: &Arc<File>) -> u64 {
         let mut state = self.shared.lock();
         if !state.dirty.iter().any(|dirty| Arc::ptr_eq(dirty, file)) {
@@ -76,12 +76,12 @@ impl Syncer {
         state.requested
     }
 
-    /// Number of the last request that is done, whether its sync succeeded or not.
+    /// Number of the last request that is done, whether or not its sync has succeeded.
     pub(crate) fn done(&self) -> u64 {
         self.shared.lock().done
     }
 
-    /// Takes the error of a sync that failed since the last call.
+    /// Removes and returns the error of a sync that has failed since the last call.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         self.shared.lock().error.take()
     }
@@ -126,8 +126,8 @@ impl Shared {
         }
     }
 
-    /// Sleeps until a sync is requested, then for the interval, so that requests in between share one sync. Returns the
-    /// files, the number of the last request, and whether the thread must end.
+    /// Waits until a sync is requested, then for the interval, so that requests within the interval share one sync.
+    /// Returns the files, the number of the last request, and whether the thread must end.
     fn await_work(&self) -> (Vec<Arc<File>>, u64, bool) {
         let mut state = self.lock();
         while state.dirty.is_empty() && !state.stop {
