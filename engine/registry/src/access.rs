@@ -28,7 +28,7 @@ pub struct Access {
     pub stall: Option<Duration>,
 }
 
-/// A manifest or index with the bytes that the registry sent, and their computed digest.
+/// A manifest or index: the bytes from the registry, and the digest that this process has computed from them.
 pub struct RawManifest {
     /// The bytes of the document.
     pub bytes: Vec<u8>,

@@ -43,7 +43,7 @@ pub fn end_commands(root: &Path, home: &Path, id: &str) {
     }
 }
 
-/// The processes whose command line is that of a runtime's command for the container, or that of the container's shim.
+/// The processes with the command line of a runtime's command for the container, or with the shim's command line.
 fn commands(root: &Path, home: &Path, id: &str) -> Vec<i32> {
     let (root, home) = (root.as_os_str().as_encoded_bytes(), home.as_os_str().as_encoded_bytes());
     let is_one = |pid: &i32| {

@@ -1,8 +1,8 @@
 //! Finds and reads files in a root file system that is not mounted: a stack of overlayfs directories.
 //!
-//! The result is that of the mounted root file system: the uppermost layer wins, directories are merged, whiteouts and
-//! opaque directories hide the files below, and symbolic links are resolved inside the root. Used for /etc/passwd and
-//! /etc/group, and to check paths.
+//! Returns the files that the mounted root file system would show: the uppermost layer wins, directories are merged,
+//! whiteouts and opaque directories hide the files below, and symbolic links are resolved inside the root. Used for
+//! /etc/passwd and /etc/group, and to check paths.
 //!
 //! Neither the layers nor the directory that a running container writes can be trusted. Therefore each component of a
 //! path is opened separately, the kernel follows no link, and only regular files are opened for reading.

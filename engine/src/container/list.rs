@@ -160,7 +160,7 @@ fn matches(key: &str, values: &[String], definition: &Definition, summary: &Summ
     }
 }
 
-/// Matches a name as it is, and with the leading `/` that docker's API adds.
+/// Matches a name without and with the leading `/` that docker's API adds.
 fn is_named(pattern: &Regex, name: &str) -> bool {
     pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
 }
