@@ -8,9 +8,10 @@ const DECIMALS_MAX: usize = 9;
 
 /// Parses `500`, `64k`, `1.5M`, `10MiB`, `2 GB`: a number and a unit in any case, rounded down to whole bytes.
 ///
-/// Units are `b`, `k`, `m`, `g`, `t` and `p`, the last five also with `b` or `ib` after them. Returns `None` if `text`
-/// is not a size, or if the size is 2^64 bytes or more.
+/// Units are `b`, `k`, `m`, `g`, `t` and `p`, the last five also with `b` or `ib` after them. A leading `+` is allowed.
+/// Returns `None` if `text` is not a size, or if the size is 2^64 bytes or more.
 pub fn parse(text: &str) -> Option<u64> {
+    let text = text.strip_prefix('+').unwrap_or(text);
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(number.len()..)?.to_ascii_lowercase().as_str() {
         "" | "b" => 0,
@@ -72,6 +73,7 @@ mod tests {
             ("1.5M", 1_572_864),
             ("10MiB", 10 << 20),
             ("2 gb", 2 << 30),
+            ("+10m", 10 << 20),
             (".5k", 512),
             ("1.t", 1 << 40),
             ("0.0000001p", 112_589_990),
@@ -80,7 +82,7 @@ mod tests {
             assert_eq!(parse(text), Some(bytes), "{text:?}");
         }
         for text in
-            ["", ".", "K", "1.5.5M", "-1", "1X", "1e9", "1.5.G", "\u{e4}M", "+1", "1 2", "0.0000000001g"]
+            ["", ".", "K", "1.5.5M", "-1", "1X", "1e9", "1.5.G", "\u{e4}M", "++1", "1 2", "0.0000000001g"]
         {
             assert_eq!(parse(text), None, "{text:?}");
         }

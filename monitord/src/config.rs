@@ -52,7 +52,7 @@ Options:
   -h, --help                             Print this help
   -V, --version                          Print the version
 
-A SIZE is bytes, or a number with K, M or G (1024-based). A TIME is a duration: 500ms, 90s, 1h30m, 7d, 2w.
+A SIZE is bytes, or a number with K, M, G, T or P (1024-based). A TIME is a duration: 500ms, 90s, 1h30m, 7d, 2w.
 RUN is SAMPAN_RUN_DIR, /run/sampan for root, or $XDG_RUNTIME_DIR/sampan.
 STATE is SAMPAN_STATE_DIR, /var/lib/sampan for root, or $XDG_STATE_HOME/sampan.
 

@@ -87,6 +87,21 @@ fn an_image_has_one_size_in_every_list() {
 }
 
 #[test]
+fn a_layer_that_is_gone_counts_in_no_list() {
+    let installation = Installation::new();
+    installation.pull("one", &[Layer::large("a", 300_000, Packing::Gzip)]);
+    let size = || installation.json(&["images", "--format", "json"])[0]["size"].clone();
+    let whole = size();
+    let layers = installation.store().join("layers");
+    let layer =
+        fs::read_dir(&layers).expect("a directory").next().expect("a layer").expect("readable").path();
+    fs::rename(&layer, installation.host.path("elsewhere")).expect("renamed");
+    assert_ne!(size(), whole);
+    let verbose = installation.json(&["system", "df", "-v", "--format", "json"]);
+    assert_eq!(verbose["images"][0]["size"], size());
+}
+
+#[test]
 fn prune_takes_what_its_filters_name_and_tells_of_each() {
     let installation = Installation::new();
     let reference = installation.pull("kept", &[Layer::large("kept", 10_000, Packing::Gzip)]);

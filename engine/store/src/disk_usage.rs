@@ -140,18 +140,20 @@ fn blobs(store: &Store) -> Result<(Objects, u64), ImageError> {
 fn layers(store: &Store) -> Result<(Objects, u64), ImageError> {
     let mut objects = Objects::new();
     let mut stray = 0;
+    let mut sizes = HashMap::new();
     each(&store.root().join("layers"), |name, path| {
         let size = store.size_on_disk(path)?;
         match Digest::parse(&format!("sha256:{name}")) {
             Ok(digest) => {
-                // The size of this layer may have been measured before: store the new size, which `images` then shows.
-                lock(&store.layer_sizes).insert(digest.clone(), size);
+                sizes.insert(digest.clone(), size);
                 objects.insert(digest.clone(), object(store, &digest, size));
             }
             Err(_) => stray += size,
         }
         Ok(())
     })?;
+    // Sizes that were measured before are replaced by these, which `images` then shows.
+    *lock(&store.layer_sizes) = sizes;
     Ok((objects, stray))
 }
 

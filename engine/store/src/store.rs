@@ -95,10 +95,13 @@ impl Store {
     /// # Errors
     /// [`io::Error`] if the layer does not exist or cannot be read.
     pub fn layer_size(&self, chain_id: &Digest) -> io::Result<u64> {
-        if let Some(size) = lock(&self.layer_sizes).get(chain_id) {
-            return Ok(*size);
+        let path = self.layer_path(chain_id);
+        let known = lock(&self.layer_sizes).get(chain_id).copied();
+        // A layer that somebody removed has no size, whatever was measured before.
+        if let Some(size) = known.filter(|_| path.is_dir()) {
+            return Ok(size);
         }
-        let size = self.size_on_disk(&self.layer_path(chain_id))?;
+        let size = self.size_on_disk(&path)?;
         lock(&self.layer_sizes).insert(chain_id.clone(), size);
         Ok(size)
     }
