@@ -280,7 +280,7 @@ fn open_either(path: &Path, options: &mut OpenOptions, other_end: &str) -> io::R
     let (sender, receiver) = mpsc::channel();
     let (path, options) = (path.to_owned(), options.clone());
     let wait = move || sender.send(options.open(path));
-    std::thread::Builder::new().name("fifo".into()).stack_size(64 << 10).spawn(wait)?;
+    sampan_os::thread::spawn("fifo", 64 << 10, wait)?;
     receiver.recv_timeout(FIFO_TIMEOUT).unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("it is a FIFO, and nobody {other_end}")))
     })

@@ -184,9 +184,9 @@ impl FifoSender {
 
     fn start_drainer(&self, state: &mut State) {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name("events-spool".into()).stack_size(64 << 10);
         // If the thread cannot start, the next event starts another one.
-        state.draining = thread.spawn(move || shared.drain_all()).is_ok();
+        state.draining =
+            sampan_os::thread::spawn("events-spool", 64 << 10, move || shared.drain_all()).is_ok();
     }
 }
 

@@ -123,8 +123,7 @@ pub(crate) fn stop_when_reader_leaves(output: OwnedFd, stopper: Stopper) -> io::
             stopper.stop();
         }
     };
-    let thread =
-        std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
+    let thread = sampan_os::thread::spawn("stdout-reader", 64 << 10, watch)?;
     Ok(Watcher { end: Some(end), thread: Some(thread) })
 }
 

@@ -110,8 +110,7 @@ impl EventReplay {
             }
             taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
         };
-        let thread = std::thread::Builder::new().name("replay".into()).stack_size(STACK);
-        if let Err(error) = thread.spawn(remove) {
+        if let Err(error) = sampan_os::thread::spawn("replay", STACK, remove) {
             log::warn!(
                 "cannot start a thread, replayed events stay on disk until the engine restarts: {error}"
             );

@@ -83,8 +83,7 @@ fn try_overlay(store: &Store, directories: &Directories) -> Result<(), String> {
         work: dir.join("work"),
         target: target.clone(),
     };
-    let trial = std::thread::Builder::new().name("trial".into()).stack_size(STACK);
-    let result = match trial.spawn(move || mount_and_write(&overlay, &target)) {
+    let result = match sampan_os::thread::spawn("trial", STACK, move || mount_and_write(&overlay, &target)) {
         Ok(thread) => thread.join().unwrap_or_else(|_| Err("the trial panicked".to_owned())),
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };

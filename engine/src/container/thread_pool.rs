@@ -55,8 +55,7 @@ impl<C: Send + Sync + 'static> ThreadPool<C> {
             return;
         }
         let (workers, shared) = (self.clone(), Arc::clone(shared));
-        let builder = std::thread::Builder::new().name("container".into()).stack_size(STACK);
-        match builder.spawn(move || workers.work(&shared)) {
+        match sampan_os::thread::spawn("container", STACK, move || workers.work(&shared)) {
             Ok(_) => state.threads += 1,
             // Another thread takes the work, or the next thread that can be started.
             Err(error) => log::error!("cannot start a thread, work on a container waits: {error}"),

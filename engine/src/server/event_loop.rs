@@ -577,8 +577,7 @@ impl Server {
         entry.key = key;
         let cancel = Arc::clone(&entry.cancel);
         let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
-        let builder = std::thread::Builder::new().name(format!("job-{job}")).stack_size(STACK);
-        builder.spawn(move || run(task)).map_err(|error| {
+        sampan_os::thread::spawn(format!("job-{job}"), STACK, move || run(task)).map_err(|error| {
             error::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
         })?;
         Ok(self.jobs.insert(entry))
@@ -590,11 +589,12 @@ impl Server {
                 return;
             };
             let shared = Arc::clone(&self.shared);
-            let builder = std::thread::Builder::new().name("task".into()).stack_size(STACK);
             let users = self.containers.users(&request);
             // Counted also if it cannot start: its answer then is the error, and ends it like any other.
             self.tasks += 1;
-            if let Err(error) = builder.spawn(move || tasks::answer(&shared, client, &request, &users)) {
+            if let Err(error) = sampan_os::thread::spawn("task", STACK, move || {
+                tasks::answer(&shared, client, &request, &users)
+            }) {
                 let message = format!("cannot start a thread for the request: {error}");
                 let failure = error::new(Code::Failed, message, "try again when the host has less to do");
                 self.shared.outbox.send(Message::Answers { client, answers: vec![Answer::Error(failure)] });

@@ -154,10 +154,10 @@ impl Server {
         }
         let (shared, cancel) = (Arc::clone(&self.shared), Arc::<Cancel>::default());
         let ends = Arc::clone(&cancel);
-        let builder = std::thread::Builder::new().name("login".into()).stack_size(STACK);
-        builder.spawn(move || tasks::log_in(&shared, token, &login, &ends)).map_err(|error| {
-            error::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
-        })?;
+        sampan_os::thread::spawn("login", STACK, move || tasks::log_in(&shared, token, &login, &ends))
+            .map_err(|error| {
+                error::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
+            })?;
         self.logins.insert(token, cancel);
         client.state = State::Waiting;
         Ok(())

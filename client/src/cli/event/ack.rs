@@ -49,7 +49,7 @@ impl Acks {
             stopper.stop();
             drop(end);
         };
-        std::thread::Builder::new().name("acks".into()).stack_size(64 << 10).spawn(read)?;
+        sampan_os::thread::spawn("acks", 64 << 10, read)?;
         Ok(AckReader { ended })
     }
 }

@@ -130,7 +130,7 @@ impl Exec {
         let mut child = command.spawn().map_err(cannot)?;
         let pid = i32::try_from(child.id()).map_or(Pid::from_raw(0), Pid::from_raw);
         let (ended, end) = UnixStream::pair().map_err(cannot)?;
-        let wait = std::thread::Builder::new().name("exec".into()).stack_size(64 << 10).spawn(move || {
+        let wait = sampan_os::thread::spawn("exec", 64 << 10, move || {
             let status = child.wait();
             drop(end);
             status
