@@ -14,10 +14,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest path of a socket in bytes, without the NUL that ends `sun_path`. unix(7).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// Pause between two attempts to connect to a socket that another process may be about to close.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// Why a daemon cannot listen on its socket.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +78,7 @@ impl Listener {
     /// Listens at `path` as the only instance of `program`. Only its owner may connect (mode 0600), or also the members
     /// of `group` (0660).
     ///
-    /// Waits at most `wait_max` for the lock, in case another instance is about to end.
+    /// Waits at most `wait_max` for the lock, and as long for the socket, in case another instance is about to end.
     ///
     /// # Errors
     /// [`ListenError::Busy`]: another instance listens there. Otherwise the path is too long, or the lock file or the
@@ -96,9 +99,15 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(busy()),
             lock => lock.map_err(context)?,
         };
-        // Neither systemd nor an instance that got its socket from systemd holds the lock, so also try to connect.
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(busy());
+        // Neither systemd nor an instance that got its socket from systemd holds the lock, so also try to connect. A
+        // forked child of an instance that was killed shares the socket until its execve(2), which closes one descriptor
+        // after the other: the lock may be free a moment before the socket is.
+        let deadline = Instant::now() + wait_max;
+        while std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if Instant::now() >= deadline {
+                return Err(busy());
+            }
+            std::thread::sleep(RETRY_DELAY);
         }
         if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
             return Err(context(io::Error::other("the path exists and is not a socket")));
@@ -215,5 +224,17 @@ mod tests {
         assert!(matches!(listen(&path), Err(ListenError::Io { .. })));
         let long = dir.path().join("x".repeat(120));
         assert!(matches!(listen(&long), Err(ListenError::TooLong { .. })));
+    }
+
+    #[test]
+    fn a_socket_that_is_about_to_be_closed_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("test.sock");
+        let leftover = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        // As a forked child of a killed instance: it closes the socket a moment after the first attempt to connect.
+        let child = std::thread::spawn(move || drop(leftover.accept().expect("an attempt")));
+        let listening = Listener::bind(&path, "test", None, Duration::from_secs(30));
+        child.join().expect("closed");
+        assert!(listening.is_ok(), "{listening:?}");
     }
 }
