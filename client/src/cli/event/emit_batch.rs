@@ -227,7 +227,7 @@ impl Batch {
         self.emitter.problem().unwrap_or_else(|| emit::FULL.to_owned())
     }
 
-    /// Returns how much was written, for a person who wants to send the rest again.
+    /// Returns how many events were written, so that the caller can send the other ones again.
     fn summary(&self) -> String {
         let written = match self.written {
             0 => "no event was written".to_owned(),
