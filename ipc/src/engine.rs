@@ -7,6 +7,7 @@
 //! never reorder.
 
 use crate::container;
+use crate::replication;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -177,6 +178,32 @@ pub enum Request {
     /// Start a container as a systemd unit: the client is the unit's main process, and becomes the shim by execve(2).
     /// Only for root. Answered by [`Answer::Shim`].
     StartUnit(Box<StartUnit>),
+    /// Copy images from one place to another; answered like [`Request::Pull`]. The job goes on when no client watches
+    /// it. Its number is the number of the execution.
+    Replicate(Box<replication::Replicate>),
+    /// List executions, the newest first; answered by [`Answer::Executions`].
+    Executions(replication::Listing),
+    /// Describe, stop or repeat an execution. Answered by [`Answer::Done`] after [`Answer::Execution`] for
+    /// [`ExecutionRequest::Show`](replication::ExecutionRequest::Show), and after [`Answer::Job`] for a repetition.
+    Execution {
+        /// The number of the execution.
+        id: u64,
+        /// What to do.
+        request: replication::ExecutionRequest,
+    },
+    /// List the replication policies; answered by [`Answer::Policies`].
+    Policies,
+    /// Run a policy now; answered like [`Request::Replicate`] with [`replication::Replicate::detach`].
+    RunPolicy {
+        /// The name of the policy.
+        name: String,
+        /// Only make a plan.
+        dry_run: bool,
+        /// See [`replication::Replicate::detach`].
+        detach: bool,
+    },
+    /// The state machine of replication tasks, as Graphviz; answered by [`Answer::Text`].
+    ReplicationGraph,
 }
 
 /// Arguments of [`Request::Start`].
@@ -446,6 +473,18 @@ pub enum Answer {
         /// The program's arguments, `argv[0]` first.
         words: Vec<String>,
     },
+    /// Answer to [`Request::Executions`], in several frames if there are many; `Done` follows.
+    Executions(Vec<replication::Execution>),
+    /// The described execution; [`Answer::Task`]s follow.
+    Execution(Box<replication::Execution>),
+    /// A task of the described execution; its artifacts follow.
+    Task(Box<replication::Task>),
+    /// Artifacts of the task before, in several frames if there are many.
+    Artifacts(Vec<replication::Artifact>),
+    /// Answer to [`Request::Policies`]; `Done` follows.
+    Policies(Vec<replication::Policy>),
+    /// Answer to [`Request::ReplicationGraph`]; `Done` follows.
+    Text(String),
 }
 
 /// Disk usage of one kind of data in the store.

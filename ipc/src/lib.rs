@@ -5,7 +5,7 @@
 //!   protocol of `events.sock`, [`filter`] the grammar of its filters. [`subscription`] reads events over a
 //!   [`connection`] and keeps a cursor; [`status`] requests monitord's state.
 //! - The engine: [`engine`] is the protocol of `engine.sock`, [`container`] its part about containers, [`shim`] the
-//!   protocol between the engine and a container's shim.
+//!   protocol between the engine and a container's shim; [`replication`] describes replication jobs.
 //! - Rules that several processes share: [`paths`] of sockets and files, [`trust`] in directories and peers,
 //!   [`accounts`] of an installation, [`restart_policy`], the forms of [`time`], how a process [`report`]s errors.
 //!
@@ -32,6 +32,7 @@ pub mod named_file;
 pub mod paging;
 pub mod paths;
 pub mod record;
+pub mod replication;
 pub mod report;
 pub mod restart_policy;
 pub mod sender;
