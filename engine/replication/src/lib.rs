@@ -4,10 +4,18 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`machine`] | a generic state machine |
+//! | [`table`] | the transitions of a task, and their drawing |
+//! | [`side`] | source and destination, as traits |
+//! | [`artifact`] | what a manifest refers to |
 //! | [`policy`] | the policies of replication.d: parsing, filters, target names, schedules; no I/O but reading that directory |
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
+pub mod artifact;
+pub mod machine;
 pub mod policy;
+pub mod side;
+pub mod table;
