@@ -6,7 +6,7 @@
 //! or a field that is inserted, removed or moved changes a line; a new variant at the end of an enum only adds a line.
 
 use sampan_ipc::container::{self, AttachMessage, Control, Create, Exec, Streams};
-use sampan_ipc::{engine, shim, watch};
+use sampan_ipc::{engine, replication, shim, watch};
 use serde::de::value::U32Deserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
@@ -226,6 +226,13 @@ fn every_message_has_the_bytes_it_had_in_the_first_release() {
     lines_of::<container::Notify>("container::Notify", &mut lines);
     lines_of::<container::Phase>("container::Phase", &mut lines);
     lines_of::<container::Condition>("container::Condition", &mut lines);
+    lines_of::<replication::State>("replication::State", &mut lines);
+    lines_of::<replication::Operation>("replication::Operation", &mut lines);
+    lines_of::<replication::Outcome>("replication::Outcome", &mut lines);
+    lines_of::<replication::ErrorClass>("replication::ErrorClass", &mut lines);
+    lines_of::<replication::Trigger>("replication::Trigger", &mut lines);
+    lines_of::<replication::Sparse>("replication::Sparse", &mut lines);
+    lines_of::<replication::ExecutionRequest>("replication::ExecutionRequest", &mut lines);
     // Shims, the engines that connect to them, and the clients that are attached.
     lines_of::<shim::Setup>("shim::Setup", &mut lines);
     lines_of::<shim::Unit>("shim::Unit", &mut lines);
