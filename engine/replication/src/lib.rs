@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`machine`] | a generic state machine |
 //! | [`table`] | the transitions of a task, and their drawing |
+//! | [`record`], [`model`] | what happens to an execution, and the state that follows from it |
 //! | [`side`] | source and destination, as traits |
 //! | [`artifact`] | what a manifest refers to |
 //! | [`policy`] | the policies of replication.d: parsing, filters, target names, schedules; no I/O but reading that directory |
@@ -16,6 +17,8 @@
 
 pub mod artifact;
 pub mod machine;
+pub mod model;
 pub mod policy;
+pub mod record;
 pub mod side;
 pub mod table;

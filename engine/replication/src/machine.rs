@@ -188,19 +188,19 @@ impl<S: StateName, C, E: From<MachineError<S>>> Machine<S, C, E> {
     /// The error of entering the state after a failure: there is no third state to go to.
     pub fn start(&mut self, context: &mut C, first: S) -> Result<(), E> {
         let mut next = self.enter_state(context, first);
+        let mut is_after_failure = false;
         loop {
-            let state = match next {
+            let step = match next {
                 Ok(Next::End) => return Ok(()),
-                Ok(step) => match self.desired.take().map_or_else(|| self.resolve(step), Ok) {
-                    Ok(state) => state,
-                    Err(error) => (self.on_failure)(&E::from(error)),
-                },
-                Err(error) => match self.desired.take() {
-                    Some(desired) => desired,
-                    None if (self.on_failure)(&error) == self.current => return Err(error),
-                    None => (self.on_failure)(&error),
-                },
+                Ok(step) => self.desired.take().map_or_else(|| self.resolve(step).map_err(E::from), Ok),
+                Err(error) => self.desired.take().ok_or(error),
             };
+            let (state, is_failure) = match step {
+                Ok(state) => (state, false),
+                Err(error) if is_after_failure => return Err(error),
+                Err(error) => ((self.on_failure)(&error), true),
+            };
+            is_after_failure = is_failure;
             next = self.enter_state(context, state);
         }
     }
