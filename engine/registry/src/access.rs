@@ -1,4 +1,4 @@
-//! The settings for reaching registries ([`Access`]), and the types that fetches return.
+//! The settings for reaching registries ([`Access`]), and the types that requests take and return.
 //!
 //! The engine makes an [`Access`] for each job, from its own configuration and the client's request.
 
@@ -6,7 +6,7 @@ use crate::config::Registries;
 use crate::credentials::Credentials;
 use ::http::header;
 use sampan_oci::digest::Digest;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,36 @@ pub struct RawManifest {
     pub content_type: Option<String>,
 }
 
+/// A manifest or index that a registry has, as the registry describes it. Nothing of this is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestHead {
+    /// The digest that the registry states; `None` if it states none.
+    pub digest: Option<Digest>,
+    /// The media type of the `Content-Type` header, without parameters.
+    pub media_type: Option<String>,
+    /// The size in bytes.
+    pub size: Option<u64>,
+}
+
+/// A blob that a registry has, as the registry describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobHead {
+    /// The size in bytes; `None` if the registry states none. A size other than the descriptor's means that the
+    /// registry has something else.
+    pub size: Option<u64>,
+}
+
+/// The answer to a manifest that a registry has stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// The digest that the registry states; `None` if it states none. It is never another digest of the algorithm of
+    /// the digest that was sent.
+    pub digest: Option<Digest>,
+    /// Whether the registry has added the manifest to the referrers of its `subject`. If not, the client must add it
+    /// to the index with the tag `sha256-<hex>`. OCI distribution-spec, "Pushing Manifests with Subject".
+    pub is_listed_by_subject: bool,
+}
+
 /// The body of an answer with a blob, or with the rest of a blob from an offset on.
 pub struct BlobBody {
     /// Offset in the blob of the body's first byte.
@@ -47,6 +77,14 @@ pub struct BlobBody {
     pub etag: Option<String>,
     /// Reads the body.
     pub reader: Box<dyn Read + Send>,
+}
+
+/// The body of a request, which can be opened again for each attempt.
+pub struct Payload<'a> {
+    /// Length in bytes. The reader must fail if it cannot return all of them.
+    pub len: u64,
+    /// Opens the body, at its first byte.
+    pub open: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>,
 }
 
 /// Extra headers of one request.

@@ -7,10 +7,11 @@
 
 use crate::challenge::{self, Challenge};
 use crate::error::{RegistryError, crop};
+use crate::redirect::percent;
 use crate::registry::{Registry, is_loopback};
 use crate::session::Authorization;
 use crate::transport::SMALL_BODY_MAX;
-use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sampan_ipc::credentials::Credential;
@@ -41,11 +42,14 @@ struct Token {
 }
 
 impl Registry {
-    /// The `Authorization` header for the next request; renews the token first if it expires soon.
+    /// The `Authorization` header for the next request; renews the token first if it expires soon, or if it was
+    /// requested for other scopes.
     pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, RegistryError> {
+        let revision = lock(&self.session.scopes).revision;
         let (header, due) = {
             let authorization = lock(&self.session.authorization);
-            let due = authorization.renew.as_ref().filter(|(at, _)| Instant::now() >= *at);
+            let is_due = |at: Instant| Instant::now() >= at || authorization.revision < revision;
+            let due = authorization.renew.as_ref().filter(|(at, _)| is_due(*at));
             (authorization.header.clone(), due.map(|(_, challenge)| challenge.clone()))
         };
         if let Some(challenge) = due {
@@ -66,6 +70,9 @@ impl Registry {
         let challenges: Vec<Challenge> =
             values.flat_map(|v| challenge::parse(&String::from_utf8_lossy(v.as_bytes()))).collect();
         if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
+            for scope in bearer.get("scope").unwrap_or_default().split(' ') {
+                self.session.extend_own_scope(scope);
+            }
             return self.renew(bearer, sent.as_ref()).map(|()| true);
         }
         if !challenges.iter().any(|c| c.scheme == "basic") {
@@ -81,13 +88,26 @@ impl Registry {
         Ok(is_new)
     }
 
-    /// Requests a token, unless another thread has replaced the authorization `sent` meanwhile.
+    /// Requests a token, unless another thread has replaced the authorization `sent` meanwhile by one for the present
+    /// scopes.
     fn renew(&self, bearer: &Challenge, sent: Option<&HeaderValue>) -> Result<(), RegistryError> {
         let _renewal = lock(&self.session.renewal);
-        if lock(&self.session.authorization).header.as_ref() != sent {
-            return Ok(());
+        let mut revision = lock(&self.session.scopes).revision;
+        {
+            let authorization = lock(&self.session.authorization);
+            if authorization.header.as_ref() != sent && authorization.revision >= revision {
+                return Ok(());
+            }
         }
-        let answer = self.request_token(bearer)?;
+        let answer = match self.request_token(bearer) {
+            // Some realms refuse all scopes if one of them is not granted. Mounts from other repositories are
+            // dispensable, the client's own repository is not.
+            Err(RegistryError::Denied { .. }) if self.session.drop_added_scopes() => {
+                revision = lock(&self.session.scopes).revision;
+                self.request_token(bearer)?
+            }
+            other => other?,
+        };
         let life = token_life(answer.expires_in.as_ref());
         let token = answer.token.or(answer.access_token).filter(|t| !t.is_empty());
         let token = token.ok_or_else(|| self.bad_answer("sends an answer without a token".to_owned()))?;
@@ -101,6 +121,7 @@ impl Registry {
         let mut authorization = lock(&self.session.authorization);
         authorization.header = Some(value);
         authorization.renew = Some((Instant::now() + life - MARGIN, bearer.clone()));
+        authorization.revision = revision;
         authorization.refresh_token = answer.refresh_token.or(authorization.refresh_token.take());
         Ok(())
     }
@@ -114,7 +135,7 @@ impl Registry {
     fn credential(&self) -> Option<&Credential> {
         let session = &self.session;
         let found = session.credential.get_or_init(|| {
-            let is_over = || lock(&self.state).is_shut_down;
+            let is_over = || self.is_shut_down();
             let found = session.credentials.find(&self.host, &self.repository, &is_over);
             for problem in &found.problems {
                 log::warn!("{}: {problem}", self.host);
@@ -196,7 +217,7 @@ impl Registry {
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Body>, RegistryError> {
         let first: Option<Uri> = url.parse().ok();
-        self.follow_as("a token", &url, &[], &|uri| {
+        self.follow_as(&Method::GET, "a token", &url, &[], &|uri| {
             let same = first.as_ref().is_some_and(|first| origin(first) == origin(uri));
             authorization.clone().filter(|_| same)
         })
@@ -242,7 +263,7 @@ impl Registry {
         let mut parameters = Vec::new();
         parameters.extend(bearer.get("service").map(|service| ("service", service.to_owned())));
         parameters.extend(credential.map(|credential| ("account", credential.username.clone())));
-        parameters.extend(lock(&self.session.scopes).iter().map(|scope| ("scope", scope.clone())));
+        parameters.extend(lock(&self.session.scopes).list.iter().map(|scope| ("scope", scope.clone())));
         parameters
     }
 }
@@ -277,20 +298,6 @@ fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// Percent-encodes a query parameter or form field. RFC 3986, section 2.
-fn percent(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
-                out.push(byte.into())
-            }
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -336,7 +343,6 @@ mod tests {
             parameters(registry("r.x/a", false).for_push(["b", "c/d"])),
             "service=s & t | scope=repository:a:pull,push | scope=repository:b:pull | scope=repository:c/d:pull"
         );
-        assert_eq!(percent("s & t+%/:"), "s%20%26%20t%2B%25/:");
     }
 
     #[test]

@@ -1,31 +1,22 @@
-//! Fetches manifests, blobs and tags from a [`Registry`]. OCI distribution-spec, "Pull" and "Content Discovery".
+//! Fetches blobs from a [`Registry`], and sends every GET and HEAD. OCI distribution-spec, "Pulling blobs".
 //!
-//! The calls block, so callers use worker threads; [`Registry::shutdown`] aborts the calls. The first request detects
+//! `manifest`, `list` and `referrers` send their requests by this module. The calls block, so callers use worker threads; [`Registry::shutdown`] aborts the calls. The first request detects
 //! whether the registry speaks HTTPS or plain HTTP. HTTP is tried only on loopback and at registries that are marked
 //! insecure. This module handles one registry; [`crate::mirrors`] chooses among several.
 
-use crate::access::{BlobBody, Headers, RawManifest};
-use crate::error::{Failed, RegistryError, crop};
-use crate::headers::{is_rest, next_page};
+use crate::access::{BlobBody, BlobHead, Headers};
+use crate::error::{Failed, RegistryError};
+use crate::headers::{content_length, is_rest};
 use crate::registry::{Registry, is_loopback};
 use ::http::uri::Authority;
-use ::http::{Response, StatusCode, header};
-use sampan_oci as oci;
-use sampan_oci::digest::{Digest, Hasher};
-use sampan_oci::reference;
+use ::http::{HeaderName, Method, Response, StatusCode, header};
+use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
-use serde::Deserialize;
-use std::collections::HashSet;
 use ureq::Body;
 
-/// Tags requested per page.
-const TAGS_PER_PAGE: usize = 1000;
-/// Longest page of tags in bytes. A registry without paging sends all tags as one page.
-const TAG_PAGE_MAX: u64 = 16 << 20;
-/// Most pages of tags that are read.
-const TAG_PAGES_MAX: usize = 1000;
-/// Most tags of one repository that are read.
-pub const TAGS_MAX: usize = 100_000;
+/// The header by which a server says that it is a registry, whatever the status. OCI distribution-spec, "Legacy
+/// Docker support HTTP headers".
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 impl Registry {
     /// Checks that the host is a registry and accepts the credential. OCI distribution-spec, "Determining Support".
@@ -34,102 +25,12 @@ impl Registry {
     /// [`RegistryError::Denied`] if the registry refuses the credential.
     pub fn check(&self) -> Result<(), RegistryError> {
         let scheme = self.detect_scheme("its front page")?;
-        let response = self.follow("its front page", &format!("{scheme}://{}/v2/", self.authority), &[])?;
+        let url = self.front_page(scheme);
+        let response = self.follow(&Method::GET, "its front page", &url, &[])?;
         match response.status() {
             StatusCode::OK => Ok(()),
             _ => Err(self.status_error("its front page", response)),
         }
-    }
-
-    /// Fetches the manifest or index `target`, which is a tag or a digest. Verifies the bytes if `target` is a digest.
-    ///
-    /// # Errors
-    /// [`RegistryError::NotFound`] if there is no such manifest, [`RegistryError::Digest`] if the bytes have another
-    /// digest.
-    pub fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        let what = match target.contains(':') {
-            true => format!("manifest {}@{target}", self.repository),
-            false => format!("manifest {}:{target}", self.repository),
-        };
-        let response =
-            self.get(&what, &format!("manifests/{target}"), &[(header::ACCEPT, &oci::ACCEPT.join(", "))])?;
-        let content_type = response.headers().get(header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let bytes = self.read_bounded(response, &what, oci::MANIFEST_MAX)?;
-        let expected = Digest::parse(target).ok();
-        let mut hasher =
-            Hasher::new(expected.as_ref().map_or(oci::digest::Algorithm::Sha256, Digest::algorithm));
-        hasher.update(&bytes);
-        let digest = hasher.finish();
-        match expected {
-            Some(expected) if expected != digest => Err(RegistryError::Digest { expected, found: digest }),
-            _ => Ok(RawManifest { bytes, digest, content_type }),
-        }
-    }
-
-    /// Lists the tags of the repository. OCI distribution-spec, "Listing tags".
-    ///
-    /// # Errors
-    /// [`RegistryError::Answer`] if there are more than [`TAGS_MAX`] tags, or one of them is not a valid tag.
-    pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
-        let what = format!("tags of {}", self.repository);
-        let (mut tags, mut seen) = (Vec::new(), HashSet::new());
-        let mut path = format!("tags/list?n={TAGS_PER_PAGE}");
-        let mut pages = HashSet::new();
-        for _ in 0..TAG_PAGES_MAX {
-            if !pages.insert(path.clone()) {
-                return Err(self.bad_answer(format!(
-                    "lists tags of {} on pages that link in a circle",
-                    self.repository
-                )));
-            }
-            let response = self.get(&what, &path, &[(header::ACCEPT, "application/json")])?;
-            let next = next_page(&response).map(str::to_owned);
-            for tag in self.read_tag_page(response, &what)? {
-                if tags.len() >= TAGS_MAX {
-                    return Err(
-                        self.bad_answer(format!("lists more than {TAGS_MAX} tags of {}", self.repository))
-                    );
-                }
-                if seen.insert(tag.clone()) {
-                    tags.push(tag);
-                }
-            }
-            let Some(next) = next else {
-                return Ok(tags);
-            };
-            path = self.next_page_path(&next)?;
-        }
-        Err(self.bad_answer(format!("lists tags of {} on more than {TAG_PAGES_MAX} pages", self.repository)))
-    }
-
-    /// Reads one page of tags and checks that each is a valid tag.
-    fn read_tag_page(&self, response: Response<Body>, what: &str) -> Result<Vec<String>, RegistryError> {
-        #[derive(Deserialize)]
-        struct Page {
-            // Go writes an empty list as null.
-            tags: Option<Vec<String>>,
-        }
-        let bytes = self.read_bounded(response, what, TAG_PAGE_MAX)?;
-        let page: Page = serde_json::from_slice(&bytes)
-            .map_err(|e| self.bad_answer(format!("sends a list of tags that is not valid JSON: {e}")))?;
-        let tags = page.tags.unwrap_or_default();
-        match tags.iter().find(|tag| !reference::is_tag(tag)) {
-            Some(bad) => Err(self.bad_answer(format!("lists {:?}, which is no tag", crop(bad)))),
-            None => Ok(tags),
-        }
-    }
-
-    /// The path of the next page of tags, from a `Link` header. Uses only the query of the link, so that the registry
-    /// cannot direct the token to another host.
-    fn next_page_path(&self, link: &str) -> Result<String, RegistryError> {
-        let query = link.split_once('?').map(|(_, query)| query).unwrap_or_default();
-        let allowed =
-            |b: u8| b.is_ascii_graphic() && !matches!(b, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`');
-        if query.is_empty() || query.len() > 4096 || !query.bytes().all(allowed) {
-            return Err(self.bad_answer(format!("links to {:?} as the next page of tags", crop(link))));
-        }
-        Ok(format!("tags/list?{query}"))
     }
 
     /// Fetches a small blob completely. The caller compares its digest.
@@ -138,8 +39,26 @@ impl Registry {
     /// [`RegistryError::Answer`] if the blob is larger than `max` bytes.
     pub fn small_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, RegistryError> {
         let what = format!("blob {digest}");
-        let response = self.get(&what, &format!("blobs/{digest}"), &[])?;
+        let response = self.get(&what, &self.path(&format!("blobs/{digest}")), &[])?;
         self.read_bounded(response, &what, max)
+    }
+
+    /// Asks for a blob without fetching it; `None` if the repository does not have the blob. OCI distribution-spec,
+    /// "Checking if content exists in the registry".
+    ///
+    /// # Errors
+    /// [`RegistryError`] if the registry answers with a status other than 200 and 404.
+    pub fn blob_head(&self, digest: &Digest) -> Result<Option<BlobHead>, RegistryError> {
+        let found = self.head(&format!("blob {digest}"), &self.path(&format!("blobs/{digest}")), &[])?;
+        Ok(found.map(|response| BlobHead { size: content_length(&response) }))
+    }
+
+    /// Whether the repository has the blob.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if the registry answers with a status other than 200 and 404.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
+        self.blob_head(digest).map(|found| found.is_some())
     }
 
     /// Begins to fetch a blob of `size` bytes, from byte `offset` on. The body begins at byte 0 if the registry does
@@ -156,7 +75,7 @@ impl Registry {
         offset: u64,
         etag: Option<&str>,
     ) -> Result<BlobBody, RegistryError> {
-        let (what, path) = (format!("blob {digest}"), format!("blobs/{digest}"));
+        let (what, path) = (format!("blob {digest}"), self.path(&format!("blobs/{digest}")));
         let range = format!("bytes={offset}-");
         let mut headers = vec![(header::RANGE, range.as_str())];
         headers.extend(etag.map(|etag| (header::IF_RANGE, etag)));
@@ -195,24 +114,30 @@ impl Registry {
         self.transport_error(&format!("blob {digest}"), ureq::Error::Io(source))
     }
 
-    /// Sends one GET for `path` below `/v2/<repository>/`.
+    /// Sends one request for `path` below `/v2/`.
     ///
     /// If the scheme is not known but almost certain, the request itself is used to detect it. That saves a request
     /// for the front page.
-    fn request(&self, what: &str, path: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
-        let url = |scheme: &str| format!("{scheme}://{}/v2/{}/{path}", self.authority, self.repository);
+    fn request(
+        &self,
+        method: &Method,
+        what: &str,
+        path: &str,
+        headers: Headers<'_>,
+    ) -> Result<Response<Body>, RegistryError> {
+        let url = |scheme: &str| format!("{scheme}://{}/v2/{path}", self.authority);
         let known = lock(&self.state).scheme;
         let mut unclear = None;
         if let (None, [scheme, others @ ..]) = (known, self.schemes())
             && (others.is_empty() || is_loopback(&self.host))
         {
-            match self.follow(what, &url(scheme), headers) {
-                Ok(response) if others.is_empty() || is_registry_status(response.status()) => {
+            match self.follow(method, what, &url(scheme), headers) {
+                Ok(response) if others.is_empty() || is_registry(&response) => {
                     lock(&self.state).scheme = Some(scheme);
                     return Ok(response);
                 }
                 Ok(response) => unclear = Some((*scheme, response)),
-                Err(error) if others.is_empty() || lock(&self.state).is_shut_down => return Err(error),
+                Err(error) if others.is_empty() || self.is_shut_down() => return Err(error),
                 Err(_) => {}
             }
         }
@@ -220,7 +145,7 @@ impl Registry {
         match unclear {
             // The registry has answered. Without new credentials, another request would get the same answer.
             Some((tried, response)) if tried == scheme && self.authorization()?.is_none() => Ok(response),
-            _ => self.follow(what, &url(scheme), headers),
+            _ => self.follow(method, what, &url(scheme), headers),
         }
     }
 
@@ -228,15 +153,31 @@ impl Registry {
     /// have an authorization that the last request did not have.
     fn authenticate_at_front_page(&self, what: &str) -> Result<bool, RegistryError> {
         // Copy the scheme and release the lock, because a credential helper may be slow.
-        let known = lock(&self.state).scheme;
-        let Some(scheme) = known.filter(|_| self.has_credential()) else {
+        let (known, is_open) = {
+            let state = lock(&self.state);
+            (state.scheme, state.is_open)
+        };
+        // A front page that has asked for no credential would not ask for one now. Without this check, each blob that
+        // an open registry lacks would cost two requests.
+        let Some(scheme) = known.filter(|_| !is_open && self.has_credential()) else {
             return Ok(false);
         };
-        let response = self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[])?;
+        let response = self.follow(&Method::GET, what, &self.front_page(scheme), &[])?;
         let is_challenge = response.status() == StatusCode::UNAUTHORIZED;
+        lock(&self.state).is_open = response.status() == StatusCode::OK;
         let is_authenticated = is_challenge && self.authenticate(&response, None)?;
         self.drain(response);
         Ok(is_authenticated)
+    }
+
+    /// The URL that each registry answers. OCI distribution-spec, "Determining Support".
+    fn front_page(&self, scheme: &str) -> String {
+        format!("{scheme}://{}/v2/", self.authority)
+    }
+
+    /// The path below `/v2/` of `rest` in this repository.
+    pub(crate) fn path(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.repository)
     }
 
     /// The schemes to try, in order.
@@ -262,19 +203,23 @@ impl Registry {
         let mut failure = None;
         for scheme in schemes {
             let is_choice = *scheme == "http" && schemes.len() > 1;
-            match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[]) {
+            match self.follow(&Method::GET, what, &self.front_page(scheme), &[]) {
                 // An HTTPS server answers plain HTTP with status 400, so such an answer does not prove that the
                 // registry speaks HTTP. The error of the HTTPS attempt is the useful one.
-                Ok(response) if is_choice && !is_registry_status(response.status()) => {}
+                Ok(response) if is_choice && !is_registry(&response) => {}
                 Ok(response) => {
-                    lock(&self.state).scheme = Some(scheme);
+                    {
+                        let mut state = lock(&self.state);
+                        state.scheme = Some(scheme);
+                        state.is_open = response.status() == StatusCode::OK;
+                    }
                     if response.status() == StatusCode::UNAUTHORIZED {
                         self.authenticate(&response, None)?;
                     }
                     self.drain(response);
                     return Ok(scheme);
                 }
-                Err(error) if lock(&self.state).is_shut_down => return Err(error),
+                Err(error) if self.is_shut_down() => return Err(error),
                 // With an explicit port, the other scheme would connect to the port that has just timed out.
                 Err(error) if is_connect_timeout(&error) && self.has_explicit_port() => return Err(error),
                 // If the server speaks no TLS, the error of the HTTP attempt is the useful one.
@@ -289,11 +234,47 @@ impl Registry {
         self.authority.parse::<Authority>().is_ok_and(|authority| authority.port().is_some())
     }
 
-    /// Sends a GET for `path` below `/v2/<repository>/`. If the registry requires authentication, authenticates and
-    /// repeats the request once. Any status except 200 and 206 is an error.
-    fn get(&self, what: &str, path: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
+    /// Sends a GET for `path` below `/v2/`. Any status except 200 and 206 is an error.
+    pub(crate) fn get(
+        &self,
+        what: &str,
+        path: &str,
+        headers: Headers<'_>,
+    ) -> Result<Response<Body>, RegistryError> {
+        let response = self.query(&Method::GET, what, path, headers)?;
+        if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Ok(response);
+        }
+        Err(self.status_error(what, response))
+    }
+
+    /// Sends a HEAD for `path` below `/v2/`; `None` if the registry answers 404.
+    pub(crate) fn head(
+        &self,
+        what: &str,
+        path: &str,
+        headers: Headers<'_>,
+    ) -> Result<Option<Response<Body>>, RegistryError> {
+        let answered = self.query(&Method::HEAD, what, path, headers);
+        let response = answered.map_err(|error| self.in_push(what, error))?;
+        match response.status() {
+            StatusCode::OK => Ok(Some(response)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(self.status_error(what, response)),
+        }
+    }
+
+    /// Sends a GET or HEAD for `path` below `/v2/`. If the registry requires authentication, authenticates and repeats
+    /// the request once. Returns the answer, whatever its status.
+    pub(crate) fn query(
+        &self,
+        method: &Method,
+        what: &str,
+        path: &str,
+        headers: Headers<'_>,
+    ) -> Result<Response<Body>, RegistryError> {
         let sent = self.authorization()?;
-        let mut response = self.request(what, path, headers)?;
+        let response = self.request(method, what, path, headers)?;
         let is_authenticated = match response.status() {
             StatusCode::UNAUTHORIZED => self.authenticate(&response, sent)?,
             // Some registries hide a private repository behind 404 or 403 and send their challenge only on the
@@ -303,14 +284,11 @@ impl Registry {
             }
             _ => false,
         };
-        if is_authenticated {
-            self.drain(response);
-            response = self.request(what, path, headers)?;
-        }
-        if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        if !is_authenticated {
             return Ok(response);
         }
-        Err(self.status_error(what, response))
+        self.drain(response);
+        self.request(method, what, path, headers)
     }
 }
 
@@ -328,8 +306,10 @@ fn is_not_tls(error: &RegistryError) -> bool {
     matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
-/// Whether an answer with `status` to `/v2/`, or to a path below it, can only come from a registry. OCI
-/// distribution-spec, "Determining Support".
-fn is_registry_status(status: StatusCode) -> bool {
-    matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::UNAUTHORIZED)
+/// Whether an answer from `/v2/`, or from a path below it, can only come from a registry. OCI distribution-spec,
+/// "Determining Support".
+fn is_registry(response: &Response<Body>) -> bool {
+    let is_expected =
+        matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::UNAUTHORIZED);
+    is_expected || response.headers().contains_key(API_VERSION)
 }

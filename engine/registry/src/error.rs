@@ -67,6 +67,16 @@ pub enum RegistryError {
         /// The wait that the registry's `Retry-After` header demands.
         retry_after: Option<Duration>,
     },
+    /// The registry does not have an optional operation of the protocol, or does not grant it to anybody.
+    #[error("registry {host} does not {operation} (status {status})")]
+    Unsupported {
+        /// Name of the registry.
+        host: String,
+        /// What the registry does not do, for example `list repositories`; continues the sentence.
+        operation: &'static str,
+        /// HTTP status.
+        status: u16,
+    },
     /// The answer breaks the protocol.
     #[error("registry {host} {problem}")]
     Answer {

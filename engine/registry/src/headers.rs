@@ -3,10 +3,45 @@
 //! Called by `client` and `transport`; `Retry-After` is in [`crate::retry`]. The input is untrusted text, so every
 //! function accepts any bytes and none panics.
 
-use ::http::{Response, header};
+use ::http::{HeaderName, Response, header};
 use sampan_http::range;
+use sampan_oci::digest::Digest;
 use serde::Deserialize;
 use ureq::Body;
+
+const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// The digest that the registry states for the content of its answer.
+pub(crate) fn stated_digest(response: &Response<Body>) -> Option<Digest> {
+    digest_in(response, &DIGEST)
+}
+
+/// The digest in the header `name`; `None` if there is none, or if it is malformed.
+pub(crate) fn digest_in(response: &Response<Body>, name: &HeaderName) -> Option<Digest> {
+    Digest::parse(response.headers().get(name)?.to_str().ok()?.trim()).ok()
+}
+
+/// The value of the header `Content-Length`: for a HEAD, the length of the content. RFC 9110, section 8.6.
+pub(crate) fn content_length(response: &Response<Body>) -> Option<u64> {
+    number_in(response, &header::CONTENT_LENGTH)
+}
+
+/// The decimal number in the header `name`; `None` if there is none, or if it is malformed.
+pub(crate) fn number_in(response: &Response<Body>, name: &HeaderName) -> Option<u64> {
+    let value = response.headers().get(name)?.to_str().ok()?.trim();
+    value.bytes().all(|b| b.is_ascii_digit()).then(|| value.parse().ok()).flatten()
+}
+
+/// The media type in the header `Content-Type`, without its parameters.
+pub(crate) fn content_type(response: &Response<Body>) -> Option<&str> {
+    let value = response.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(without_parameters(value)).filter(|media_type| !media_type.is_empty())
+}
+
+/// A media type without its parameters, such as `charset=utf-8`. RFC 9110, section 8.3.1.
+pub(crate) fn without_parameters(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim()
+}
 
 /// The target of the first `Link` header with `rel="next"`. RFC 8288, section 3.
 pub(crate) fn next_page(response: &Response<Body>) -> Option<&str> {

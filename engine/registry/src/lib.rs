@@ -11,8 +11,11 @@
 //! | `registry` | one repository of one registry ([`Registry`]) |
 //! | `transport` | sends one request and follows redirects |
 //! | `auth`, `session`, `challenge` | authentication: challenges, passwords, tokens |
-//! | `client` | fetches manifests, blobs and tags |
-//! | `upload` | sends blobs and manifests |
+//! | `client` | fetches blobs, and sends each GET and HEAD |
+//! | `manifest` | fetches, sends and deletes manifests |
+//! | `list`, `referrers` | lists tags, repositories and referrers |
+//! | `upload` | sends blobs |
+//! | `send` | sends each POST, PATCH, PUT and DELETE |
 //! | `headers`, `redirect` | parsers for the headers of answers |
 //! | `agents`, `certs`, `net` | connections: certificates, TLS, proxies, name resolution |
 //! | [`mirrors`] | one image's repository, at its mirrors and at its registry |
@@ -34,17 +37,22 @@ pub mod config;
 pub mod credentials;
 mod error;
 mod headers;
+mod list;
+mod manifest;
 pub mod mirrors;
 mod net;
 mod redirect;
+mod referrers;
 mod registry;
 pub mod retry;
+mod send;
 mod session;
 mod transport;
 mod upload;
 
-pub use access::{Access, BlobBody, RawManifest};
-pub use client::TAGS_MAX;
+pub use access::{Access, BlobBody, BlobHead, ManifestHead, Payload, RawManifest, StoredManifest};
 pub use error::{Failed, RegistryError};
+pub use list::{REPOSITORIES_MAX, TAGS_MAX};
+pub use referrers::{REFERRERS_MAX, Referrer};
 pub use registry::Registry;
-pub use upload::{Payload, Upload, UploadStart};
+pub use upload::{Upload, UploadStart};

@@ -1,10 +1,24 @@
 //! Resolves the `Location` header of a redirect or an upload against the URL of its request. RFC 3986, section 5.2.
 //!
 //! Accepts the URLs that servers really send: encodes spaces and non-ASCII bytes, as browsers and curl(1) do.
-//! The callers in `transport` and `upload` decide whether a redirect may be followed.
+//! The callers in `transport` and `send` decide whether a redirect may be followed. [`percent`] encodes queries.
 
 use ::http::Uri;
 use ::http::uri::Authority;
+
+/// Percent-encodes a query parameter or form field. RFC 3986, section 2.
+pub(crate) fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
+                out.push(byte.into())
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
 
 /// Resolves `location` against `base`; `None` if the result is not an HTTP or HTTPS URL.
 pub(crate) fn join(base: &Uri, location: &[u8]) -> Option<String> {
@@ -115,6 +129,11 @@ mod tests {
         ] {
             assert_eq!(is_at(&url.parse().expect("a URL"), authority), is_own, "{url} at {authority}");
         }
+    }
+
+    #[test]
+    fn a_parameter_is_encoded_except_for_what_a_query_may_have() {
+        assert_eq!(percent("s & t+%/:"), "s%20%26%20t%2B%25/:");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One repository of one registry: its name, its address, and its state.
 //!
-//! The requests are in other files: `client` fetches manifests, blobs and tags, `upload` sends them, `auth`
-//! authenticates, and `transport` sends each single HTTP request.
+//! The requests are in other files: `client` fetches blobs, `manifest` fetches and sends manifests, `upload` sends
+//! blobs, `list` and `referrers` read lists, `auth` authenticates, and `transport` sends each single HTTP request.
 
 use crate::access::Access;
 use crate::agents::Agents;
@@ -9,10 +9,12 @@ use crate::config::{Endpoint, RegistriesError};
 use crate::error::{Failed, RegistryError};
 use crate::redirect;
 use crate::session::Session;
-use ::http::{HeaderValue, Uri};
+use ::http::{HeaderValue, Response, Uri};
+use sampan_job::cancel::Cancel;
 use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
 use std::sync::{Arc, Mutex};
+use ureq::Body;
 
 /// Most other repositories for which one token is requested, because token servers limit the length of a URL.
 const EXTRA_SCOPES_MAX: usize = 8;
@@ -29,18 +31,23 @@ pub struct Registry {
     pub(crate) plain_allowed: bool,
     pub(crate) insecure: bool,
     pub(crate) is_socket: bool,
+    /// Whether the requests are a part of a push, for messages.
+    pub(crate) is_push: bool,
     /// The error that every request returns, if registries.conf forbids this registry.
     pub(crate) blocked: Option<Arc<RegistriesError>>,
     pub(crate) agents: Agents,
     pub(crate) session: Session,
     pub(crate) state: Mutex<RegistryState>,
+    /// Cancelled by [`Registry::shutdown`].
+    pub(crate) closed: Cancel,
 }
 
 #[derive(Default)]
 pub(crate) struct RegistryState {
     /// `http` or `https`; `None` until a request has shown which of them the registry speaks.
     pub(crate) scheme: Option<&'static str>,
-    pub(crate) is_shut_down: bool,
+    /// Whether the front page has answered a request without authorization by status 200.
+    pub(crate) is_open: bool,
 }
 
 impl Registry {
@@ -81,9 +88,11 @@ impl Registry {
             target: endpoint.target.clone(),
             insecure,
             is_socket: endpoint.socket.is_some(),
+            is_push: false,
             blocked: None,
             agents,
             state: Mutex::default(),
+            closed: Cancel::default(),
         }
     }
 
@@ -99,32 +108,57 @@ impl Registry {
 
     /// Aborts all requests that are running; every later request fails at once.
     pub fn shutdown(&self) {
-        lock(&self.state).is_shut_down = true;
+        self.closed.cancel();
         self.agents.shutdown();
+    }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.closed.is_cancelled()
     }
 
     /// Requests tokens without any scope: a login only checks whether the registry accepts the credential.
     #[must_use]
     pub fn for_login(self) -> Self {
-        lock(&self.session.scopes).clear();
+        self.session.set_scopes(Vec::new());
+        self
+    }
+
+    /// Requests tokens for the list of the registry's repositories ([`Registry::catalog`]). The repository's own name
+    /// is not sent then.
+    #[must_use]
+    pub fn for_catalog(self) -> Self {
+        self.session.set_scopes(vec!["registry:catalog:*".to_owned()]);
         self
     }
 
     /// Requests tokens that allow pushes to this repository, and mounting blobs from the repositories `others`.
     #[must_use]
     pub fn for_push<'a>(self, others: impl IntoIterator<Item = &'a str>) -> Self {
-        {
-            let mut scopes = lock(&self.session.scopes);
-            *scopes = vec![format!("repository:{}:pull,push", self.repository)];
-            let others = others.into_iter().take(EXTRA_SCOPES_MAX);
-            scopes.extend(others.map(|other| format!("repository:{other}:pull")));
+        self.session.set_scopes(vec![format!("repository:{}:pull,push", self.repository)]);
+        others.into_iter().take(EXTRA_SCOPES_MAX).for_each(|other| self.add_pull_scope(other));
+        Registry { is_push: true, ..self }
+    }
+
+    /// Requests tokens that also allow pulls from the repository `other`, so that its blobs can be mounted. If there is
+    /// a token without that right, the next request renews it.
+    ///
+    /// A token has at most `EXTRA_SCOPES_MAX` (8) such repositories: the one that was added first makes room.
+    pub fn add_pull_scope(&self, other: &str) {
+        if other != self.repository {
+            self.session.add_scope(format!("repository:{other}:pull"), EXTRA_SCOPES_MAX);
         }
-        self
     }
 
     /// The error for an answer that breaks the protocol; `problem` continues the sentence `registry HOST ...`.
     pub fn bad_answer(&self, problem: String) -> RegistryError {
         RegistryError::Answer { host: self.host.clone(), problem }
+    }
+
+    /// The error for an operation that the registry refuses as a whole, by the status of `response`.
+    pub(crate) fn unsupported(&self, operation: &'static str, response: Response<Body>) -> RegistryError {
+        let status = response.status().as_u16();
+        self.drain(response);
+        RegistryError::Unsupported { host: self.host.clone(), operation, status }
     }
 
     /// The error for a request or an answer that failed on the network.

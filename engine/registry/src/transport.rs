@@ -9,8 +9,7 @@ use crate::headers::detail;
 use crate::redirect::join;
 use crate::registry::Registry;
 use crate::retry::parse_retry_after;
-use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
-use sampan_os::mutex::lock;
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -35,19 +34,22 @@ impl Registry {
         }
     }
 
-    /// Sends a GET and follows redirects. Sends the token only to the registry's own host.
+    /// Sends a GET or HEAD and follows redirects. Sends the token only to the registry's own host.
     pub(crate) fn follow(
         &self,
+        method: &Method,
         what: &str,
         url: &str,
         headers: Headers<'_>,
     ) -> Result<Response<Body>, RegistryError> {
-        self.follow_as(what, url, headers, &|uri| self.authorization_for(uri))
+        self.follow_as(method, what, url, headers, &|uri| self.authorization_for(uri))
     }
 
-    /// Sends a GET and follows redirects; `authorize` returns the `Authorization` header for each URL on the way.
+    /// Sends a GET or HEAD and follows redirects; `authorize` returns the `Authorization` header for each URL on the
+    /// way.
     pub(crate) fn follow_as(
         &self,
+        method: &Method,
         what: &str,
         url: &str,
         headers: Headers<'_>,
@@ -58,7 +60,7 @@ impl Registry {
             let uri: Uri = url.parse().map_err(|_| {
                 self.bad_answer(format!("redirects to {:?}, which is not a URL", printable_url(&url)))
             })?;
-            let response = self.get_once(what, &uri, headers, authorize(&uri))?;
+            let response = self.request_once(method, what, &uri, headers, authorize(&uri))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
@@ -78,8 +80,9 @@ impl Registry {
         Err(self.bad_answer(format!("redirects more than {REDIRECTS_MAX} times")))
     }
 
-    fn get_once(
+    fn request_once(
         &self,
+        method: &Method,
         what: &str,
         uri: &Uri,
         headers: Headers<'_>,
@@ -89,7 +92,7 @@ impl Registry {
             return Err(RegistryError::Registries(Arc::clone(error)));
         }
         let failed = |source| self.transport_error(what, source);
-        let mut request = Request::get(uri.clone());
+        let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(name, *value);
         }
@@ -110,7 +113,7 @@ impl Registry {
     ) -> Result<Response<Body>, RegistryError> {
         let agent = self.agents.get(uri)?;
         // Check only after the agent was made: an earlier shutdown could not reach an agent that did not exist.
-        if lock(&self.state).is_shut_down {
+        if self.is_shut_down() {
             return Err(failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into())));
         }
         match agent.run(request) {

@@ -1,34 +1,47 @@
-//! Sends blobs and manifests to a [`Registry`]. OCI distribution-spec, "Push".
+//! Sends blobs to a [`Registry`]. OCI distribution-spec, "Pushing Blobs".
 //!
-//! Each method sends one request; the engine's push decides which request is next and which is tried again. If a
-//! registry answers a body with a challenge or a redirect, the body is read again from its [`Payload`].
+//! Each method sends one request; the caller decides which request is next and which is tried again.
 
-use crate::access::Headers;
-use crate::error::{Failed, RegistryError};
-use crate::redirect::join;
+use crate::access::Payload;
+use crate::error::RegistryError;
+use crate::headers::number_in;
 use crate::registry::Registry;
-use crate::transport::REDIRECTS_MAX;
-use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use ::http::{HeaderName, Method, Response, StatusCode, Uri, header};
 use sampan_oci::digest::Digest;
-use std::io::{self, Read};
-use ureq::{Body, SendBody};
+use ureq::Body;
 
 const OCTETS: &str = "application/octet-stream";
-const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-
-/// The body of a request, which can be opened again for each attempt.
-pub struct Payload<'a> {
-    /// Length in bytes. The reader must fail if it cannot return all of them.
-    pub len: u64,
-    /// Opens the body, at its first byte.
-    pub open: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>,
-}
+/// The header with the fewest bytes that the registry takes in one part of a blob.
+const CHUNK_MIN: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 
 /// A running upload of a blob.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
     /// The URL of the next request, chosen by the registry.
     location: String,
+    chunk_min: u64,
+}
+
+impl Upload {
+    /// Restores an upload that was stored by its [`Upload::location`]; `None` if `location` is not an HTTP or HTTPS URL.
+    ///
+    /// The upload may be over. [`Registry::upload_offset`] asks the registry.
+    pub fn restore(location: String) -> Option<Self> {
+        let uri: Uri = location.parse().ok()?;
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+        is_http.then_some(Upload { location, chunk_min: 0 })
+    }
+
+    /// The URL of the upload's next request. It changes with each request, and may contain a secret of the registry.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// Fewest bytes that each part of the blob except the last must have; 0 if the registry states no bound, and after
+    /// [`Upload::restore`].
+    pub fn chunk_min(&self) -> u64 {
+        self.chunk_min
+    }
 }
 
 /// The answer to the start of an upload.
@@ -41,41 +54,37 @@ pub enum UploadStart {
 }
 
 impl Registry {
-    /// Whether the repository has the blob.
-    ///
-    /// # Errors
-    /// [`RegistryError`] if the registry answers with a status other than 200 and 404.
-    pub fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
-        let what = format!("blob {digest}");
-        self.head(&what, &format!("blobs/{digest}"), &[]).map(|found| found.is_some())
-    }
-
-    /// The digest of the manifest `target`, which is a tag or a digest; `None` if the registry has no such manifest, or
-    /// does not state its digest.
-    ///
-    /// # Errors
-    /// [`RegistryError`] if the registry answers with a status other than 200 and 404.
-    pub fn manifest_digest(&self, target: &str) -> Result<Option<Digest>, RegistryError> {
-        let what = format!("manifest {}:{target}", self.repository);
-        let accept = sampan_oci::ACCEPT.join(", ");
-        let found = self.head(&what, &format!("manifests/{target}"), &[(header::ACCEPT, &accept)])?;
-        Ok(found.as_ref().and_then(stated_digest))
-    }
-
-    /// Starts the upload of a blob, or mounts the blob from the repository `from` of the registry.
+    /// Starts the upload of a blob, or mounts the blob from the repository `from` of the registry. A registry that does
+    /// not mount the blob starts an upload instead.
     ///
     /// # Errors
     /// [`RegistryError`] if the registry refuses the upload, or states no URL for it.
     pub fn begin_upload(&self, digest: &Digest, from: Option<&str>) -> Result<UploadStart, RegistryError> {
         let what = format!("blob {digest}");
         let query = from.map_or(String::new(), |from| format!("?mount={digest}&from={from}"));
-        let url = format!("{}/blobs/uploads/{query}", self.repository_url(&what)?);
+        let url = self.url(&what, &self.path(&format!("blobs/uploads/{query}")))?;
         let response = self.send(&what, &Method::POST, &url, &[], None)?;
         match (response.status(), from) {
             (StatusCode::CREATED, Some(_)) => Ok(UploadStart::Mounted),
             (StatusCode::ACCEPTED, _) => self.new_upload(&url, &response).map(UploadStart::Upload),
             _ => Err(self.status_error(&what, response)),
         }
+    }
+
+    /// Ends an upload and drops its bytes. Returns false if the registry no longer knows the upload.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if the registry answers with an unexpected status.
+    pub fn cancel_upload(&self, upload: &Upload) -> Result<bool, RegistryError> {
+        let what = "the end of an upload";
+        let response = self.send(what, &Method::DELETE, &upload.location, &[], None)?;
+        let is_known = match response.status() {
+            StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::ACCEPTED => true,
+            status if is_unknown_upload(status) => false,
+            _ => return Err(self.status_error(what, response)),
+        };
+        self.drain(response);
+        Ok(is_known)
     }
 
     /// Number of bytes of an upload that the registry has received; `None` if it no longer knows the upload.
@@ -90,8 +99,7 @@ impl Registry {
                 self.update_location(upload, &response)?;
                 Ok(Some(received_bytes(&response)))
             }
-            // Debian's docker-registry drops an upload whose request broke off; later requests get status 400.
-            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::GONE => Ok(None),
+            status if is_unknown_upload(status) => Ok(None),
             _ => Err(self.status_error(what, response)),
         }
     }
@@ -144,69 +152,9 @@ impl Registry {
         }
     }
 
-    /// Sends a manifest and stores it as `target`, which is a tag or the manifest's digest.
-    ///
-    /// # Errors
-    /// [`RegistryError::Digest`] if the registry computed another digest.
-    pub fn put_manifest(
-        &self,
-        target: &str,
-        digest: &Digest,
-        media_type: &str,
-        bytes: &[u8],
-    ) -> Result<(), RegistryError> {
-        let what = format!("manifest {}:{target}", self.repository);
-        let url = format!("{}/manifests/{target}", self.repository_url(&what)?);
-        let payload =
-            Payload { len: bytes.len() as u64, open: &|| Ok(Box::new(bytes) as Box<dyn Read + '_>) };
-        let headers = [(header::CONTENT_TYPE, media_type)];
-        let response = self.send(&what, &Method::PUT, &url, &headers, Some(&payload))?;
-        match response.status() {
-            StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => {
-                self.check_digest(digest, &response)
-            }
-            _ => Err(self.status_error(&what, response)),
-        }
-    }
-
-    /// Sends a HEAD for `path` below `/v2/<repository>/`; `None` if the registry answers 404.
-    fn head(
-        &self,
-        what: &str,
-        path: &str,
-        headers: Headers<'_>,
-    ) -> Result<Option<Response<Body>>, RegistryError> {
-        let url = format!("{}/{path}", self.repository_url(what)?);
-        let response = self.send(what, &Method::HEAD, &url, headers, None)?;
-        match response.status() {
-            StatusCode::OK => Ok(Some(response)),
-            StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(self.status_error(what, response)),
-        }
-    }
-
-    fn repository_url(&self, what: &str) -> Result<String, RegistryError> {
-        // A GET detects the scheme, and its errors say "cannot fetch". This person wants to send.
-        let scheme = self.detect_scheme(what).map_err(|error| match error {
-            RegistryError::Transport { what, host, source } => RegistryError::Send { what, host, source },
-            other => other,
-        })?;
-        Ok(format!("{scheme}://{}/v2/{}", self.authority, self.repository))
-    }
-
-    /// Compares the digest that the registry states with `expected`. Many registries state none, which is no error.
-    fn check_digest(&self, expected: &Digest, response: &Response<Body>) -> Result<(), RegistryError> {
-        match stated_digest(response) {
-            // The digest may be of another algorithm, and cannot be compared then.
-            Some(found) if found != *expected && found.algorithm() == expected.algorithm() => {
-                Err(RegistryError::Digest { expected: expected.clone(), found })
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn new_upload(&self, url: &str, response: &Response<Body>) -> Result<Upload, RegistryError> {
-        let mut upload = Upload { location: url.to_owned() };
+        let chunk_min = number_in(response, &CHUNK_MIN).unwrap_or_default();
+        let mut upload = Upload { location: url.to_owned(), chunk_min };
         if !response.headers().contains_key(header::LOCATION) {
             return Err(self.bad_answer("starts an upload without saying where to send it".to_owned()));
         }
@@ -221,101 +169,12 @@ impl Registry {
         }
         Ok(())
     }
-
-    fn resolve_location(&self, url: &str, location: &HeaderValue) -> Result<String, RegistryError> {
-        let no_url = || self.bad_answer("redirects an upload to an invalid URL".to_owned());
-        let base: Uri = url.parse().map_err(|_| no_url())?;
-        let next = join(&base, location.as_bytes()).ok_or_else(no_url)?;
-        if next.parse::<Uri>().is_err() {
-            return Err(no_url());
-        }
-        // The body may be a private image, so it must not be sent without TLS.
-        if url.starts_with("https://") && !next.starts_with("https://") && !self.insecure {
-            return Err(self.bad_answer("redirects an upload from HTTPS to plain HTTP".to_owned()));
-        }
-        Ok(next)
-    }
-
-    /// Sends a request, follows redirects, and repeats the request once if the registry answers with a challenge.
-    fn send(
-        &self,
-        what: &str,
-        method: &Method,
-        url: &str,
-        headers: Headers<'_>,
-        payload: Option<&Payload<'_>>,
-    ) -> Result<Response<Body>, RegistryError> {
-        let sent = self.authorization()?;
-        let response = self.send_following_redirects(what, method, url, headers, payload)?;
-        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response, sent)? {
-            return self.send_following_redirects(what, method, url, headers, payload);
-        }
-        Ok(response)
-    }
-
-    fn send_following_redirects(
-        &self,
-        what: &str,
-        method: &Method,
-        url: &str,
-        headers: Headers<'_>,
-        payload: Option<&Payload<'_>>,
-    ) -> Result<Response<Body>, RegistryError> {
-        let mut url = url.to_owned();
-        for _ in 0..=REDIRECTS_MAX {
-            let response = self.send_once(what, method, &url, headers, payload)?;
-            let is_followed = match response.status() {
-                StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
-                // After the other redirects a client may change the method to GET, so only HEAD and GET follow them.
-                // RFC 9110, section 15.4.
-                status => status.is_redirection() && matches!(*method, Method::HEAD | Method::GET),
-            };
-            let location = response.headers().get(header::LOCATION).filter(|_| is_followed);
-            let Some(location) = location else {
-                return Ok(response);
-            };
-            url = self.resolve_location(&url, location)?;
-        }
-        Err(self.bad_answer(format!("redirects more than {REDIRECTS_MAX} times")))
-    }
-
-    fn send_once(
-        &self,
-        what: &str,
-        method: &Method,
-        url: &str,
-        headers: Headers<'_>,
-        payload: Option<&Payload<'_>>,
-    ) -> Result<Response<Body>, RegistryError> {
-        let failed = |source| self.send_error(what, source);
-        let invalid = |error| self.send_error(what, ureq::Error::Http(error));
-        let uri: Uri = url.parse().map_err(|error| invalid(::http::Error::from(error)))?;
-        let mut request = Request::builder().method(method).uri(&uri);
-        for (name, value) in headers {
-            request = request.header(name, *value);
-        }
-        if let Some(authorization) = self.authorization_for(&uri) {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
-        if matches!(*method, Method::HEAD | Method::GET) {
-            return self.run(&uri, request.body(()).map_err(invalid)?, &failed);
-        }
-        let mut reader = match payload {
-            Some(payload) => (payload.open)().map_err(|error| failed(ureq::Error::Io(error)))?,
-            None => Box::new(io::empty()),
-        };
-        request = request.header(header::CONTENT_LENGTH, payload.map_or(0, |payload| payload.len));
-        let body = SendBody::from_reader(&mut reader);
-        self.run(&uri, request.body(body).map_err(invalid)?, &failed)
-    }
-
-    fn send_error(&self, what: &str, source: ureq::Error) -> RegistryError {
-        RegistryError::Send { what: what.to_owned(), host: self.host.clone(), source: Failed(source) }
-    }
 }
 
-fn stated_digest(response: &Response<Body>) -> Option<Digest> {
-    Digest::parse(response.headers().get(DIGEST)?.to_str().ok()?).ok()
+/// Whether the registry no longer knows the upload. Debian's docker-registry drops an upload whose request broke off;
+/// later requests get status 404 or 400.
+fn is_unknown_upload(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::GONE)
 }
 
 /// Number of bytes that the registry has received, from the `Range` header of its answer.
@@ -337,8 +196,6 @@ fn parse_received(range: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Access;
-    use sampan_oci::reference::Reference;
 
     #[test]
     fn a_range_is_how_many_bytes_are_there() {
@@ -357,15 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_goes_where_the_registry_says_and_not_into_the_open() {
-        let registry = Registry::new(&Reference::parse("r.example/a").expect("good"), &Access::default());
-        let next = |location: &'static str| {
-            let url = "https://r.example/v2/a/blobs/uploads/";
-            registry.resolve_location(url, &HeaderValue::from_static(location))
-        };
-        assert_eq!(next("/v2/a/x?_state=y").expect("good"), "https://r.example/v2/a/x?_state=y");
-        assert_eq!(next("https://store.example/x").expect("good"), "https://store.example/x");
-        assert!(next("http://r.example/x").is_err());
-        assert!(next("https://[").is_err());
+    fn a_stored_upload_is_an_http_url() {
+        for good in ["http://r.example/v2/a/x?_state=y", "https://r.example:5000/x"] {
+            assert_eq!(Upload::restore(good.to_owned()).expect("good").location(), good);
+        }
+        for bad in
+            ["", "/v2/a/x", "ftp://r.example/x", "file:///etc/passwd", "https://", "https://[", "r:1/x"]
+        {
+            assert_eq!(Upload::restore(bad.to_owned()), None, "{bad}");
+        }
     }
 }

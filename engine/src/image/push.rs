@@ -478,7 +478,7 @@ impl Work<'_> {
             }
         }
         retry::persist(self.cancel, &on_retry, || {
-            self.registry.put_manifest(&name, &entry.digest, &entry.media_type, &bytes)
+            self.registry.put_manifest(&name, &entry.digest, &entry.media_type, &bytes).map(drop)
         })?;
         Ok(false)
     }
