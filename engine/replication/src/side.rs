@@ -208,6 +208,20 @@ pub trait Repository: Send + Sync {
     /// [`FailureKind::BlobUnknown`] if the destination lacks something that the manifest names.
     fn put_manifest(&self, target: &str, manifest: &Manifest) -> Result<Stored, SideError>;
 
+    /// Whether the destination keeps this child of an index. The copier copies no child that the destination leaves out.
+    fn keeps_child(&self, _child: &Descriptor) -> bool {
+        true
+    }
+
+    /// Stores a child of an index, which the copier stores afterwards with [`Repository::put_manifest`]. A destination
+    /// with a list of its artifacts does not list the child.
+    ///
+    /// # Errors
+    /// As [`Repository::put_manifest`].
+    fn put_child(&self, manifest: &Manifest) -> Result<Stored, SideError> {
+        self.put_manifest(&manifest.digest.to_string(), manifest)
+    }
+
     /// Deletes a manifest by digest, or a tag. Returns false if it was absent.
     ///
     /// # Errors
