@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 # Inside engine/src a folder imports itself and those that come later here, never one that comes earlier.
-LAYERS = [["main"], ["server"], ["tasks"], ["container"], ["image"]]
+LAYERS = [["main"], ["server"], ["tasks"], ["container"], ["replication"], ["image"]]
 
 
 def code(text):

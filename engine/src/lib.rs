@@ -8,6 +8,7 @@
 //! | [`server`] | the event loop: clients, requests, jobs |
 //! | [`tasks`] | the work of each job's thread |
 //! | [`container`] | containers: create, start, watch, remove |
+//! | [`replication`] | the sides of a replication on this host: OCI layouts, the store |
 //! | [`image`] | images: pull, push, load, save, serve, verify |
 //! | [`context`], [`outbox`] | state that all threads share, and their channel to the event loop |
 //! | [`fifos`], [`roots`] | monitord's FIFOs, held open; the directories that the engine works in |
@@ -23,6 +24,7 @@ pub mod error;
 pub mod fifos;
 pub mod image;
 pub mod outbox;
+pub mod replication;
 pub mod roots;
 pub mod server;
 pub mod tasks;

@@ -268,10 +268,11 @@ pub fn collect(store: &Store, age: Duration) {
     }
 }
 
-/// The digest of the blob that a partial blob, or its note, at `path` belongs to.
+/// The digest of the blob that a partial blob, its note, or an upload at `path` belongs to.
 pub(crate) fn digest_of(path: &Path) -> Option<Digest> {
     let name = path.file_name()?.to_str()?;
-    Digest::parse(&name.strip_suffix(NOTE).unwrap_or(name).replacen('-', ":", 1)).ok()
+    // No digest has a dot.
+    Digest::parse(&name.split('.').next()?.replacen('-', ":", 1)).ok()
 }
 
 /// Whether `name` is the file name of a note.
@@ -284,8 +285,23 @@ pub fn kept(store: &Store, digest: &Digest) -> u64 {
     fs::symlink_metadata(path(store, digest)).map_or(0, |meta| meta.len())
 }
 
-fn directory(store: &Store) -> PathBuf {
+/// The directory of partial blobs. A caller may keep *uploads* there, blobs that several writers send at once, under the
+/// names `<algorithm>-<hex>.<more>`: an upload is measured and collected like a partial blob, and cut to nothing after a
+/// boot of the host, because it has no note.
+pub fn directory(store: &Store) -> PathBuf {
     store.root().join("partial")
+}
+
+/// Renames the upload `name` to the final name of the blob. The caller has checked the digest of all bytes.
+///
+/// # Errors
+/// [`StoreError::File`] if the file cannot be renamed. After an error the upload stays.
+pub fn finish_upload(store: &Store, name: &str, digest: &Digest) -> Result<(), StoreError> {
+    let target = store.blob_path(digest);
+    rename_to_blob(&directory(store).join(name), &target)
+        .map_err(file_error("rename an upload to", &target))?;
+    store.durability.record_commit();
+    Ok(())
 }
 
 fn path(store: &Store, digest: &Digest) -> PathBuf {
@@ -363,6 +379,22 @@ mod tests {
         partial.finish().expect("named");
         assert_eq!(kept, b"abc");
         assert_eq!(store.read_blob(&digest, 100).expect("right"), b"abcdef");
+        assert_eq!(fs::read_dir(directory(&store)).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn an_upload_stays_while_its_digest_is_pinned_and_becomes_the_blob() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"abc");
+        let name = format!("sha256-{}.upload-1", digest.hex());
+        fs::write(directory(&store).join(&name), b"abc").expect("written");
+        let pin = store.pin([digest.clone()]);
+        collect(&store, Duration::ZERO);
+        finish_upload(&store, &name, &digest).expect("named");
+        assert_eq!(store.read_blob(&digest, 100).expect("right"), b"abc");
+        drop(pin);
+        fs::write(directory(&store).join(&name), b"abc").expect("written");
+        collect(&store, Duration::ZERO);
         assert_eq!(fs::read_dir(directory(&store)).expect("there").count(), 0);
     }
 
