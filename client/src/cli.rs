@@ -19,4 +19,5 @@ pub(crate) mod container;
 pub(crate) mod event;
 pub(crate) mod image;
 pub(crate) mod job;
+pub(crate) mod replication;
 pub(crate) mod system;

@@ -12,6 +12,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use cli::args::container::{ContainerCommand, GenerateCommand};
 use cli::args::image::ImageCommand;
+use cli::args::replication::ReplicationCommand;
 use cli::args::system::{MonitorCommand, SystemCommand};
 use cli::args::{Cli, Command};
 use cli::container::{inspect, lifecycle, logs, prune, ps, run, systemd_unit, top};
@@ -20,6 +21,7 @@ use cli::event::{emit, emit_batch, watch};
 use cli::image;
 use cli::image::{archives, import, login, pull, push};
 use cli::job::commands;
+use cli::replication::{executions, graph, policies, replicate};
 use cli::system::{disk_usage, info, up};
 use cli::{docker_hints, output, signals};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -82,6 +84,17 @@ fn command(command: &Command) -> Result<(), Failure> {
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),
         Command::Push(args) => push::run(args),
+        Command::Replicate(args) => replicate::run(args),
+        Command::Replication(group) => match &group.command {
+            ReplicationCommand::Ls(args) => executions::list(args),
+            ReplicationCommand::Show(args) => executions::show(args),
+            ReplicationCommand::Stop(args) => executions::stop(args),
+            ReplicationCommand::Resume(args) => executions::resume(args),
+            ReplicationCommand::Retry(args) => executions::retry(args),
+            ReplicationCommand::Policies(args) => policies::list(args),
+            ReplicationCommand::Run(args) => policies::run(args),
+            ReplicationCommand::Graph(args) => graph::run(args),
+        },
         Command::Load(args) => archives::load(args),
         Command::Save(args) => archives::save(args),
         Command::Serve(args) => image::serve::run(args),

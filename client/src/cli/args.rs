@@ -17,6 +17,8 @@ pub(crate) mod image;
 pub(crate) mod job;
 #[path = "args/lazy.rs"]
 pub(crate) mod lazy;
+#[path = "args/replication.rs"]
+pub(crate) mod replication;
 #[path = "args/socket.rs"]
 pub(crate) mod socket;
 #[path = "args/system.rs"]
@@ -141,6 +143,12 @@ pub(crate) enum Command {
     Import(Lazy<image::Import>),
     /// Push an image to a registry
     Push(Lazy<image::Push>),
+    /// Copy images between registries, directories and the store
+    #[command(after_long_help = replication::PLACES)]
+    Replicate(Lazy<Box<replication::Replicate>>),
+    /// List, show, stop and repeat what 'replicate' and the policies do
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Replication(replication::ReplicationGroup),
     /// Log in to a registry, and save the credentials
     #[command(after_long_help = image::AUTH_FILES)]
     Login(Lazy<image::Login>),

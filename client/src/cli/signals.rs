@@ -6,7 +6,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::{flag, low_level};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 /// The last signal that a [`Signals`] of this process has caught; 0 if there is none.
@@ -22,8 +22,17 @@ impl Signals {
     ///
     /// SIGHUP stays ignored if this process was started with SIGHUP ignored (nohup, a shell's background job).
     pub(crate) fn catch(wake: &UnixStream) -> io::Result<Self> {
+        Signals::register(&[SIGINT, SIGTERM, SIGHUP], wake)
+    }
+
+    /// Like [`Signals::catch`], but leaves SIGINT to an [`Interrupt`].
+    pub(crate) fn catch_but_interrupt(wake: &UnixStream) -> io::Result<Self> {
+        Signals::register(&[SIGTERM, SIGHUP], wake)
+    }
+
+    fn register(numbers: &[i32], wake: &UnixStream) -> io::Result<Self> {
         let signals = Signals { caught: Arc::clone(&CAUGHT) };
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for &signal in numbers {
             if signal == SIGHUP && is_ignored(signal) {
                 continue;
             }
@@ -47,6 +56,29 @@ impl Signals {
     /// The last signal that was caught; `None` if there is none.
     pub(crate) fn caught(&self) -> Option<i32> {
         number(&self.caught)
+    }
+}
+
+/// The first SIGINT of a command that goes on after it. A second SIGINT ends this process.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt {
+    has_come: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Catches the first SIGINT, which writes a byte to `wake`.
+    pub(crate) fn catch(wake: &UnixStream) -> io::Result<Self> {
+        let has_come = Arc::new(AtomicBool::new(false));
+        // The handlers run in the order of their registration, so during the first SIGINT the flag is not set yet.
+        flag::register_conditional_default(SIGINT, Arc::clone(&has_come))?;
+        flag::register(SIGINT, Arc::clone(&has_come))?;
+        low_level::pipe::register(SIGINT, wake.try_clone()?)?;
+        Ok(Interrupt { has_come })
+    }
+
+    /// Whether the first SIGINT has come.
+    pub(crate) fn has_come(&self) -> bool {
+        self.has_come.load(Ordering::SeqCst)
     }
 }
 

@@ -28,6 +28,15 @@ pub(crate) fn for_job(
     reference: &str,
     authfile: Option<&Path>,
 ) -> Result<Vec<Credential>, Failure> {
+    for_references(engine, &[reference], authfile)
+}
+
+/// Like [`for_job`], for a job that uses the registries of several references. Of equal entries, returns one.
+pub(crate) fn for_references(
+    engine: &Engine,
+    references: &[&str],
+    authfile: Option<&Path>,
+) -> Result<Vec<Credential>, Failure> {
     let search = match authfile {
         Some(file) => Search::only(file),
         None => Search::from_env(None, &helpers(engine)?),
@@ -35,7 +44,13 @@ pub(crate) fn for_job(
     if let Some(file) = authfile.filter(|file| !file.exists()) {
         return Err(Failure::new(format!("cannot read credentials in {}: no such file", file.display())));
     }
-    let (entries, problems) = search.entries(repository(reference));
+    let (mut entries, mut problems) = (Vec::new(), Vec::new());
+    for reference in references {
+        let (more, failed) = search.entries(repository(reference));
+        // The order decides between entries for one registry, and all references get the same order.
+        entries.extend(more.into_iter().filter(|entry| !entries.contains(entry)).collect::<Vec<_>>());
+        problems.extend(failed.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
+    }
     if authfile.is_some() && !problems.is_empty() {
         return Err(Failure::new(problems.join("; ")));
     }

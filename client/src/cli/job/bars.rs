@@ -4,7 +4,9 @@
 //! the cursor, so that the terminal needs no clean-up. ECMA-48, CUU, EL, ED.
 
 use crate::cli::human_units;
-use crate::cli::job::rows::{JobRows, JobStage, Overall, RowProgress, Rows, is_finished, is_moving};
+use crate::cli::job::rows::{
+    Artifacts, JobRows, JobStage, Overall, RowProgress, Rows, is_finished, is_moving,
+};
 use sampan_client::engine::Phase;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -77,7 +79,7 @@ enum Detail {
 
 fn lines(all_rows: &Rows, screen: Screen) -> Vec<String> {
     let overall = all_rows.overall();
-    let has_summary = overall.layers > 1 || overall.jobs > 1;
+    let has_summary = overall.layers > 1 || overall.jobs > 1 || overall.artifacts.is_some();
     // Keep the cursor's line free, since a line feed on the last line of the screen would scroll.
     let room = screen.rows.saturating_sub(1).max(1) - usize::from(has_summary);
     let mut lines = Vec::new();
@@ -90,7 +92,7 @@ fn lines(all_rows: &Rows, screen: Screen) -> Vec<String> {
     }
     lines.truncate(room);
     if has_summary {
-        lines.push(summary(&overall, all_rows.is_moving(), screen));
+        lines.push(summary(all_rows, &overall, screen));
     }
     for line in &mut lines {
         line.truncate(screen.columns.saturating_sub(1));
@@ -107,9 +109,11 @@ fn job(entry: &JobRows, is_shared: bool, detail: Detail, screen: Screen) -> Vec<
     if is_shared || (entry.lines.is_empty() && entry.state == JobStage::Running) {
         lines.push(head(entry));
     }
-    let shown = |line: &&RowProgress| detail == Detail::All || is_active(line.row.phase);
+    // Of a replication, only blobs in flight are shown: a finished row waits for its next blob.
+    let shown =
+        |line: &&RowProgress| is_active(line.row.phase) || (detail == Detail::All && !entry.is_replication);
     let indent = if is_shared { "  " } else { "" };
-    lines.extend(entry.lines.iter().filter(shown).map(|line| indent.to_owned() + &row(line, indent, screen)));
+    lines.extend(entry.layers().filter(shown).map(|line| indent.to_owned() + &row(line, indent, screen)));
     lines
 }
 
@@ -149,12 +153,19 @@ fn row(line: &RowProgress, indent: &str, screen: Screen) -> String {
 }
 
 /// The last line: the progress of all jobs together.
-fn summary(overall: &Overall, is_moving: bool, screen: Screen) -> String {
+fn summary(all_rows: &Rows, overall: &Overall, screen: Screen) -> String {
     let Overall { jobs, jobs_done, layers, layers_done, current, total, .. } = *overall;
-    let layers = format!("{layers_done}/{layers} layers");
+    let layers = match overall.artifacts {
+        Some(Artifacts { done, total }) => format!("{done}/{total} artifacts"),
+        None => format!("{layers_done}/{layers} layers"),
+    };
     let count = if jobs > 1 { format!("{jobs_done}/{jobs} images, {layers}") } else { layers };
-    let rate =
-        overall.rate.filter(|_| is_moving).map(|rate| rate_words(rate, overall.left)).unwrap_or_default();
+    let note = all_rows.entries().find_map(JobRows::summary).map_or("", |line| &line.row.note);
+    let rate = overall.rate.filter(|_| all_rows.is_moving());
+    let rate = match note {
+        "" => rate.map(|rate| rate_words(rate, overall.left)).unwrap_or_default(),
+        note => plain(note),
+    };
     let (done, all) = (human_units::bytes(current), human_units::bytes(total));
     if screen.columns < WIDE {
         return format!("{count}: {done}/{all} {rate}").trim_end().to_owned();
@@ -313,6 +324,31 @@ mod tests {
         assert_eq!(text[3], "000000000003: 5 B/5 B extracting");
         assert_eq!(text[4], "000000000004: 1 B/5 B retrying in 3 s: reset");
         assert_eq!(text[5], "1/5 layers: 4.00 MiB/7.00 MiB");
+    }
+
+    #[test]
+    fn a_replication_has_a_row_for_each_blob_in_flight_and_counts_artifacts() {
+        let (mut bars, mut terminal) = (Bars::default(), Terminal::new(120, 24));
+        let mut all_rows = Rows::default();
+        let at = all_rows.open("a");
+        all_rows.begin(at);
+        all_rows.join(at, &Job { kind: "replicate".into(), ..Job::default() });
+        draw(&mut bars, &mut terminal, &all_rows);
+        assert_eq!(terminal.text(), ["a: resolving"]);
+        let summary = Row { id: "3/10".into(), ..row(0, Phase::Uploading, 1 << 20, 4 << 20) };
+        let rows = [summary, row(1, Phase::Uploading, 1 << 19, 1 << 20), row(2, Phase::Complete, 9, 9)];
+        all_rows.update(at, &rows, SECOND);
+        draw(&mut bars, &mut terminal, &all_rows);
+        let expected = [
+            "000000000001 uploading    [====================>                   ] 512.00 KiB / 1.00 MiB",
+            "3/10 artifacts            [==========>                             ]   1.00 MiB / 4.00 MiB",
+        ];
+        assert_eq!(terminal.text(), expected);
+        let waiting = Row { phase: Phase::Waiting, note: "retrying in 5 s".into(), ..rows[0].clone() };
+        all_rows.update(at, &[waiting, row(1, Phase::Complete, 1, 1)], 2 * SECOND);
+        draw(&mut bars, &mut terminal, &all_rows);
+        let text = terminal.text();
+        assert!(text.len() == 1 && text[0].ends_with("/ 4.00 MiB   retrying in 5 s"), "{text:?}");
     }
 
     #[test]

@@ -6,15 +6,24 @@ use crate::cli::engine::{engine, finish};
 use crate::cli::error::Failure;
 use crate::cli::human_units;
 use crate::cli::job::follow::follow;
+use crate::cli::job::rows::is_replication;
 use crate::cli::json;
 use crate::cli::output;
+use crate::cli::replication;
 use crate::cli::table::Table;
-use sampan_client::engine::{Answer, Job, JobState, Request};
+use sampan_client::Engine;
+use sampan_client::engine::{Answer, Job, JobState, Phase, Request, Row};
 use sampan_client::time;
 use serde_json::json;
 
 pub(crate) fn watch(args: &Watch) -> Result<(), Failure> {
-    follow(&engine(&args.socket), Request::Watch { job: args.job }, &[], &args.progress)
+    let engine = engine(&args.socket);
+    // A replication ends with a report and not with a digest.
+    let job = all(&engine)?.into_iter().find(|job| job.id == args.job);
+    match job.filter(is_replication) {
+        Some(job) => replication::follow::watch(&engine, job.id, &job.subject, &(&args.progress).into()),
+        None => follow(&engine, Request::Watch { job: args.job }, &[], &args.progress),
+    }
 }
 
 pub(crate) fn cancel(args: &Cancel) -> Result<(), Failure> {
@@ -23,18 +32,24 @@ pub(crate) fn cancel(args: &Cancel) -> Result<(), Failure> {
 }
 
 pub(crate) fn list(args: &Jobs) -> Result<(), Failure> {
-    let mut jobs = Vec::new();
-    for answer in engine(&args.socket).request(Request::Jobs, &[])? {
-        if let Answer::Jobs(more) = answer? {
-            jobs.extend(more);
-        }
-    }
+    let jobs = all(&engine(&args.socket))?;
     let text = match (args.quiet, args.format) {
         (true, _) => jobs.iter().map(|job| format!("{}\n", job.id)).collect(),
         (false, ListFormat::Json) => json::line(&jobs.iter().map(json_job).collect::<Vec<_>>()) + "\n",
         (false, ListFormat::Table) => table(&jobs),
     };
     output::print(&text)
+}
+
+/// All jobs that the engine knows.
+fn all(engine: &Engine) -> Result<Vec<Job>, Failure> {
+    let mut jobs = Vec::new();
+    for answer in engine.request(Request::Jobs, &[])? {
+        if let Answer::Jobs(more) = answer? {
+            jobs.extend(more);
+        }
+    }
+    Ok(jobs)
 }
 
 fn table(jobs: &[Job]) -> String {
@@ -47,7 +62,7 @@ fn table(jobs: &[Job]) -> String {
             format!("{}/{}", human_units::bytes(current), human_units::bytes(total))
         };
         let started = human_units::age(time::now().saturating_sub(job.started));
-        let state = state(job.state).to_owned();
+        let state = state(job).to_owned();
         table.row(vec![job.id.to_string(), job.kind.clone(), state, progress, started, job.subject.clone()]);
     }
     table.text()
@@ -57,21 +72,37 @@ fn json_job(job: &Job) -> serde_json::Value {
     let (current, total) = bytes(job);
     let at = |nanos: i64| (nanos != 0).then(|| time::local(nanos));
     json!({
-        "id": job.id, "kind": job.kind, "subject": job.subject, "state": state(job.state),
-        "current": current, "total": total, "layers": job.rows.len(),
+        "id": job.id, "kind": job.kind, "subject": job.subject, "state": state(job),
+        "current": current, "total": total, "layers": layers(job).count(),
         "started": at(job.started), "ended": at(job.ended), "error": job.error,
         "watchers": job.watchers, "detached": job.detached,
     })
 }
 
+/// The row about a whole replication; `None` for other jobs.
+fn summary(job: &Job) -> Option<&Row> {
+    job.rows.first().filter(|row| is_replication(job) && row.index == 0)
+}
+
+/// The rows that are about one layer or blob.
+fn layers(job: &Job) -> impl Iterator<Item = &Row> {
+    job.rows.iter().filter(|row| !is_replication(job) || row.index > 0)
+}
+
 fn bytes(job: &Job) -> (u64, u64) {
-    job.rows.iter().fold((0, 0), |(current, total): (u64, u64), row| {
+    if let Some(row) = summary(job) {
+        return (row.current, row.total);
+    }
+    layers(job).fold((0, 0), |(current, total): (u64, u64), row| {
         (current.saturating_add(row.current), total.saturating_add(row.total))
     })
 }
 
-fn state(state: JobState) -> &'static str {
-    match state {
+fn state(job: &Job) -> &'static str {
+    // A replication that waits for its next attempt has a note that says how long.
+    let waits = |row: &Row| row.phase == Phase::Waiting && !row.note.is_empty();
+    match job.state {
+        JobState::Running if summary(job).is_some_and(waits) => "retrying",
         JobState::Running => "running",
         JobState::Done => "done",
         JobState::Failed => "failed",

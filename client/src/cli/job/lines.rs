@@ -11,8 +11,17 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// The phase, attempt and note that were printed last, by job and row.
-pub(crate) type Printed = HashMap<(u64, u32), (Phase, u32, String)>;
+/// The rows that were printed last, by job and index.
+pub(crate) type Printed = HashMap<(u64, u32), PrintedRow>;
+
+/// The parts of a row whose changes are printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PrintedRow {
+    id: String,
+    phase: Phase,
+    attempt: u32,
+    note: String,
+}
 
 /// A JSON line; the field `type` names the variant.
 #[derive(Serialize)]
@@ -54,6 +63,11 @@ struct OverallObject {
     jobs_failed: usize,
     layers: usize,
     layers_done: usize,
+    /// Only for a replication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts_done: Option<u64>,
     current: u64,
     total: u64,
     rate: u64,
@@ -86,15 +100,18 @@ fn line(object: &Object<'_>) -> String {
 
 /// The JSON line of a job that has begun or ended.
 pub(crate) fn job(entry: &JobRows) -> String {
-    let JobRows { name, job, state, lines, .. } = entry;
-    line(&Object::Job(JobObject { job: *job, reference: name, state: state.word(), layers: lines.len() }))
+    let JobRows { name, job, state, .. } = entry;
+    let layers = entry.layers().count();
+    line(&Object::Job(JobObject { job: *job, reference: name, state: state.word(), layers }))
 }
 
-/// The JSON lines of the rows that have changed, then the line of all jobs together.
+/// The JSON lines of the rows that have changed, then the line of all jobs together, which also has the counts of a
+/// replication.
 pub(crate) fn rows(all_rows: &Rows, entry: &JobRows, changed: &[Row]) -> String {
     let mut lines = String::new();
     for row in changed {
-        if let Some(found) = entry.line(row.index) {
+        let found = entry.line(row.index);
+        if let Some(found) = found.filter(|_| !is_summary(entry, row)) {
             lines += &line(&layer(entry, found));
         }
     }
@@ -126,6 +143,8 @@ pub(crate) fn overall(all_rows: &Rows) -> String {
         jobs_failed: all.jobs_failed,
         layers: all.layers,
         layers_done: all.layers_done,
+        artifacts: all.artifacts.map(|artifacts| artifacts.total),
+        artifacts_done: all.artifacts.map(|artifacts| artifacts.done),
         current: all.current,
         total: all.total,
         rate: all.rate.filter(|_| all_rows.is_moving()).unwrap_or(0),
@@ -163,17 +182,30 @@ pub(crate) fn result(entry: &JobRows, asked: &str, outcome: Result<&Done, (&str,
 pub(crate) fn plain(entry: &JobRows, is_shared: bool, changed: &[Row], printed: &mut Printed) -> String {
     let mut lines = String::new();
     for row in changed {
-        let state = (row.phase, row.attempt, row.note.clone());
+        let Row { id, phase, attempt, note, .. } = row.clone();
+        let state = PrintedRow { id, phase, attempt, note };
         let key = (entry.job, row.index);
         if printed.get(&key) == Some(&state) {
             continue;
         }
         let name = if is_shared { format!("{} ", entry.name) } else { String::new() };
-        sampan_ipc::event::escape(&mut lines, &(name + &plain_line(row)));
+        let line = if is_summary(entry, row) { plain_summary(row) } else { plain_line(row) };
+        sampan_ipc::event::escape(&mut lines, &(name + &line));
         lines.push('\n');
         printed.insert(key, state);
     }
     lines
+}
+
+/// Whether the row is about the whole of a replication.
+fn is_summary(entry: &JobRows, row: &Row) -> bool {
+    entry.is_replication && row.index == 0
+}
+
+fn plain_summary(row: &Row) -> String {
+    let (current, total) = (human_units::bytes(row.current), human_units::bytes(row.total));
+    let note = if row.note.is_empty() { String::new() } else { format!(": {}", row.note) };
+    format!("{} artifacts, {current}/{total}{note}", row.id)
 }
 
 fn plain_line(row: &Row) -> String {
@@ -281,6 +313,29 @@ mod tests {
 image 3277ec2e57cd: uploading 0 B/2.00 KiB
 ";
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_replication_has_lines_of_its_blobs_and_of_the_whole() {
+        let (mut all_rows, mut printed) = (all_rows(), Printed::new());
+        all_rows.join(0, &sampan_client::engine::Job { kind: "replicate".into(), ..Default::default() });
+        let summary = |id: &str| Row { index: 0, id: id.into(), ..row(Phase::Uploading, 1024, "") };
+        let other = Row { id: "a".into(), ..row(Phase::Uploading, 0, "") };
+        let changed =
+            [summary("0/2"), row(Phase::Uploading, 1024, ""), summary("1/2"), other, summary("1/2")];
+        all_rows.update(0, &changed, Duration::ZERO);
+        let entry = all_rows.entry(0).expect("open");
+        let expected = "\
+0/2 artifacts, 1.00 KiB/2.00 KiB
+3277ec2e57cd: uploading 1.00 KiB/2.00 KiB
+1/2 artifacts, 1.00 KiB/2.00 KiB
+a: uploading 0 B/2.00 KiB
+";
+        assert_eq!(plain(entry, false, &changed, &mut printed), expected);
+        let json = rows(&all_rows, entry, &changed[..1]);
+        let expected = r#"{"type":"overall","jobs":1,"jobs_done":0,"jobs_failed":0,"layers":1,"layers_done":0,"artifacts":2,"artifacts_done":1,"current":1024,"total":2048,"rate":0,"left":null}
+"#;
+        assert_eq!(json, expected);
     }
 
     #[test]

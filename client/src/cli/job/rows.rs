@@ -8,6 +8,10 @@ use sampan_client::engine::{Job, Phase, Row};
 use std::collections::HashMap;
 use std::time::Duration;
 
+/// The kind of jobs that replicate. The first row of such a job is about the whole job, and its ID is the number of
+/// finished artifacts and of all artifacts, such as `3/10`. The other rows are blobs in flight; when a blob is done,
+/// its row is used for another blob.
+const REPLICATION: &str = "replicate";
 /// Most rows of a job, so that an answer cannot fill memory. No registry allows this many layers.
 const ROWS_MAX: usize = 10_000;
 
@@ -26,6 +30,8 @@ pub(crate) struct JobRows {
     /// The job's number; 0 before the engine has sent it.
     pub job: u64,
     pub state: JobStage,
+    /// Whether the job replicates, so that its rows have the meaning of [`REPLICATION`].
+    pub is_replication: bool,
     /// The rows, sorted by index.
     pub lines: Vec<RowProgress>,
     /// Whether an earlier entry shows this job.
@@ -77,6 +83,8 @@ pub(crate) struct Overall {
     pub layers: usize,
     /// Rows that are finished.
     pub layers_done: usize,
+    /// Artifacts of a replication, and how many of them are finished.
+    pub artifacts: Option<Artifacts>,
     /// Bytes that were transferred. A blob that several jobs need counts one time.
     pub current: u64,
     /// Bytes of all blobs to transfer.
@@ -87,6 +95,18 @@ pub(crate) struct Overall {
     pub left: Option<Duration>,
 }
 
+/// Number of the artifacts of a replication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Artifacts {
+    pub done: u64,
+    pub total: u64,
+}
+
+/// Whether the job replicates.
+pub(crate) fn is_replication(job: &Job) -> bool {
+    job.kind == REPLICATION
+}
+
 impl Rows {
     /// Adds a job by the reference that the person typed, and returns the job's index.
     pub(crate) fn open(&mut self, name: &str) -> usize {
@@ -94,6 +114,7 @@ impl Rows {
             name: name.to_owned(),
             job: 0,
             state: JobStage::Queued,
+            is_replication: false,
             lines: Vec::new(),
             is_duplicate: false,
         });
@@ -128,6 +149,7 @@ impl Rows {
             self.entries.iter().enumerate().any(|(nth, other)| nth != at && other.job == job.id);
         if let Some(entry) = self.entries.get_mut(at) {
             (entry.job, entry.is_duplicate) = (job.id, is_duplicate);
+            entry.is_replication = is_replication(job);
             if !job.subject.is_empty() {
                 entry.name.clone_from(&job.subject);
             }
@@ -150,10 +172,17 @@ impl Rows {
                 row.current = row.current.min(row.total);
             }
             match entry.lines.binary_search_by_key(&row.index, |line| line.row.index) {
-                Ok(found) => entry.lines.get_mut(found).into_iter().for_each(|line| line.update(&row)),
-                Err(to) if entry.lines.len() < ROWS_MAX => {
-                    entry.lines.insert(to, RowProgress { row, moved: 0, meter: TransferRate::default() });
+                Ok(found) => {
+                    let is_replication = entry.is_replication;
+                    let Some(line) = entry.lines.get_mut(found) else { continue };
+                    match is_replication {
+                        true if row.index == 0 => line.update_summary(&row),
+                        // The row is now about another blob.
+                        true if line.row.id != row.id => *line = RowProgress::new(row),
+                        _ => line.update(&row),
+                    }
                 }
+                Err(to) if entry.lines.len() < ROWS_MAX => entry.lines.insert(to, RowProgress::new(row)),
                 Err(_) => {}
             }
         }
@@ -185,8 +214,9 @@ impl Rows {
             jobs: self.entries().count(),
             jobs_done: count(JobStage::Done),
             jobs_failed: count(JobStage::Failed),
-            layers: self.lines().count(),
-            layers_done: self.lines().filter(|line| is_finished(line.row.phase)).count(),
+            layers: self.layers().count(),
+            layers_done: self.layers().filter(|line| is_finished(line.row.phase)).count(),
+            artifacts: self.entries().find_map(JobRows::summary).map(artifacts),
             current,
             total,
             rate: self.total.bytes_per_second(),
@@ -198,10 +228,16 @@ impl Rows {
         self.entries().flat_map(|entry| &entry.lines)
     }
 
-    /// The blobs of all rows. A blob of several rows occurs one time, with the progress of its furthest row.
+    fn layers(&self) -> impl Iterator<Item = &RowProgress> {
+        self.entries().flat_map(JobRows::layers)
+    }
+
+    /// The blobs of all rows. The bytes of a replication are those of its first row, which stand for all its blobs. A blob of several rows occurs one time, with the progress of its furthest row.
     fn blobs(&self) -> HashMap<(&str, u32), Blob> {
         let mut blobs: HashMap<(&str, u32), Blob> = HashMap::new();
-        for line in self.lines() {
+        let replications = self.entries().filter_map(JobRows::summary);
+        let others = self.entries().filter(|entry| !entry.is_replication).flat_map(JobRows::layers);
+        for line in replications.chain(others) {
             let row = &line.row;
             // A row without an ID has a blob of its own.
             let key = (row.id.as_str(), if row.id.is_empty() { row.index } else { 0 });
@@ -222,7 +258,25 @@ struct Blob {
     moved: u64,
 }
 
+/// The counts in the ID of the first row of a replication.
+fn artifacts(line: &RowProgress) -> Artifacts {
+    let counts = line.row.id.split_once('/').and_then(|(done, total)| {
+        Some(Artifacts { done: done.trim().parse().ok()?, total: total.trim().parse().ok()? })
+    });
+    counts.unwrap_or_default()
+}
+
 impl JobRows {
+    /// The row about a whole replication; `None` for other jobs.
+    pub(crate) fn summary(&self) -> Option<&RowProgress> {
+        self.lines.first().filter(|line| self.is_replication && line.row.index == 0)
+    }
+
+    /// The rows that are about one layer or blob.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &RowProgress> {
+        self.lines.iter().filter(|line| !self.is_replication || line.row.index > 0)
+    }
+
     /// The row with this index.
     pub(crate) fn line(&self, index: u32) -> Option<&RowProgress> {
         let found = self.lines.binary_search_by_key(&index, |line| line.row.index).ok()?;
@@ -231,6 +285,16 @@ impl JobRows {
 }
 
 impl RowProgress {
+    fn new(row: Row) -> Self {
+        RowProgress { row, moved: 0, meter: TransferRate::default() }
+    }
+
+    /// Updates the row about a whole replication, which goes from one phase to another without a loss of bytes.
+    fn update_summary(&mut self, row: &Row) {
+        self.moved = self.moved.saturating_add(row.current.saturating_sub(self.row.current));
+        self.row.clone_from(row);
+    }
+
     /// Updates the row, and counts the bytes since its last update. The bytes in the first update were transferred
     /// before, and a new attempt begins with fewer bytes; neither counts.
     fn update(&mut self, row: &Row) {
@@ -307,6 +371,26 @@ mod tests {
         let current: Vec<u64> =
             all_rows.entry(at).expect("open").lines.iter().map(|line| line.row.current).collect();
         assert_eq!(current, [100, 7]);
+    }
+
+    #[test]
+    fn a_replication_has_the_bytes_of_its_first_row_and_its_rows_change_blobs() {
+        let mut all_rows = Rows::default();
+        let at = all_rows.open("x");
+        all_rows.join(at, &Job { kind: "replicate".into(), ..job(1) });
+        let summary = |id: &str, current| Row { id: id.into(), ..row(0, Phase::Uploading, current, 1000) };
+        let blob = |id: &str, current| Row { id: id.into(), ..row(1, Phase::Uploading, current, 100) };
+        all_rows.update(at, &[summary("0/3", 0), blob("a", 0)], SECOND);
+        all_rows.update(at, &[summary("1/3", 100), blob("a", 100)], 2 * SECOND);
+        all_rows.update(at, &[summary("1/3", 130), blob("b", 30)], 3 * SECOND);
+        let overall = all_rows.overall();
+        assert_eq!(overall.artifacts, Some(Artifacts { done: 1, total: 3 }));
+        assert_eq!((overall.current, overall.total, overall.layers), (130, 1000, 1));
+        assert_eq!((overall.rate, overall.left), (Some(65), Some(14 * SECOND)));
+        let entry = all_rows.entry(at).expect("open");
+        let blob = entry.layers().next().expect("a row");
+        // The bytes of the blob that had the row before make no rate of this blob.
+        assert_eq!((blob.row.id.as_str(), blob.rate()), ("b", None));
     }
 
     #[test]

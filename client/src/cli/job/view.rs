@@ -180,6 +180,11 @@ impl View {
     }
 }
 
+/// Number of columns of the terminal to which [`output::write`] writes; `None` if that is no terminal.
+pub(crate) fn columns() -> Option<usize> {
+    output::target().is_terminal().then(|| screen().columns)
+}
+
 /// The current size of the terminal, or the traditional size if the terminal does not report one.
 fn screen() -> Screen {
     match terminal_size::terminal_size_of(output::target()) {

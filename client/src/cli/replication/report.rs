@@ -1,0 +1,209 @@
+//! An execution with all its tasks and artifacts: requests it from the engine, and decides whether it has succeeded.
+//!
+//! Prints nothing; `table_report` and `json_report` make the text.
+
+use crate::cli::error::Failure;
+use sampan_client::Engine;
+use sampan_client::engine::{Answer, Request};
+use sampan_ipc::replication::{
+    Artifact, Execution, ExecutionRequest, LastError, Operation, Outcome, State, Task,
+};
+
+/// An execution and what became of its artifacts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub execution: Execution,
+    pub tasks: Vec<TaskReport>,
+}
+
+/// The work on one repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TaskReport {
+    pub task: Task,
+    pub artifacts: Vec<Artifact>,
+}
+
+/// A failure of an artifact, of a task before it had artifacts, or of an execution before it had tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// The artifact, the repository, or the source.
+    pub subject: String,
+    pub message: String,
+}
+
+impl Report {
+    /// Requests the description of an execution.
+    pub(crate) fn request(engine: &Engine, id: u64) -> Result<Self, Failure> {
+        let request = Request::Execution { id, request: ExecutionRequest::Show };
+        let (mut execution, mut tasks) = (None, Vec::new());
+        for answer in engine.request(request, &[])? {
+            match answer? {
+                Answer::Execution(described) => execution = Some(*described),
+                Answer::Task(task) => tasks.push(TaskReport { task: *task, artifacts: Vec::new() }),
+                Answer::Artifacts(more) => {
+                    tasks.last_mut().into_iter().for_each(|last| last.artifacts.extend_from_slice(&more));
+                }
+                _ => {}
+            }
+        }
+        let execution = execution.ok_or_else(|| Failure::new("the engine gave no answer"))?;
+        Ok(Report { execution, tasks })
+    }
+
+    /// Each task with each of its artifacts.
+    pub(crate) fn artifacts(&self) -> impl Iterator<Item = (&Task, &Artifact)> {
+        self.tasks.iter().flat_map(|report| report.artifacts.iter().map(|artifact| (&report.task, artifact)))
+    }
+
+    /// The tasks that failed without a failed artifact.
+    pub(crate) fn failed_tasks(&self) -> impl Iterator<Item = &Task> {
+        let is_alone = |report: &&TaskReport| {
+            report.task.state == State::Error && !report.artifacts.iter().any(has_failed)
+        };
+        self.tasks.iter().filter(is_alone).map(|report| &report.task)
+    }
+
+    /// All failures. An execution that has failed has at least one.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let failed = self.artifacts().filter(|(_, artifact)| has_failed(artifact));
+        let artifacts = failed.map(|(task, artifact)| problem(source(task, artifact), &artifact.error));
+        let tasks = self.failed_tasks().map(|task| problem(task.source.clone(), &task.error));
+        let problems: Vec<Problem> = artifacts.chain(tasks).collect();
+        match self.execution.state {
+            State::Error if problems.is_empty() => {
+                vec![problem(self.execution.source.clone(), &self.execution.error)]
+            }
+            _ => problems,
+        }
+    }
+
+    /// Whether the execution has succeeded, or does not run because its policy is busy.
+    pub(crate) fn verdict(&self) -> Result<(), Failure> {
+        let Execution { id, state, .. } = self.execution;
+        let failed = self.artifacts().filter(|(_, artifact)| has_failed(artifact)).count();
+        let resume = format!("sampan replication resume {id} continues it");
+        match state {
+            State::Stopped => Err(Failure::new(format!("execution {id} was stopped")).hint(resume)),
+            State::Canceled => Err(Failure::new(format!("execution {id} was canceled"))),
+            _ if failed > 0 => {
+                let all = self.artifacts().count();
+                let noun = if all == 1 { "artifact" } else { "artifacts" };
+                let failure = Failure::new(format!("execution {id}: {failed} of {all} {noun} failed"));
+                Err(failure.hint(format!("sampan replication retry {id} repeats what failed")))
+            }
+            State::Error => Err(Failure::new(format!("execution {id} failed")).hint(resume)),
+            _ if self.failed_tasks().next().is_some() => {
+                Err(Failure::new(format!("execution {id} failed")).hint(resume))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn problem(subject: String, error: &LastError) -> Problem {
+    let message = match error.message.as_str() {
+        "" => "failed for an unknown reason".to_owned(),
+        message => message.to_owned(),
+    };
+    Problem { subject, message }
+}
+
+fn has_failed(artifact: &Artifact) -> bool {
+    artifact.state == State::Error
+}
+
+/// The full name of an artifact at the source.
+pub(crate) fn source(task: &Task, artifact: &Artifact) -> String {
+    name(&task.source, &artifact.source)
+}
+
+/// The full name of an artifact at the destination.
+pub(crate) fn destination(task: &Task, artifact: &Artifact) -> String {
+    name(&task.destination, &artifact.target)
+}
+
+fn name(repository: &str, reference: &str) -> String {
+    match reference {
+        "" => repository.to_owned(),
+        // A tag has no colon.
+        digest if digest.contains(':') => format!("{repository}@{digest}"),
+        tag => format!("{repository}:{tag}"),
+    }
+}
+
+/// What became of an artifact: its outcome, or its state if it has no outcome.
+pub(crate) fn result(artifact: &Artifact) -> &'static str {
+    match (artifact.state, artifact.outcome) {
+        (State::Error, _) => "failed",
+        (State::Finished, Outcome::None) => "done",
+        (State::Finished, outcome) => outcome.word(),
+        (state, _) => state.word(),
+    }
+}
+
+/// What an execution would do with an artifact.
+pub(crate) fn plan(task: &Task, artifact: &Artifact) -> &'static str {
+    match (artifact.state, artifact.outcome) {
+        (State::Error, _) => "failed",
+        (_, Outcome::Unchanged) => "unchanged",
+        (_, Outcome::Skipped) => "skip",
+        (_, Outcome::Deleted) => "delete",
+        _ if task.operation == Operation::Delete => "delete",
+        _ => "copy",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::error::FAILED;
+
+    fn report(state: State, states: &[State]) -> Report {
+        let artifact = |(nth, state): (usize, &State)| Artifact {
+            source: format!("{nth}"),
+            state: *state,
+            error: LastError { message: format!("why {nth}"), ..LastError::default() },
+            ..Artifact::default()
+        };
+        let artifacts = states.iter().enumerate().map(artifact).collect();
+        let task = Task { source: "a.example/x".into(), ..Task::default() };
+        let execution = Execution { id: 7, state, ..Execution::default() };
+        Report { execution, tasks: vec![TaskReport { task, artifacts }] }
+    }
+
+    #[test]
+    fn an_artifact_that_failed_fails_the_command() {
+        let finished = report(State::Finished, &[State::Finished, State::Finished]);
+        assert!(finished.verdict().is_ok() && finished.problems().is_empty());
+        let failed = report(State::Error, &[State::Finished, State::Error]);
+        let failure = failed.verdict().expect_err("it failed");
+        assert_eq!(
+            (failure.status, failure.message.as_str()),
+            (FAILED, "execution 7: 1 of 2 artifacts failed")
+        );
+        assert_eq!(failed.problems(), [Problem { subject: "a.example/x:1".into(), message: "why 1".into() }]);
+        let stopped = report(State::Stopped, &[State::Stopped]);
+        assert!(stopped.verdict().expect_err("stopped").hint.starts_with("sampan replication resume 7"));
+        // The policy of a skipped execution is busy, which is no failure.
+        assert!(report(State::Skipped, &[]).verdict().is_ok());
+    }
+
+    #[test]
+    fn a_failure_before_the_first_artifact_is_a_problem_too() {
+        let mut none = report(State::Error, &[]);
+        none.execution.source = "docker://a.example/**".into();
+        none.execution.error.message = "cannot list".into();
+        let problem = Problem { subject: "docker://a.example/**".into(), message: "cannot list".into() };
+        assert_eq!(none.problems(), [problem]);
+        assert!(none.verdict().is_err());
+        none.tasks[0].task.state = State::Error;
+        assert_eq!(none.problems()[0].subject, "a.example/x");
+    }
+
+    #[test]
+    fn a_digest_is_told_from_a_tag_in_a_name() {
+        assert_eq!(name("a/b", "1.0"), "a/b:1.0");
+        assert_eq!(name("a/b", "sha256:00"), "a/b@sha256:00");
+        assert_eq!(name("oci:/usb", ""), "oci:/usb");
+    }
+}
