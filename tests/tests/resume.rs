@@ -298,11 +298,13 @@ fn two_images_with_a_common_layer_download_it_once() {
 #[test]
 fn a_download_that_waits_for_a_retry_delays_no_other() {
     let (engine, registry) = (Engine::configured("max-downloads = 1"), ScriptedRegistry::start());
+    // The wait holds all requests to its host, and no slot.
+    let other = ScriptedRegistry::start();
     let slow = Layer::large("slow", SIZE, Packing::Gzip);
     let fast = Layer::large("fast", SIZE / 2, Packing::Gzip);
     registry.publish("slow", &Image::of(std::slice::from_ref(&slow), "amd64"));
     registry.answer(&path("slow", &slow), Reply::Later(503, "60".to_owned()));
-    registry.publish("fast", &Image::of(std::slice::from_ref(&fast), "amd64"));
+    other.publish("fast", &Image::of(std::slice::from_ref(&fast), "amd64"));
     let mut waiting = engine.ask(pull(&registry.reference("slow")));
     loop {
         match waiting.next().expect("an answer") {
@@ -311,7 +313,7 @@ fn a_download_that_waits_for_a_retry_delays_no_other() {
             _ => {}
         }
     }
-    engine.pull(&registry.reference("fast")).expect("pulled meanwhile");
+    engine.pull(&other.reference("fast")).expect("pulled meanwhile");
     let job = engine.jobs().iter().find(|job| job.ended == 0).expect("the first one").id;
     engine.ask(Request::Cancel { job }).all();
     assert_eq!(waiting.watch().expect_err("cancelled").code, Code::Cancelled);

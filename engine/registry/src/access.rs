@@ -4,6 +4,7 @@
 
 use crate::config::Registries;
 use crate::credentials::Credentials;
+use crate::host_gate::HostGates;
 use ::http::header;
 use sampan_oci::digest::Digest;
 use std::io::{self, Read};
@@ -26,6 +27,8 @@ pub struct Access {
     pub credentials: Credentials,
     /// Longest time for one read or write; `None` means 30 s.
     pub stall: Option<Duration>,
+    /// The pauses and the rates of requests of each host. All jobs of a process share them.
+    pub gates: Arc<HostGates>,
 }
 
 /// A manifest or index: the bytes from the registry, and the digest that this process has computed from them.

@@ -247,7 +247,8 @@ impl Registry {
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.join("&"))
             .map_err(|error| self.transport_error("a token", ureq::Error::Http(error)))?;
-        let response = self.run(realm, request, &|source| self.transport_error("a token", source))?;
+        let response =
+            self.run("a token", realm, request, &|source| self.transport_error("a token", source))?;
         match response.status().is_redirection() {
             true => Err(self.bad_answer("redirects a request for a token that contains a secret".to_owned())),
             false => Ok(response),

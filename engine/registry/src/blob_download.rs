@@ -148,6 +148,7 @@ fn connect<'a>(
 ) -> Result<BlobBody, RegistryError> {
     loop {
         let cancelled = |error| request.registry.blob_read_error(request.digest, io::Error::other(error));
+        request.registry.wait_until_open(request.digest);
         *slot = Some(request.limits.slot(request.cancel).map_err(cancelled)?);
         (request.on_begin)();
         match request.registry.blob(request.digest, request.size, offset, etag) {

@@ -208,11 +208,7 @@ impl Registry {
                 // registry speaks HTTP. The error of the HTTPS attempt is the useful one.
                 Ok(response) if is_choice && !is_registry(&response) => {}
                 Ok(response) => {
-                    {
-                        let mut state = lock(&self.state);
-                        state.scheme = Some(scheme);
-                        state.is_open = response.status() == StatusCode::OK;
-                    }
+                    lock(&self.state).scheme = Some(scheme);
                     if response.status() == StatusCode::UNAUTHORIZED {
                         self.authenticate(&response, None)?;
                     }

@@ -16,7 +16,8 @@
 //! | `list`, `referrers` | lists tags, repositories and referrers |
 //! | `upload` | sends blobs |
 //! | `send` | sends each POST, PATCH, PUT and DELETE |
-//! | `headers`, `redirect` | parsers for the headers of answers |
+//! | `headers`, `redirect`, `warning` | parsers for the headers of answers |
+//! | [`host_gate`] | the pauses and the rates of requests of each host, for all jobs |
 //! | `agents`, `certs`, `net` | connections: certificates, TLS, proxies, name resolution |
 //! | [`mirrors`] | one image's repository, at its mirrors and at its registry |
 //! | [`blob_download`] | one blob as one stream of bytes, across broken connections |
@@ -37,6 +38,7 @@ pub mod config;
 pub mod credentials;
 mod error;
 mod headers;
+pub mod host_gate;
 mod list;
 mod manifest;
 pub mod mirrors;
@@ -49,6 +51,7 @@ mod send;
 mod session;
 mod transport;
 mod upload;
+mod warning;
 
 pub use access::{Access, BlobBody, BlobHead, ManifestHead, Payload, RawManifest, StoredManifest};
 pub use error::{Failed, RegistryError};

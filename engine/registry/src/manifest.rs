@@ -37,7 +37,8 @@ impl Registry {
             return Err(RegistryError::Digest { expected, found: digest });
         }
         if let Some((stated, declared)) = contradiction(content_type.as_deref(), &bytes) {
-            let problem = format!("sends {what} as {stated:?}, but it says that it is {declared:?}");
+            let problem =
+                format!("sends {what} as {stated:?}, but the document is of media type {declared:?}");
             return Err(self.bad_answer(problem));
         }
         Ok(RawManifest { bytes, digest, content_type })

@@ -205,6 +205,17 @@ impl Mirrors {
         })
     }
 
+    /// Waits until the registry that is current for the blob takes requests again, like [`Registry::wait_until_open`].
+    pub fn wait_until_open(&self, digest: &Digest) {
+        let at = {
+            let state = lock(&self.state);
+            self.index(state.current, state.blobs.get(digest).map_or(0, |search| search.advanced))
+        };
+        if let Some(registry) = at.and_then(|at| self.registries.get(at)) {
+            registry.wait_until_open();
+        }
+    }
+
     /// The error for a body that broke off in the middle of a blob; counts as a failure of that blob's registry.
     pub fn blob_read_error(&self, digest: &Digest, source: std::io::Error) -> RegistryError {
         let mut state = lock(&self.state);
@@ -245,13 +256,15 @@ impl Mirrors {
             let Some(registry) = self.registries.get(at) else {
                 return Err(self.combine(errors));
             };
+            let is_paused = registry.is_paused_mirror();
             match fetch(at, registry) {
                 Ok(done) => {
                     self.record_search(digest, &search);
                     return Ok(done);
                 }
                 Err(error) => {
-                    let passing = retry::is_passing(&error);
+                    // A mirror that has asked all jobs to wait is not waited for.
+                    let passing = retry::is_passing(&error) && !is_paused;
                     search.failures = if passing { search.failures + 1 } else { FAILURES_MAX };
                     self.record_search(digest, &search);
                     let is_last = search.advanced + 1 >= self.registries.len();

@@ -7,6 +7,7 @@ use crate::access::Access;
 use crate::agents::Agents;
 use crate::config::{Endpoint, RegistriesError};
 use crate::error::{Failed, RegistryError};
+use crate::host_gate::HostGates;
 use crate::redirect;
 use crate::session::Session;
 use ::http::{HeaderValue, Response, Uri};
@@ -31,11 +32,14 @@ pub struct Registry {
     pub(crate) plain_allowed: bool,
     pub(crate) insecure: bool,
     pub(crate) is_socket: bool,
+    /// Whether another registry is tried if this one fails.
+    pub(crate) is_mirror: bool,
     /// Whether the requests are a part of a push, for messages.
     pub(crate) is_push: bool,
     /// The error that every request returns, if registries.conf forbids this registry.
     pub(crate) blocked: Option<Arc<RegistriesError>>,
     pub(crate) agents: Agents,
+    pub(crate) gates: Arc<HostGates>,
     pub(crate) session: Session,
     pub(crate) state: Mutex<RegistryState>,
     /// Cancelled by [`Registry::shutdown`].
@@ -88,9 +92,11 @@ impl Registry {
             target: endpoint.target.clone(),
             insecure,
             is_socket: endpoint.socket.is_some(),
+            is_mirror: endpoint.mirror,
             is_push: false,
             blocked: None,
             agents,
+            gates: Arc::clone(&access.gates),
             state: Mutex::default(),
             closed: Cancel::default(),
         }
@@ -110,6 +116,21 @@ impl Registry {
     pub fn shutdown(&self) {
         self.closed.cancel();
         self.agents.shutdown();
+    }
+
+    /// Waits until the host's pause is over, if it has one. A caller that holds a slot for transfers while it sends a
+    /// request waits here first, so that transfers from other hosts can have the slot. The wait ends at once if the
+    /// registry is shut down.
+    pub fn wait_until_open(&self) {
+        // A mirror is not waited for: its requests fail at once, and another registry is tried.
+        if !self.is_mirror {
+            let _ = self.gates.wait(&self.host, &self.closed);
+        }
+    }
+
+    /// Whether this is a mirror that has asked for a pause.
+    pub(crate) fn is_paused_mirror(&self) -> bool {
+        self.is_mirror && !self.gates.pause(&self.host).is_zero()
     }
 
     pub(crate) fn is_shut_down(&self) -> bool {

@@ -21,31 +21,56 @@ pub const TRIES: u32 = 5;
 pub const FIRST: Duration = Duration::from_millis(500);
 /// Longest wait without a `Retry-After` header.
 pub const LONGEST: Duration = Duration::from_secs(30);
+/// Pause of a host after its first answer 429 without a `Retry-After` header; each later one doubles it. It is shortened
+/// by a random part, too.
+pub const REFUSED_FIRST: Duration = Duration::from_secs(2);
+/// Longest pause of a host because of an answer 429 without a `Retry-After` header.
+pub const REFUSED_LONGEST: Duration = Duration::from_secs(60);
 /// Longest wait because of a registry's `Retry-After` header; a longer demand is cut to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
+/// Longest time of all pauses of one request that cost no attempt. A registry that demands pauses for ever must not
+/// hold a job for ever.
+pub const PAUSES_MAX: Duration = Duration::from_secs(900);
+/// Shortest pause that costs no attempt. A shorter one is no pause: the requests would follow each other at once.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// Counts the failed attempts of one request.
+///
+/// A pause that a `Retry-After` header demands costs no attempt, unless it is longer than [`RETRY_AFTER_MAX`], or the
+/// pauses together are longer than [`PAUSES_MAX`]. [`crate::host_gate`] holds all other requests to the host meanwhile.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     failed: u32,
+    /// Sum of the pauses that cost no attempt.
+    paused: Duration,
 }
 
 impl Backoff {
-    /// Forgets all failures, because the transfer has made progress since the last one.
+    /// Forgets all failures and pauses, because the transfer has made progress since the last one.
     pub fn reset(&mut self) {
-        self.failed = 0;
+        *self = Backoff::default();
     }
 
     /// The wait before the next attempt after `error`; `None` to give up.
     pub fn after(&mut self, error: &RegistryError) -> Option<Duration> {
+        let (status, requested) = match error.last() {
+            RegistryError::Status { status, retry_after, .. } => (*status, retry_after.unwrap_or_default()),
+            _ => (0, Duration::ZERO),
+        };
+        let is_pause = matches!(status, 429 | 503) && (PAUSE_MIN..=RETRY_AFTER_MAX).contains(&requested);
+        if is_pause && self.paused + requested <= PAUSES_MAX {
+            self.paused += requested;
+            return Some(requested);
+        }
         self.failed += 1;
         if self.failed >= TRIES || !is_passing(error) {
             return None;
         }
-        let whole = FIRST.saturating_mul(1 << (self.failed - 1).min(16)).min(LONGEST);
-        let requested = match error.last() {
-            RegistryError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
+        let doublings = self.failed - 1;
+        let whole = match (status, requested) {
+            // The gate of the host holds the next request at least as long as that.
+            (429, Duration::ZERO) => refused_pause(doublings),
+            _ => FIRST.saturating_mul(1 << doublings.min(16)).min(LONGEST),
         };
         Some(whole.mul_f64(0.5 + 0.5 * random_fraction()).max(requested.min(RETRY_AFTER_MAX)))
     }
@@ -130,8 +155,14 @@ fn parse_http_date(value: &str) -> Option<Duration> {
     u64::try_from(date.and_utc().timestamp()).ok().map(Duration::from_secs)
 }
 
+/// The pause after an answer 429 without a `Retry-After` header and `refusals` earlier ones, before a random part is
+/// taken off.
+pub(crate) fn refused_pause(refusals: u32) -> Duration {
+    REFUSED_FIRST.saturating_mul(1 << refusals.min(16)).min(REFUSED_LONGEST)
+}
+
 /// A number between 0 and 1. The random keys of the standard library's hash maps are good enough for a random wait.
-fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     f64::from((RandomState::new().build_hasher().finish() >> 32) as u32) / f64::from(u32::MAX)
 }
 
@@ -167,6 +198,37 @@ mod tests {
         let busy = |seconds| status(429, Some(Duration::from_secs(seconds)));
         assert_eq!(Backoff::default().after(&busy(7)), Some(Duration::from_secs(7)));
         assert_eq!(Backoff::default().after(&busy(u64::MAX)), Some(RETRY_AFTER_MAX));
+    }
+
+    #[test]
+    fn a_pause_costs_no_attempt_within_bounds() {
+        let busy = |seconds| status(503, Some(Duration::from_secs(seconds)));
+        let mut backoff = Backoff::default();
+        for _ in 0..9 {
+            assert_eq!(backoff.after(&busy(100)), Some(Duration::from_secs(100)));
+        }
+        // The pauses have lasted too long, so each further one is an attempt.
+        let attempts =
+            std::iter::repeat_with(|| backoff.after(&busy(100))).take_while(Option::is_some).count();
+        assert_eq!(attempts, TRIES as usize - 1);
+        for seconds in [0, 121] {
+            let mut backoff = Backoff::default();
+            let waits = std::iter::repeat_with(|| backoff.after(&busy(seconds))).take_while(Option::is_some);
+            assert_eq!(waits.count(), TRIES as usize - 1, "{seconds}");
+        }
+        let mut backoff = Backoff { failed: TRIES - 1, paused: PAUSES_MAX };
+        backoff.reset();
+        assert_eq!(backoff.after(&busy(1)), Some(PAUSE_MIN));
+    }
+
+    #[test]
+    fn a_refusal_without_a_time_waits_longer_than_a_failure() {
+        let mut backoff = Backoff::default();
+        for whole in [2000, 4000, 8000, 16_000] {
+            let wait = backoff.after(&status(429, None)).expect("one more try").as_millis();
+            assert!((whole / 2..=whole).contains(&wait), "{wait} of {whole}");
+        }
+        assert_eq!(backoff.after(&status(429, None)), None);
     }
 
     #[test]

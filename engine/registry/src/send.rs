@@ -84,7 +84,7 @@ impl Registry {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         if matches!(*method, Method::HEAD | Method::GET | Method::DELETE) {
-            return self.run(&uri, request.body(()).map_err(invalid)?, &failed);
+            return self.run(what, &uri, request.body(()).map_err(invalid)?, &failed);
         }
         let mut reader = match payload {
             Some(payload) => (payload.open)().map_err(|error| failed(ureq::Error::Io(error)))?,
@@ -92,7 +92,7 @@ impl Registry {
         };
         request = request.header(header::CONTENT_LENGTH, payload.map_or(0, |payload| payload.len));
         let body = SendBody::from_reader(&mut reader);
-        self.run(&uri, request.body(body).map_err(invalid)?, &failed)
+        self.run(what, &uri, request.body(body).map_err(invalid)?, &failed)
     }
 
     fn send_error(&self, what: &str, source: ureq::Error) -> RegistryError {

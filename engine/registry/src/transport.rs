@@ -6,13 +6,15 @@
 use crate::access::Headers;
 use crate::error::{RegistryError, crop};
 use crate::headers::detail;
+use crate::host_gate::Load;
 use crate::redirect::join;
 use crate::registry::Registry;
 use crate::retry::parse_retry_after;
+use crate::warning;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use ureq::{AsSendBody, Body};
 
 /// Longest body, in bytes, that is read only so that its connection can serve another request.
@@ -100,21 +102,30 @@ impl Registry {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(()).map_err(|error| failed(ureq::Error::Http(error)))?;
-        self.run(uri, request, &failed)
+        self.run(what, uri, request, &failed)
     }
 
-    /// Sends one request and returns the answer, whatever its status. `failed` makes the error of a request without an
-    /// answer.
+    /// Sends one request for `what` and returns the answer, whatever its status. Waits until the gate of the host lets
+    /// the request pass. `failed` makes the error of a request without an answer.
     pub(crate) fn run(
         &self,
+        what: &str,
         uri: &Uri,
         request: Request<impl AsSendBody>,
         failed: &dyn Fn(ureq::Error) -> RegistryError,
     ) -> Result<Response<Body>, RegistryError> {
+        let is_own = self.is_own(uri);
+        let host = if is_own { self.host.as_str() } else { uri.authority().map_or("", |at| at.as_str()) };
+        let pause = self.gates.pause(host);
+        if self.is_mirror && !pause.is_zero() {
+            return Err(self.paused(what, pause));
+        }
+        let closed = || failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into()));
+        let began = self.gates.pass(host, &self.closed).map_err(|_| closed())?;
         let agent = self.agents.get(uri)?;
         // Check only after the agent was made: an earlier shutdown could not reach an agent that did not exist.
         if self.is_shut_down() {
-            return Err(failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into())));
+            return Err(closed());
         }
         match agent.run(request) {
             Ok(response) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
@@ -123,8 +134,12 @@ impl Registry {
                 Err(RegistryError::Proxy { host: self.host.clone(), why })
             }
             Ok(mut response) => {
-                // A host to which the registry redirects must not choose the realm that gets a password.
-                if !self.is_own(uri) {
+                let load = Load::of(response.status().as_u16(), retry_after(&response));
+                self.gates.record(host, began, load);
+                if is_own {
+                    warning::log(&self.host, response.headers());
+                } else {
+                    // A host to which the registry redirects must not choose the realm that gets a password.
                     response.headers_mut().remove(header::WWW_AUTHENTICATE);
                 }
                 Ok(response)
@@ -133,6 +148,18 @@ impl Registry {
                 Err(RegistryError::Proxy { host: self.host.clone(), why })
             }
             Err(source) => Err(failed(source)),
+        }
+    }
+
+    /// The error of a request to a mirror that has asked for a pause. The request is not sent, and does not wait: other
+    /// registries may have the image.
+    fn paused(&self, what: &str, pause: Duration) -> RegistryError {
+        RegistryError::Status {
+            what: what.to_owned(),
+            host: self.host.clone(),
+            status: StatusCode::TOO_MANY_REQUESTS.as_u16(),
+            detail: ": it has asked all requests to wait".to_owned(),
+            retry_after: Some(pause),
         }
     }
 
@@ -175,8 +202,7 @@ impl Registry {
     /// The error for an answer whose status is not a success; reads the details from its headers and its body.
     pub(crate) fn status_error(&self, what: &str, response: Response<Body>) -> RegistryError {
         let status = response.status();
-        let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-        let retry_after = retry_after.and_then(|v| parse_retry_after(v, SystemTime::now()));
+        let retry_after = retry_after(&response);
         let body = self.read_body(response, SMALL_BODY_MAX).unwrap_or_default();
         let (what, host) = (what.to_owned(), self.host.clone());
         let detail = detail(&body);
@@ -188,6 +214,12 @@ impl Registry {
             status => RegistryError::Status { what, host, status: status.as_u16(), detail, retry_after },
         }
     }
+}
+
+/// The wait that the `Retry-After` header of an answer demands.
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    parse_retry_after(value, SystemTime::now())
 }
 
 /// A URL for a message: shortened, and without its query, which may contain a signature that grants access.

@@ -335,6 +335,7 @@ impl Work<'_> {
         let (mut backoff, mut upload) = (Backoff::default(), None);
         let (mut at, mut failed_at) = (0, 0);
         loop {
+            self.registry.wait_until_open();
             let slot = self.limits.slot(self.cancel)?;
             let error = match self.attempt(&out, &mut upload, &mut at) {
                 Ok(phase) => {

@@ -10,10 +10,12 @@ use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci::reference::{self, Reference};
 use sampan_registry::config::RegistriesError;
 use sampan_registry::credentials::Credentials;
+use sampan_registry::host_gate::HostGates;
 use sampan_registry::mirrors::Mirrors;
 use sampan_registry::{Access, RegistryError, retry};
 use sampan_store::{Store, images};
 use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 
 /// Directories of registries' certificates, in the order of search. containers-certs.d(5); dockerd uses the second
 /// directory.
@@ -45,7 +47,14 @@ pub fn access(
         ),
         registries,
         stall: Some(config.bounds.stall_time),
+        gates: gates(),
     })
+}
+
+/// The pauses and the rates of requests of all registries, which all jobs of this process share.
+pub fn gates() -> Arc<HostGates> {
+    static GATES: LazyLock<Arc<HostGates>> = LazyLock::new(Arc::default);
+    Arc::clone(&GATES)
 }
 
 /// The configured credential helpers, in order. containers-registries.conf(5), "credential-helpers".
