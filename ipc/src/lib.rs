@@ -5,7 +5,8 @@
 //!   protocol of `events.sock`, [`filter`] the grammar of its filters. [`subscription`] reads events over a
 //!   [`connection`] and keeps a cursor; [`status`] requests monitord's state.
 //! - The engine: [`engine`] is the protocol of `engine.sock`, [`container`] its part about containers, [`shim`] the
-//!   protocol between the engine and a container's shim; [`replication`] describes replication jobs.
+//!   protocol between the engine and a container's shim; [`replication`] describes replication jobs,
+//!   [`credential`] the credentials in requests.
 //! - Rules that several processes share: [`paths`] of sockets and files, [`trust`] in directories and peers,
 //!   [`accounts`] of an installation, [`restart_policy`], the forms of [`time`], how a process [`report`]s errors.
 //!
@@ -21,6 +22,7 @@ pub mod accounts;
 pub mod announce;
 pub mod connection;
 pub mod container;
+pub mod credential;
 #[cfg(feature = "credentials")]
 pub mod credentials;
 pub mod engine;

@@ -5,7 +5,7 @@
 //! how it describes them on `engine.sock` ([`crate::engine`]). Enum variants are numbered by position: append, never
 //! reorder. Does no I/O.
 
-use crate::engine::Credential;
+use crate::credential::Credential;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
