@@ -18,4 +18,6 @@ pub mod layout_links;
 pub mod local_blob;
 pub mod oci_layout_side;
 pub mod store_side;
+#[cfg(test)]
+mod test_artifacts;
 pub mod upload;

@@ -185,7 +185,7 @@ impl LayoutIndex {
         };
         let raw = serde_json::value::to_raw_value(&new)?;
         // A name takes the place of an entry without one: the manifest stays listed.
-        self.entries.retain(|entry| !is_named(entry) && !(is_manifest(entry) && entry.names.is_empty()));
+        self.entries.retain(|entry| !(is_named(entry) || (is_manifest(entry) && entry.names.is_empty())));
         self.entries.push(Entry::new(raw));
         Ok(true)
     }
