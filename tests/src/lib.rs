@@ -19,6 +19,7 @@ pub mod nested;
 pub mod process;
 pub mod random;
 pub mod registry;
+pub mod replication;
 pub mod subscriber;
 pub mod targets;
 pub mod terminal;

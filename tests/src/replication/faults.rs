@@ -1,0 +1,196 @@
+//! The faults that a replication must survive, and those that end an artifact at once, as a table of rules.
+//!
+//! The survivable ones are all those that stopped other tools (a cut connection to either side, 429 and 503 on each kind
+//! of request, 500 on a manifest), and those that a registry behind a gateway shows besides. The table is for an image of
+//! [`LAYERS`] layers of [`LAYER_BYTES`] bytes that do not compress.
+
+use super::fault::{Fault, Reply, Rule};
+use super::pair::Pair;
+use super::recorder::Recorder;
+use crate::registry::{Image, Layer, Packing};
+use sampan_ipc::replication::ErrorClass;
+
+/// Number of layers of the image.
+pub const LAYERS: usize = 3;
+/// Size of a layer.
+pub const LAYER_BYTES: usize = 10_000_000;
+/// Where a body is cut.
+const CUT: u64 = 5_000_000;
+/// Seconds in `Retry-After`.
+const LATER: u32 = 1;
+
+/// Requests for manifests at the source.
+const GET_MANIFEST: &str = "^GET .*/manifests/";
+const HEAD_MANIFEST: &str = "^HEAD .*/manifests/";
+const GET_BLOB: &str = "^GET .*/blobs/sha256:";
+const HEAD_BLOB: &str = "^HEAD .*/blobs/sha256:";
+const POST: &str = "^POST .*/blobs/uploads/";
+const PATCH: &str = "^PATCH .*/blobs/uploads/";
+const PUT_BLOB: &str = "^PUT .*/blobs/uploads/";
+const PUT_MANIFEST: &str = "^PUT .*/manifests/";
+
+/// The side of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Between the engine and the source.
+    Source,
+    /// Between the engine and the destination.
+    Destination,
+}
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What happens.
+    pub name: String,
+    /// Where it happens.
+    pub place: Place,
+    /// The rules that make it happen; the first ones have priority.
+    pub rules: Vec<Rule>,
+    /// Most layers whose bytes may be sent to the destination a second time.
+    pub resent_layers_max: u64,
+    /// The class of the error that the artifact ends with; `None` if it must arrive.
+    pub error: Option<ErrorClass>,
+}
+
+impl Case {
+    fn survived(place: Place, name: impl Into<String>, rules: Vec<Rule>, resent_layers_max: u64) -> Self {
+        Case { name: name.into(), place, rules, resent_layers_max, error: None }
+    }
+
+    fn fails(place: Place, name: &str, pattern: &str, fault: Fault, error: ErrorClass) -> Self {
+        let rules = vec![Rule::on(pattern, fault).times(usize::MAX)];
+        Case { name: name.to_owned(), place, rules, resent_layers_max: LAYERS as u64, error: Some(error) }
+    }
+
+    /// The recorder where the fault happens.
+    pub fn recorder<'a>(&self, pair: &'a Pair) -> &'a Recorder {
+        match self.place {
+            Place::Source => &pair.source.recorder,
+            Place::Destination => &pair.destination.recorder,
+        }
+    }
+
+    /// Adds the rules to the recorder of their side.
+    pub fn inject(&self, pair: &Pair) {
+        for rule in &self.rules {
+            self.recorder(pair).inject(rule.clone());
+        }
+    }
+}
+
+/// The image of the table; `name` makes its layers differ from those of other images.
+pub fn image(name: &str) -> Image {
+    let layers: Vec<Layer> = (0..LAYERS)
+        .map(|nth| Layer::large(&format!("{name}-{}", "x".repeat(nth)), LAYER_BYTES, Packing::Plain))
+        .collect();
+    Image::of(&layers, "amd64")
+}
+
+/// The faults that a replication survives.
+pub fn survived() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (place, what, pattern) in [
+        (Place::Source, "HEAD of the manifest at the source", HEAD_MANIFEST),
+        (Place::Source, "GET of the manifest at the source", GET_MANIFEST),
+        (Place::Source, "GET of a blob at the source", GET_BLOB),
+        (Place::Destination, "HEAD of the manifest at the destination", HEAD_MANIFEST),
+        (Place::Destination, "HEAD of a blob", HEAD_BLOB),
+        (Place::Destination, "POST", POST),
+        (Place::Destination, "PATCH", PATCH),
+        (Place::Destination, "the closing PUT", PUT_BLOB),
+        (Place::Destination, "PUT of the manifest", PUT_MANIFEST),
+    ] {
+        // An answer in place of a PATCH leaves the session as it was, and the chunk is sent again.
+        let resent = u64::from(pattern == PATCH || pattern == PUT_BLOB);
+        let mut add = |fault: &str, rule: Fault| {
+            cases.push(Case::survived(
+                place,
+                format!("{fault} on {what}"),
+                vec![Rule::on(pattern, rule)],
+                resent,
+            ));
+        };
+        add("429 with Retry-After", Fault::Answer(Reply::status(429).retry_after(LATER)));
+        add("429 without Retry-After", Fault::Answer(Reply::status(429)));
+        add("503 with Retry-After", Fault::Answer(Reply::status(503).retry_after(LATER)));
+        add("503 without Retry-After", Fault::Answer(Reply::status(503)));
+        add("500", Fault::Answer(Reply::status(500)));
+        add("504 from a gateway that has lost patience", Fault::Replace(Reply::status(504)));
+        add("a lost answer", Fault::LoseAnswer);
+        add("a connection that is reset", Fault::Refuse);
+    }
+    cases.extend(source_bodies());
+    cases.extend(destination_bodies());
+    cases
+}
+
+fn source_bodies() -> Vec<Case> {
+    let case = |name: &str, rules: Vec<Rule>, resent| Case::survived(Place::Source, name, rules, resent);
+    let cut = || Rule::on(GET_BLOB, Fault::CutAnswer(CUT));
+    vec![
+        case("the source cuts a blob", vec![cut()], 0),
+        case("the source cuts blobs four times", vec![cut().times(4)], 0),
+        case(
+            "the source cuts a blob, and ignores the range of the next request",
+            vec![cut(), Rule::on(GET_BLOB, Fault::StripHeader("range")).times(usize::MAX)],
+            0,
+        ),
+        case("the source stalls in a blob", vec![Rule::on(GET_BLOB, Fault::StallAnswer(CUT))], 0),
+        case("the source sends a wrong bit", vec![Rule::on(GET_BLOB, Fault::Corrupt(CUT))], 1),
+        case("the source cuts the manifest", vec![Rule::on(GET_MANIFEST, Fault::CutAnswer(100))], 0),
+    ]
+}
+
+fn destination_bodies() -> Vec<Case> {
+    let case = |name: &str, pattern: &str, fault: Fault, resent| {
+        Case::survived(Place::Destination, name, vec![Rule::on(pattern, fault)], resent)
+    };
+    let unauthorized = || Reply::status(401).with("WWW-Authenticate", "Basic realm=\"a test\"");
+    vec![
+        case("the destination cuts a PATCH", PATCH, Fault::CutRequest(CUT), 1),
+        case("the destination stalls in a PATCH", PATCH, Fault::StallRequest(CUT), 1),
+        case("401 in the middle of a PATCH", PATCH, Fault::AnswerAt(CUT, unauthorized()), 1),
+        case("401 on a POST", POST, Fault::Answer(unauthorized()), 0),
+        case(
+            "429 in the middle of a PATCH",
+            PATCH,
+            Fault::AnswerAt(CUT, Reply::status(429).retry_after(LATER)),
+            1,
+        ),
+        case("404 on a PATCH: the session is lost", PATCH, Fault::Answer(Reply::status(404)), 1),
+        case("404 on the closing PUT: the session is lost", PUT_BLOB, Fault::Answer(Reply::status(404)), 1),
+        case("416 on a PATCH", PATCH, Fault::Answer(Reply::status(416).code("BLOB_UPLOAD_INVALID")), 1),
+    ]
+}
+
+/// The faults that end an artifact without another attempt. They happen to all requests that match.
+pub fn fatal() -> Vec<Case> {
+    use ErrorClass::{Corrupt, Denied, NotFound, Refused};
+    let answer = |status: u16, code| Fault::Answer(Reply::status(status).code(code));
+    let unauthorized = Fault::Answer(Reply::status(401).with("WWW-Authenticate", "Basic realm=\"a test\""));
+    let (source, destination) = (Place::Source, Place::Destination);
+    vec![
+        Case::fails(source, "404 at the source", "/manifests/", answer(404, "MANIFEST_UNKNOWN"), NotFound),
+        Case::fails(
+            source,
+            "a blob that is not at the source",
+            GET_BLOB,
+            answer(404, "BLOB_UNKNOWN"),
+            NotFound,
+        ),
+        Case::fails(source, "a wrong bit each time", GET_BLOB, Fault::Corrupt(1000), Corrupt),
+        Case::fails(source, "403 at the source", "/manifests/", answer(403, "DENIED"), Denied),
+        Case::fails(destination, "403 on a POST", POST, answer(403, "DENIED"), Denied),
+        Case::fails(destination, "401 on each POST", POST, unauthorized, Denied),
+        Case::fails(
+            destination,
+            "400 on the manifest",
+            PUT_MANIFEST,
+            answer(400, "MANIFEST_INVALID"),
+            Refused,
+        ),
+        Case::fails(destination, "405 on the manifest", PUT_MANIFEST, answer(405, "UNSUPPORTED"), Refused),
+        Case::fails(destination, "413 on a PATCH", PATCH, answer(413, "SIZE_INVALID"), Refused),
+    ]
+}

@@ -1,0 +1,168 @@
+//! A source and a destination: two registries, each with a recorder in front of it.
+
+use super::client::Client;
+use super::recorder::{Recorder, Session};
+use super::registry::{Registry, Settings};
+use crate::tls;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// User of a destination that requires a login.
+pub const USERNAME: &str = "ann";
+/// Password of that user.
+pub const PASSWORD: &str = "a secret";
+
+/// A registry behind a recorder.
+pub struct Side {
+    /// The registry.
+    pub registry: Registry,
+    /// The recorder in front of it; all requests by [`Side::address`] pass it.
+    pub recorder: Recorder,
+    /// `127.0.0.1:PORT`, for the program under test.
+    pub address: String,
+    /// The certificate to be trusted, if `address` speaks TLS.
+    pub certificate: Option<PathBuf>,
+}
+
+impl Side {
+    /// Starts a registry without TLS below `dir`, and a recorder.
+    pub fn plain(dir: &Path, settings: Settings) -> Self {
+        let registry = Registry::start(dir, settings);
+        let recorder = Recorder::before(&registry.address);
+        let address = recorder.address.clone();
+        Side { registry, recorder, address, certificate: None }
+    }
+
+    /// Starts a registry below `dir` as [`Side::plain`] does, and a proxy in front of the recorder that ends TLS.
+    pub fn behind_tls(dir: &Path, settings: Settings) -> Self {
+        let registry = Registry::start(dir, settings);
+        let recorder = Recorder::behind_tls(&registry.address);
+        let (cert, key) = self_signed(dir, "front");
+        let address = tls::front(&cert, &key, &recorder.address);
+        Side { registry, recorder, address, certificate: Some(cert) }
+    }
+
+    /// A client that talks to the registry itself, so that the recorder does not count its requests.
+    pub fn client(&self) -> Client {
+        self.registry.client()
+    }
+
+    /// `ADDRESS/NAME`, where `name` may have a tag or digest.
+    pub fn reference(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+
+    /// `docker://ADDRESS/NAME`.
+    pub fn url(&self, name: &str) -> String {
+        format!("docker://{}/{name}", self.address)
+    }
+
+    /// Upload sessions that were opened through the recorder, have not ended, and for which the registry still answers.
+    pub fn living_sessions(&self) -> Vec<Session> {
+        let open = self.recorder.sessions().into_iter().filter(|session| !session.is_over);
+        open.filter(|session| !self.registry.living([session.location.as_str()]).is_empty()).collect()
+    }
+}
+
+/// A source and a destination.
+pub struct Pair {
+    /// The source: no login, plain HTTP.
+    pub source: Side,
+    /// The destination.
+    pub destination: Side,
+    dir: TempDir,
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Pair::start()
+    }
+}
+
+impl Pair {
+    /// Starts a pair whose destination requires a login and speaks TLS.
+    pub fn start() -> Self {
+        Pair::of(true, login())
+    }
+
+    /// Starts a pair whose destination requires a login, and speaks plain HTTP. It is faster, and its faults are not
+    /// blurred by TLS.
+    pub fn plain() -> Self {
+        Pair::of(false, login())
+    }
+
+    /// Starts a pair whose destination has these settings.
+    pub fn with(settings: Settings) -> Self {
+        Pair::of(false, settings)
+    }
+
+    fn of(is_behind_tls: bool, settings: Settings) -> Self {
+        let dir = tempfile::Builder::new().prefix("sampan-test.").tempdir().expect("a private directory");
+        // The source holds whatever the tests push, also manifests with layers that are elsewhere.
+        let open = Settings { allows_foreign_layers: true, ..Settings::default() };
+        let source = Side::plain(&dir.path().join("source"), open);
+        let start = if is_behind_tls { Side::behind_tls } else { Side::plain };
+        let destination = start(&dir.path().join("destination"), settings);
+        Pair { source, destination, dir }
+    }
+
+    /// A path in the pair's directory.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    /// Forgets all requests so far on both sides.
+    pub fn forget(&self) {
+        self.source.recorder.forget();
+        self.destination.recorder.forget();
+    }
+
+    /// Number of requests since the beginning, or since [`Pair::forget`]: at the source, at the destination.
+    pub fn request_counts(&self) -> (usize, usize) {
+        (self.source.recorder.requests().len(), self.destination.recorder.requests().len())
+    }
+
+    /// All requests on both sides, one a line, for the message of a failed assertion.
+    pub fn requests(&self) -> String {
+        let mut text = String::new();
+        for (name, side) in [("source", &self.source), ("destination", &self.destination)] {
+            for request in side.recorder.requests() {
+                let (up, down) = (request.body_bytes, request.answer_bytes);
+                text += &format!("{name}: {} -> {}, {up} up, {down} down\n", request.line(), request.status);
+            }
+        }
+        text
+    }
+}
+
+/// Settings of a registry that accepts only [`USERNAME`].
+pub fn login() -> Settings {
+    Settings { login: Some((USERNAME.to_owned(), PASSWORD.to_owned())), ..Settings::default() }
+}
+
+/// Makes a self-signed certificate for 127.0.0.1 below `dir`, and its key; their paths.
+pub fn self_signed(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
+    let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
+        // Not an authority's certificate, which no strict client accepts from a server.
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([&key, Path::new("-out"), &cert])
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl of Debian's package openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (cert, key)
+}
