@@ -5,7 +5,8 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`file`] | one file: its keys, their checks, [`Policy`] and [`PolicyError`] |
+//! | [`mod@file`] | one file: its keys, their checks, [`Policy`] and [`PolicyError`] |
+//! | `section` | typed values of a table of TOML |
 //! | [`place_name`] | the two sides as they are written |
 //! | [`filter`], [`glob`] | which repositories, tags and artifacts are copied |
 //! | [`target`] | the names of the copies |
@@ -16,6 +17,7 @@ pub mod filter;
 pub mod glob;
 pub mod place_name;
 pub mod schedule;
+mod section;
 pub mod target;
 
 pub use self::file::{Policy, PolicyError};

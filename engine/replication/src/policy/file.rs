@@ -7,6 +7,7 @@ use crate::policy::filter::{Filter, Label, VersionRange};
 use crate::policy::glob::Glob;
 use crate::policy::place_name::PlaceName;
 use crate::policy::schedule::{Schedule, ScheduleError, Zone};
+use crate::policy::section::{Section, Wrong, boolean, choose, integer, list, one_of, percent, string};
 use crate::policy::target::{Target, TargetError};
 use sampan_ipc::replication::{Options, Sparse};
 use sampan_ipc::size;
@@ -15,11 +16,7 @@ use sampan_oci::reference::Reference;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-
-/// Most entries of a list.
-const LIST_MAX: usize = 256;
 
 /// What is copied, where to, and when: one file of replication.d.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,7 +183,16 @@ impl Policy {
             let key = line.split_once('=').map_or("", |(key, _)| key.trim());
             invalid(span, key.to_owned(), error.message().to_owned())
         })?;
-        let mut top = Section { prefix: "", table: top.get_ref(), known: Vec::new(), invalid: &invalid };
+        Policy::read(name, path, Section::top(top.get_ref()), zone)
+            .map_err(|Wrong { span, key, why }| invalid(span, key, why))
+    }
+
+    fn read(
+        name: &str,
+        path: &Path,
+        mut top: Section<'_>,
+        zone: impl Fn(Option<&str>) -> Result<Zone, ScheduleError>,
+    ) -> Result<Self, Wrong> {
         let (mut filter, mut target) = (top.section("filter")?, top.section("target")?);
         let policy = Policy {
             name: name.to_owned(),
@@ -286,65 +292,7 @@ impl Policy {
     }
 }
 
-/// One table of the file, with the keys that this version knows.
-struct Section<'a> {
-    prefix: &'static str,
-    table: &'a DeTable<'a>,
-    known: Vec<&'static str>,
-    invalid: &'a dyn Fn(std::ops::Range<usize>, String, String) -> PolicyError,
-}
-
-static EMPTY: std::sync::LazyLock<DeTable<'static>> = std::sync::LazyLock::new(DeTable::new);
-
-impl<'a> Section<'a> {
-    /// Reads the value of `key`, if there is one.
-    fn read<T>(
-        &mut self,
-        key: &'static str,
-        value: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
-    ) -> Result<Option<T>, PolicyError> {
-        self.known.push(key);
-        self.table
-            .get(key)
-            .map(|found| value(found.get_ref()).map_err(|why| self.wrong(key, why)))
-            .transpose()
-    }
-
-    fn required<T>(
-        &mut self,
-        key: &'static str,
-        value: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
-    ) -> Result<T, PolicyError> {
-        self.read(key, value)?.ok_or_else(|| self.wrong(key, "it is missing"))
-    }
-
-    fn section(&mut self, key: &'static str) -> Result<Section<'a>, PolicyError> {
-        self.known.push(key);
-        let table = match self.table.get(key) {
-            Some(found) => found.get_ref().as_table().ok_or_else(|| self.wrong(key, "it is not a table"))?,
-            None => &EMPTY,
-        };
-        Ok(Section { prefix: key, table, known: Vec::new(), invalid: self.invalid })
-    }
-
-    /// The error that the value of `key` is wrong.
-    fn wrong(&self, key: &str, why: impl Into<String>) -> PolicyError {
-        let span = self.table.get_key_value(key).map_or(0..0, |(key, _)| key.span());
-        let dot = if self.prefix.is_empty() { "" } else { "." };
-        (self.invalid)(span, format!("{}{dot}{key}", self.prefix), why.into())
-    }
-
-    fn refuse_unknown(&self) -> Result<(), PolicyError> {
-        let unknown = |key: &&Spanned<_>| !self.known.contains(&AsRef::<str>::as_ref(key.get_ref()));
-        let first = self.table.keys().filter(unknown).min_by_key(|key| key.span().start);
-        first.map_or(Ok(()), |key| {
-            Err(self
-                .wrong(key.get_ref(), format!("there is no such key; there are {}", self.known.join(", "))))
-        })
-    }
-}
-
-fn filter_of(section: &mut Section<'_>) -> Result<Filter, PolicyError> {
+fn filter_of(section: &mut Section<'_>) -> Result<Filter, Wrong> {
     let globs =
         |value: &DeValue<'_>| list(value, |text| Glob::parse(text).map_err(|error| error.to_string()));
     Ok(Filter {
@@ -369,7 +317,7 @@ fn filter_of(section: &mut Section<'_>) -> Result<Filter, PolicyError> {
     })
 }
 
-fn target_of(section: &mut Section<'_>) -> Result<Target, PolicyError> {
+fn target_of(section: &mut Section<'_>) -> Result<Target, Wrong> {
     let namespace = section.read("namespace", |value| match string(value)? {
         text if is_namespace(text) => Ok(text.to_owned()),
         text => Err(format!("{text:?} is not the path of a repository")),
@@ -385,7 +333,7 @@ fn target_of(section: &mut Section<'_>) -> Result<Target, PolicyError> {
 fn trigger_of(
     top: &mut Section<'_>,
     zone: impl Fn(Option<&str>) -> Result<Zone, ScheduleError>,
-) -> Result<Trigger, PolicyError> {
+) -> Result<Trigger, Wrong> {
     let kinds = [("manual", 0), ("cron", 1), ("event", 2)];
     let kind = top.read("trigger", |value| one_of(value, &kinds))?.unwrap_or(0);
     let cron = top.read("cron", |value| string(value).map(str::to_owned))?;
@@ -427,53 +375,10 @@ fn place(value: &DeValue<'_>) -> Result<PlaceName, String> {
     PlaceName::parse(string(value)?).map_err(|error| error.to_string())
 }
 
-fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
-    value.as_str().ok_or_else(|| format!("it is not a string but a TOML {}", value.type_str()))
-}
-
-fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| "it is neither true nor false".to_owned())
-}
-
-fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, low: i64, high: i64) -> Result<T, String> {
-    let number =
-        value.as_integer().and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok());
-    let number =
-        number.filter(|number| (low..=high).contains(number)).and_then(|number| T::try_from(number).ok());
-    number.ok_or_else(|| format!("it is not a whole number from {low} to {high}"))
-}
-
-/// Reads a share from 0 to 1, and rounds it to whole percent.
-fn percent(value: &DeValue<'_>) -> Result<u8, String> {
-    let text = value.as_float().map(|share| share.as_str()).or_else(|| Some(value.as_integer()?.as_str()));
-    let share = text.and_then(|text| text.parse().ok()).filter(|share| (0.0..=1.0).contains(share));
-    share
-        .map(|share: f64| (share * 100.0).round() as u8)
-        .ok_or_else(|| "it is not a number from 0 to 1".to_owned())
-}
-
 fn bytes(value: &DeValue<'_>) -> Result<u64, String> {
     let text = string(value)?;
     let size = size::parse(text).filter(|bytes| *bytes > 0);
     size.ok_or_else(|| format!("{text:?} is not a size such as \"10MiB\" (of each second)"))
-}
-
-fn list<T>(value: &DeValue<'_>, item: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
-    let values = value.as_array().ok_or("it is not a list of strings")?;
-    if values.len() > LIST_MAX {
-        return Err(format!("it has more than {LIST_MAX} entries"));
-    }
-    values.iter().map(|value| item(string(value.get_ref())?)).collect()
-}
-
-fn one_of<T: Copy>(value: &DeValue<'_>, cases: &[(&str, T)]) -> Result<T, String> {
-    choose(string(value)?, cases)
-}
-
-fn choose<T: Copy>(text: &str, cases: &[(&str, T)]) -> Result<T, String> {
-    let names = || cases.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-    let case = cases.iter().find(|(name, _)| *name == text);
-    case.map(|(_, case)| *case).ok_or_else(|| format!("{text:?} is none of {}", names()))
 }
 
 fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
