@@ -62,6 +62,9 @@ pub enum RegistryError {
         host: String,
         /// HTTP status.
         status: u16,
+        /// The first error code of the answer, such as `MANIFEST_BLOB_UNKNOWN`; empty if there is none. OCI
+        /// distribution-spec, "Error Codes".
+        code: String,
         /// The registry's own message, after a colon; or empty.
         detail: String,
         /// The wait that the registry's `Retry-After` header demands.

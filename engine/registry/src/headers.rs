@@ -68,27 +68,41 @@ pub(crate) fn is_rest(response: &Response<Body>, offset: u64, size: u64) -> bool
     content_range.is_some_and(|content_range| range::is_rest(content_range, offset, size))
 }
 
-/// The first message in the body of an error answer, with a leading `: `; empty if there is none.
-/// OCI distribution-spec, "Error Codes".
-pub(crate) fn detail(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<ErrorDetail>,
+/// The first error in the body of an error answer. OCI distribution-spec, "Error Codes".
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FirstError {
+    /// The code, such as `MANIFEST_BLOB_UNKNOWN`; empty if there is none.
+    pub(crate) code: String,
+    /// The message or else the code, with a leading `: `; empty if there is neither.
+    pub(crate) detail: String,
+}
+
+impl FirstError {
+    /// Parses the body of an error answer, which may be anything.
+    pub(crate) fn parse(body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Errors {
+            errors: Vec<ErrorDetail>,
+        }
+        #[derive(Deserialize)]
+        struct ErrorDetail {
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            message: String,
+        }
+        let errors = serde_json::from_slice::<Errors>(body).map(|body| body.errors).unwrap_or_default();
+        let Some(ErrorDetail { code, message }) = errors.into_iter().next() else {
+            return FirstError::default();
+        };
+        let text = if message.is_empty() { &code } else { &message };
+        let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+        let is_code = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        FirstError {
+            code: if is_code { code } else { String::new() },
+            detail: if text.is_empty() { text } else { format!(": {text}") },
+        }
     }
-    #[derive(Deserialize)]
-    struct ErrorDetail {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let Ok(errors) = serde_json::from_slice::<Errors>(body) else {
-        return String::new();
-    };
-    let text =
-        errors.errors.into_iter().next().map(|e| if e.message.is_empty() { e.code } else { e.message });
-    let text: String = text.unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
-    if text.is_empty() { text } else { format!(": {text}") }
 }
 
 #[cfg(test)]
@@ -107,6 +121,20 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(next_links(value).next(), found, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_error_answer_has_a_code_and_a_text() {
+        for (body, code, detail) in [
+            (r#"{"errors":[{"code":"DENIED","message":"no\u0007 way"},{"code":"X"}]}"#, "DENIED", ": no way"),
+            (r#"{"errors":[{"code":"DENIED"}]}"#, "DENIED", ": DENIED"),
+            (r#"{"errors":[{"code":"two words"}]}"#, "", ": two words"),
+            (r#"{"errors":[]}"#, "", ""),
+            ("not found", "", ""),
+        ] {
+            let parsed = FirstError::parse(body.as_bytes());
+            assert_eq!((parsed.code.as_str(), parsed.detail.as_str()), (code, detail), "{body}");
         }
     }
 }

@@ -171,8 +171,9 @@ mod tests {
     use super::*;
 
     fn status(status: u16, retry_after: Option<Duration>) -> RegistryError {
-        let (what, host, detail) = ("x".to_owned(), "r".to_owned(), String::new());
-        RegistryError::Status { what, host, status, detail, retry_after }
+        let (what, host) = ("x".to_owned(), "r".to_owned());
+        let (code, detail) = (String::new(), String::new());
+        RegistryError::Status { what, host, status, code, detail, retry_after }
     }
 
     #[test]

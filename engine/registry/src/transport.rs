@@ -5,7 +5,7 @@
 
 use crate::access::Headers;
 use crate::error::{RegistryError, crop};
-use crate::headers::detail;
+use crate::headers::FirstError;
 use crate::host_gate::Load;
 use crate::redirect::join;
 use crate::registry::Registry;
@@ -158,6 +158,7 @@ impl Registry {
             what: what.to_owned(),
             host: self.host.clone(),
             status: StatusCode::TOO_MANY_REQUESTS.as_u16(),
+            code: String::new(),
             detail: ": it has asked all requests to wait".to_owned(),
             retry_after: Some(pause),
         }
@@ -205,13 +206,15 @@ impl Registry {
         let retry_after = retry_after(&response);
         let body = self.read_body(response, SMALL_BODY_MAX).unwrap_or_default();
         let (what, host) = (what.to_owned(), self.host.clone());
-        let detail = detail(&body);
+        let FirstError { code, detail } = FirstError::parse(&body);
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what, host },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 RegistryError::Denied { what, host, detail: detail + &self.session.problems() }
             }
-            status => RegistryError::Status { what, host, status: status.as_u16(), detail, retry_after },
+            status => {
+                RegistryError::Status { what, host, status: status.as_u16(), code, detail, retry_after }
+            }
         }
     }
 }
