@@ -23,7 +23,9 @@ pub fn fault(doing: impl Into<String>, source: io::Error) -> SideError {
         | io::ErrorKind::ReadOnlyFilesystem
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
-        | io::ErrorKind::CrossesDevices => FailureKind::Refused,
+        | io::ErrorKind::CrossesDevices
+        // A blob of more than 4 GiB on FAT.
+        | io::ErrorKind::FileTooLarge => FailureKind::Refused,
         _ if source.raw_os_error() == Some(libc::ELOOP) => FailureKind::Refused,
         _ => FailureKind::Host,
     };

@@ -13,7 +13,7 @@ use crate::replication::layout_index::LayoutIndex;
 use crate::replication::upload::Uploads;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, renameat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat, stat};
 use nix::unistd::{AccessFlags, UnlinkatFlags, access, unlinkat};
 use sampan_oci::MANIFEST_MAX;
 use sampan_oci::digest::{Algorithm, Digest};
@@ -38,6 +38,8 @@ const LAYOUT_MAX: u64 = 4096;
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The directory of temporary files and of uploads.
 const UPLOADS: &str = ".sampan-uploads";
+/// The temporary file of everything that is written under the lock; one is enough.
+const STAGED: &str = "staged";
 /// Bytes of an upload between two syncs: a slow stick writes them in a few seconds, so that a stop need not wait longer.
 const SYNC_BYTES: u64 = 32 << 20;
 /// How long an upload stays that no replication continues.
@@ -102,6 +104,13 @@ impl LayoutDir {
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(fault(format!("open the OCI layout {}", self.path.display()), errno.into())),
         }
+    }
+
+    /// Whether the path still leads to the directory that was opened. A stick may have been taken out.
+    pub fn is_current(&self) -> bool {
+        let Some(dir) = self.dir.get() else { return true };
+        let (Ok(opened), Ok(found)) = (fstat(dir), stat(&self.path)) else { return false };
+        (opened.st_dev, opened.st_ino) == (found.st_dev, found.st_ino)
     }
 
     fn opened(&self) -> Result<&OwnedFd, SideError> {
@@ -311,7 +320,7 @@ impl LayoutDir {
     /// Gives a new file to the owner of the layout's directory, which need not be this process's user.
     fn own(&self, fd: impl AsFd) -> io::Result<()> {
         let dir = self.dir.get().ok_or(io::ErrorKind::NotFound)?;
-        let meta = nix::sys::stat::fstat(dir)?;
+        let meta = fstat(dir)?;
         match nix::unistd::fchown(fd, Some(meta.st_uid.into()), Some(meta.st_gid.into())) {
             // Not root, or a file system without owners: the file already has the owner that it can have.
             Err(Errno::EPERM) => Ok(()),
@@ -322,22 +331,22 @@ impl LayoutDir {
     /// Writes a temporary file, syncs it, and renames it to `name` in `dir`. The caller holds the lock of the
     /// directory, so no other engine has the temporary file.
     fn replace(&self, uploads: &Uploads, dir: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.stage(uploads, name, bytes)?;
-        renameat(uploads.dir(), name, dir, name)?;
+        self.stage(uploads, bytes)?;
+        renameat(uploads.dir(), STAGED, dir, name)?;
         nix::unistd::fsync(dir)?;
         Ok(())
     }
 
-    /// Writes a temporary file, and syncs it.
-    fn stage(&self, uploads: &Uploads, name: &str, bytes: &[u8]) -> io::Result<()> {
+    /// Writes the temporary file, and syncs it.
+    fn stage(&self, uploads: &Uploads, bytes: &[u8]) -> io::Result<()> {
         // A killed engine may have left the file.
-        match unlinkat(uploads.dir(), name, UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(uploads.dir(), STAGED, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let mode = Mode::from_bits_truncate(0o644);
-        let mut file = File::from(open_beneath(uploads.dir(), name, flags, mode)?);
+        let mut file = File::from(open_beneath(uploads.dir(), STAGED, flags, mode)?);
         self.own(&file)?;
         file.write_all(bytes)?;
         file.sync_all()
@@ -457,10 +466,10 @@ impl LayoutDir {
                 let why = format!("the OCI layout {} has too many tags", self.path.display());
                 return Err(SideError::new(FailureKind::Refused, why));
             }
-            self.stage(uploads, "index.json", &bytes).map_err(failed)?;
+            self.stage(uploads, &bytes).map_err(failed)?;
             let now = self.open("index.json")?.map(|(file, _)| self.stamp(&file)).transpose()?;
             if now == stamp {
-                renameat(uploads.dir(), "index.json", dir, "index.json").map_err(|e| failed(e.into()))?;
+                renameat(uploads.dir(), STAGED, dir, "index.json").map_err(|e| failed(e.into()))?;
                 return nix::unistd::fsync(dir).map_err(|errno| failed(errno.into()));
             }
         }

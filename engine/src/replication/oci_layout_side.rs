@@ -24,17 +24,19 @@ use sampan_oci as oci;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::is_tag;
+use sampan_os::mutex::lock;
 use sampan_replication::side::{
     Begin, BlobReader, FailureKind, Head, Manifest, Place, Repository, Session, SideError, Stored,
 };
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// An OCI layout.
 pub struct OciLayoutPlace {
-    layout: Arc<Layout>,
+    layout: Mutex<Arc<Layout>>,
+    path: PathBuf,
 }
 
 struct Layout {
@@ -59,19 +61,40 @@ impl OciLayoutPlace {
         // A relative path would name another directory after a change of the working directory.
         let path = std::path::absolute(path)
             .map_err(|source| fault(format!("find the directory {}", path.display()), source))?;
-        let dir = LayoutDir::new(&path);
-        dir.index()?;
-        Ok(OciLayoutPlace { layout: Arc::new(Layout { dir, links: LayoutLinks::default() }) })
+        let layout = Layout::new(&path);
+        layout.dir.index()?;
+        Ok(OciLayoutPlace { layout: Mutex::new(Arc::new(layout)), path })
+    }
+
+    /// The layout that the path leads to now. A task that is repeated may find another stick there.
+    fn layout(&self) -> Result<Arc<Layout>, SideError> {
+        let mut layout = lock(&self.layout);
+        if !layout.dir.is_current() {
+            let now = Layout::new(&self.path);
+            // Without a stick, the path leads to an empty directory of another disk, which must not fill up.
+            if now.dir.index()?.is_none() {
+                let why = format!("the OCI layout {} is gone; is the disk mounted?", self.path.display());
+                return Err(SideError::new(FailureKind::Host, why));
+            }
+            *layout = Arc::new(now);
+        }
+        Ok(Arc::clone(&layout))
+    }
+}
+
+impl Layout {
+    fn new(path: &Path) -> Self {
+        Layout { dir: LayoutDir::new(path), links: LayoutLinks::default() }
     }
 }
 
 impl Place for OciLayoutPlace {
     fn name(&self) -> String {
-        format!("oci:{}", self.layout.dir.path().display())
+        format!("oci:{}", self.path.display())
     }
 
     fn repositories(&self) -> Result<Vec<String>, SideError> {
-        let index = self.layout.dir.index()?;
+        let index = self.layout()?.dir.index()?;
         Ok(index.map(|index| index.repositories().into_iter().collect()).unwrap_or_default())
     }
 
@@ -81,7 +104,7 @@ impl Place for OciLayoutPlace {
             return Err(SideError::new(FailureKind::Refused, why));
         }
         Ok(Arc::new(LayoutRepository {
-            layout: Arc::clone(&self.layout),
+            layout: self.layout()?,
             name: name.to_owned(),
             lookup: if is_destination { Lookup::Exact } else { Lookup::Lenient },
             stopped: Arc::default(),
@@ -116,6 +139,11 @@ impl LayoutRepository {
     fn put(&self, digest: &Digest, manifest: &Manifest, entry: Entry<'_>) -> Result<Stored, SideError> {
         self.check_running()?;
         let Layout { dir, links } = &*self.layout;
+        let found = digest_like(&manifest.bytes, digest);
+        if found != *digest {
+            let why = format!("the manifest {digest} has digest {found}");
+            return Err(SideError::new(FailureKind::Corrupt, why));
+        }
         let own = Links::of(&manifest.bytes)?;
         let uploads = dir.uploads(&self.stopped)?;
         // Under the lock, no deletion takes a blob away between this check and the entry that names it.
@@ -337,13 +365,7 @@ impl Repository for LayoutRepository {
 
     fn put_manifest(&self, target: &str, manifest: &Manifest) -> Result<Stored, SideError> {
         match Digest::parse(target) {
-            Ok(digest) if digest_like(&manifest.bytes, &digest) == digest => {
-                self.put(&digest, manifest, Entry::Nameless)
-            }
-            Ok(digest) => {
-                let why = format!("the manifest for {digest} has digest {}", manifest.digest);
-                Err(SideError::new(FailureKind::Corrupt, why))
-            }
+            Ok(digest) => self.put(&digest, manifest, Entry::Nameless),
             Err(_) if !is_tag(target) => {
                 let why = format!("{target:?} is neither a tag nor a digest");
                 Err(SideError::new(FailureKind::Refused, why))
@@ -394,7 +416,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
 
     fn open(dir: &Path, name: &str, is_destination: bool) -> Arc<dyn Repository> {
         OciLayoutPlace::open(dir).expect("opened").repository(name, is_destination).expect("a repository")
@@ -522,7 +543,7 @@ mod tests {
             assert!(!step().cancel(&session).expect("asked"));
         }
         // A kill inside the change of the index leaves its temporary file.
-        fs::write(to.path().join(".sampan-uploads/index.json"), b"{\"manif").expect("written");
+        fs::write(to.path().join(".sampan-uploads/staged"), b"{\"manif").expect("written");
         step().put_child(&manifest).expect("put");
         assert_eq!(step().head(&manifest.digest.to_string()).expect("asked"), None, "nothing names it yet");
         step().put_manifest("1", &manifest).expect("put");
@@ -660,7 +681,8 @@ mod tests {
         assert_eq!((tags("a"), tags("b")), (TAGS, TAGS));
         // Another tool writes while the index is being changed.
         let place = OciLayoutPlace::open(to.path()).expect("opened");
-        let (dir, stop) = (&place.layout.dir, AtomicBool::new(false));
+        let (layout, stop) = (place.layout().expect("there"), AtomicBool::new(false));
+        let dir = &layout.dir;
         let (uploads, index) = (dir.uploads(&stop).expect("opened"), to.path().join("index.json"));
         let lock = dir.lock(&stop).expect("locked");
         let mut runs = 0;
@@ -714,6 +736,26 @@ mod tests {
         assert!(side.delete(&digest_of(&three).to_string()).expect("deleted"));
         assert!(layout.path(&Digest::of(b"three")).exists());
         assert_eq!(open(dir.path(), "b", true).tags().expect("listed"), ["1"]);
+    }
+
+    #[test]
+    fn another_stick_is_noticed_and_an_absent_one_is_not_replaced() {
+        let top = tempfile::tempdir().expect("made");
+        let [path, first, second] = ["stick", "first", "second"].map(|name| top.path().join(name));
+        for (dir, tag) in [(&path, "one"), (&second, "two")] {
+            let mut layout = Written::new(dir);
+            layout.list(&format!("a:{tag}"), &layout.image("amd64", tag));
+        }
+        let place = OciLayoutPlace::open(&path).expect("opened");
+        let tags = || place.repository("a", true).and_then(|side| side.tags());
+        assert_eq!(tags().expect("listed"), ["one"]);
+        fs::rename(&path, &first).expect("renamed");
+        assert_eq!(kind(tags()), Some(FailureKind::Host));
+        fs::create_dir(&path).expect("made");
+        assert_eq!(kind(tags()), Some(FailureKind::Host));
+        fs::remove_dir(&path).expect("empty");
+        fs::rename(&second, &path).expect("renamed");
+        assert_eq!(tags().expect("listed"), ["two"]);
     }
 
     #[test]

@@ -13,17 +13,21 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci as oci;
+use sampan_os::file_lock;
 use sampan_os::walk_tree::kind;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
 
 /// Number of bytes that a write into a pipe takes without blocking after poll(2) has reported the pipe as writable.
 /// pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
 /// How often a writer to a full pipe checks whether the job was cancelled, in milliseconds.
 const LOOK_MS: u16 = 200;
+/// How long a replication may hold the lock of the directory, which it does while it changes the index.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// Name of an incomplete file. One name is enough: only one save at a time writes into a directory.
 const PARTIAL: &str = ".sampan-partial";
 
@@ -335,6 +339,14 @@ impl ArchiveWriter for LayoutWriter<'_> {
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<()> {
+        // A replication may change the index at the same time; it takes this lock as well.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let dir = File::from(open_beneath(&self.dir, ".", flags, Mode::empty())?);
+        let _lock = match file_lock::take_within(dir, LOCK_WAIT) {
+            Err(Errno::EWOULDBLOCK) => return Err(Errno::EWOULDBLOCK.into()),
+            // A file system without locks.
+            other => other.ok(),
+        };
         let index = self.merged()?;
         self.put("index.json", &mut &*index)?;
         self.finished = true;
