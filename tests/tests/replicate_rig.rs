@@ -5,7 +5,7 @@ use sampan_tests::registry::{Image, Layer, Packing};
 use sampan_tests::replication::client::Client;
 use sampan_tests::replication::compare::{Repository, differences};
 use sampan_tests::replication::corpus;
-use sampan_tests::replication::fault::{Fault, Reply, Rule};
+use sampan_tests::replication::fault::{Fault, Moment, Reply, Rule};
 use sampan_tests::replication::pair::{PASSWORD, Pair, USERNAME, login, self_signed};
 use sampan_tests::replication::registry::{Registry, Settings};
 use std::process::{Command, Output};
@@ -135,9 +135,10 @@ fn a_call_comes_in_the_middle_of_a_body() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
     let call = Fault::Call(
-        700,
+        Moment::Body(700),
         Arc::new(move || {
             counter.fetch_add(1, Ordering::SeqCst);
+            true
         }),
     );
     pair.destination.recorder.inject(Rule::on("^PUT .*/uploads/", call));

@@ -3,7 +3,7 @@
 //!
 //! Called by the recorder, with a thread for each connection.
 
-use super::fault::{Fault, Reply, Rules};
+use super::fault::{Fault, Moment, Reply, Rules};
 use super::message::{Body, Head, Wire};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 /// A recorded request. Its numbers grow while the request is under way.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
+    /// When its head arrived, since the recorder's start.
+    pub at: Duration,
     /// Method, such as GET or HEAD.
     pub method: String,
     /// Path and query.
@@ -50,8 +52,10 @@ impl Request {
 }
 
 /// What all connections of a recorder share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ledger {
+    /// When the recorder was started.
+    pub since: Instant,
     /// Whether TLS ends in front of the recorder, so that the server must be told that its URLs begin with `https:`.
     pub is_behind_tls: bool,
     /// The requests so far.
@@ -155,6 +159,7 @@ impl<'a> Conversation<'a> {
             let mut requests = lock(&self.ledger.requests);
             let headers = lower(&head);
             requests.push(Request {
+                at: self.ledger.since.elapsed(),
                 method: method.clone(),
                 target: target.clone(),
                 headers,
@@ -191,6 +196,12 @@ impl<'a> Conversation<'a> {
                 head.remove(name);
             }
             Some(Fault::Slow(_)) => self.happened(),
+            Some(Fault::Call(Moment::Head, call)) => {
+                self.happened();
+                if !call() {
+                    return Ok(After::Reset);
+                }
+            }
             _ => {}
         }
         if self.ledger.is_behind_tls {
@@ -232,6 +243,12 @@ impl<'a> Conversation<'a> {
                 break answer;
             }
         };
+        if let Some(Fault::Call(Moment::Answer, call)) = &fault {
+            self.happened();
+            if !call() {
+                return Ok(After::Reset);
+            }
+        }
         let after = self.forward_answer(&answer, &method, fault.as_ref())?;
         if matches!(fault, Some(Fault::CutAnswer(_) | Fault::StallAnswer(_) | Fault::Corrupt(_)))
             && !self.is_faulty()
@@ -268,7 +285,10 @@ impl<'a> Conversation<'a> {
     fn forward_request(&mut self, mut body: Body, fault: Option<&Fault>) -> io::Result<Sent> {
         let limit = match fault {
             Some(
-                Fault::CutRequest(at) | Fault::StallRequest(at) | Fault::AnswerAt(at, _) | Fault::Call(at, _),
+                Fault::CutRequest(at)
+                | Fault::StallRequest(at)
+                | Fault::AnswerAt(at, _)
+                | Fault::Call(Moment::Body(at), _),
             ) => Some(*at),
             _ => None,
         };
@@ -287,7 +307,10 @@ impl<'a> Conversation<'a> {
                         self.reply(reply, &method.unwrap_or_default(), true)?;
                         return Ok(Sent::Ended(After::Close));
                     }
-                    Some(Fault::Call(_, call)) => call(),
+                    Some(Fault::Call(_, call)) if !call() => {
+                        reset(self.server.stream());
+                        return Ok(Sent::Ended(After::Reset));
+                    }
                     _ => {}
                 }
                 limit = None;

@@ -67,8 +67,20 @@ impl Reply {
     }
 }
 
-/// A function that a test has run in the middle of a request.
-pub type Call = Arc<dyn Fn() + Send + Sync>;
+/// A function that a test has run in the middle of a request; whether the request goes on. If not, both connections are
+/// reset, as if the client had died of the call.
+pub type Call = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A moment of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Before the request is forwarded.
+    Head,
+    /// After this number of bytes of its body.
+    Body(u64),
+    /// When the server has done its work, before the client gets the answer.
+    Answer,
+}
 
 /// What happens to one request. A number of bytes counts the content of a body, without the framing of chunks.
 #[derive(Clone)]
@@ -100,8 +112,8 @@ pub enum Fault {
     Corrupt(u64),
     /// Bodies in both directions pass at this number of bytes per second.
     Slow(u64),
-    /// The function is called after this number of bytes of the request's body; then all goes on.
-    Call(u64, Call),
+    /// The function is called at this moment.
+    Call(Moment, Call),
 }
 
 impl fmt::Debug for Fault {
@@ -120,7 +132,7 @@ impl fmt::Debug for Fault {
             Fault::StallAnswer(at) => write!(f, "StallAnswer({at})"),
             Fault::Corrupt(at) => write!(f, "Corrupt({at})"),
             Fault::Slow(rate) => write!(f, "Slow({rate})"),
-            Fault::Call(at, _) => write!(f, "Call({at})"),
+            Fault::Call(at, _) => write!(f, "Call({at:?})"),
         }
     }
 }

@@ -12,14 +12,15 @@ use sampan_ipc::replication::ErrorClass;
 
 /// Number of layers of the image.
 pub const LAYERS: usize = 3;
-/// Size of a layer.
-pub const LAYER_BYTES: usize = 10_000_000;
+/// Size of a layer that is cut.
+const LARGE: usize = 10_000_000;
+/// Size of a layer whose requests are answered otherwise.
+const SMALL: usize = 100_000;
 /// Where a body is cut.
 const CUT: u64 = 5_000_000;
 /// Seconds in `Retry-After`.
 const LATER: u32 = 1;
 
-/// Requests for manifests at the source.
 const GET_MANIFEST: &str = "^GET .*/manifests/";
 const HEAD_MANIFEST: &str = "^HEAD .*/manifests/";
 const GET_BLOB: &str = "^GET .*/blobs/sha256:";
@@ -28,6 +29,19 @@ const POST: &str = "^POST .*/blobs/uploads/";
 const PATCH: &str = "^PATCH .*/blobs/uploads/";
 const PUT_BLOB: &str = "^PUT .*/blobs/uploads/";
 const PUT_MANIFEST: &str = "^PUT .*/manifests/";
+
+/// The requests of a copy, each with a name, the side and the pattern of its line.
+pub const REQUESTS: [(&str, Place, &str); 9] = [
+    ("HEAD of the manifest at the source", Place::Source, HEAD_MANIFEST),
+    ("GET of the manifest at the source", Place::Source, GET_MANIFEST),
+    ("GET of a blob at the source", Place::Source, GET_BLOB),
+    ("HEAD of the manifest at the destination", Place::Destination, HEAD_MANIFEST),
+    ("HEAD of a blob", Place::Destination, HEAD_BLOB),
+    ("POST", Place::Destination, POST),
+    ("PATCH", Place::Destination, PATCH),
+    ("the closing PUT", Place::Destination, PUT_BLOB),
+    ("PUT of the manifest", Place::Destination, PUT_MANIFEST),
+];
 
 /// The side of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +61,8 @@ pub struct Case {
     pub place: Place,
     /// The rules that make it happen; the first ones have priority.
     pub rules: Vec<Rule>,
+    /// Size of a layer of the image that is copied.
+    pub layer_bytes: usize,
     /// Most layers whose bytes may be sent to the destination a second time.
     pub resent_layers_max: u64,
     /// The class of the error that the artifact ends with; `None` if it must arrive.
@@ -55,12 +71,20 @@ pub struct Case {
 
 impl Case {
     fn survived(place: Place, name: impl Into<String>, rules: Vec<Rule>, resent_layers_max: u64) -> Self {
-        Case { name: name.into(), place, rules, resent_layers_max, error: None }
+        Case { name: name.into(), place, rules, layer_bytes: LARGE, resent_layers_max, error: None }
     }
 
     fn fails(place: Place, name: &str, pattern: &str, fault: Fault, error: ErrorClass) -> Self {
         let rules = vec![Rule::on(pattern, fault).times(usize::MAX)];
-        Case { name: name.to_owned(), place, rules, resent_layers_max: LAYERS as u64, error: Some(error) }
+        let mut case = Case::survived(place, name, rules, LAYERS as u64);
+        (case.layer_bytes, case.error) = (SMALL, Some(error));
+        case
+    }
+
+    /// The image that is copied; `nth` makes its layers differ from those of other images.
+    pub fn image(&self, nth: usize) -> Image {
+        let layer = |layer| Layer::large(&format!("{nth}-{layer}"), self.layer_bytes, Packing::Plain);
+        Image::of(&(0..LAYERS).map(layer).collect::<Vec<_>>(), "amd64")
     }
 
     /// The recorder where the fault happens.
@@ -79,50 +103,33 @@ impl Case {
     }
 }
 
-/// The image of the table; `name` makes its layers differ from those of other images.
-pub fn image(name: &str) -> Image {
-    let layers: Vec<Layer> = (0..LAYERS)
-        .map(|nth| Layer::large(&format!("{name}-{}", "x".repeat(nth)), LAYER_BYTES, Packing::Plain))
-        .collect();
-    Image::of(&layers, "amd64")
+/// Answers and losses in place of one request of this kind, each of which a replication survives.
+pub fn survived_at(nth: usize) -> Vec<Case> {
+    let (what, place, pattern) = REQUESTS[nth];
+    // A registry that answers in place of a PATCH may have forgotten the session; the blob begins anew.
+    let resent = u64::from(pattern == PATCH || pattern == PUT_BLOB);
+    let case = |(fault, rule)| {
+        let rules = vec![Rule::on(pattern, rule)];
+        let mut case = Case::survived(place, format!("{fault} on {what}"), rules, resent);
+        case.layer_bytes = SMALL;
+        case
+    };
+    let faults = [
+        ("429 with Retry-After", Fault::Answer(Reply::status(429).retry_after(LATER))),
+        ("429 without Retry-After", Fault::Answer(Reply::status(429))),
+        ("503 with Retry-After", Fault::Answer(Reply::status(503).retry_after(LATER))),
+        ("503 without Retry-After", Fault::Answer(Reply::status(503))),
+        ("500", Fault::Answer(Reply::status(500))),
+        ("504 from a gateway that has lost patience", Fault::Replace(Reply::status(504))),
+        ("a lost answer", Fault::LoseAnswer),
+        ("a connection that is reset", Fault::Refuse),
+    ];
+    faults.into_iter().map(case).collect()
 }
 
-/// The faults that a replication survives.
-pub fn survived() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (place, what, pattern) in [
-        (Place::Source, "HEAD of the manifest at the source", HEAD_MANIFEST),
-        (Place::Source, "GET of the manifest at the source", GET_MANIFEST),
-        (Place::Source, "GET of a blob at the source", GET_BLOB),
-        (Place::Destination, "HEAD of the manifest at the destination", HEAD_MANIFEST),
-        (Place::Destination, "HEAD of a blob", HEAD_BLOB),
-        (Place::Destination, "POST", POST),
-        (Place::Destination, "PATCH", PATCH),
-        (Place::Destination, "the closing PUT", PUT_BLOB),
-        (Place::Destination, "PUT of the manifest", PUT_MANIFEST),
-    ] {
-        // An answer in place of a PATCH leaves the session as it was, and the chunk is sent again.
-        let resent = u64::from(pattern == PATCH || pattern == PUT_BLOB);
-        let mut add = |fault: &str, rule: Fault| {
-            cases.push(Case::survived(
-                place,
-                format!("{fault} on {what}"),
-                vec![Rule::on(pattern, rule)],
-                resent,
-            ));
-        };
-        add("429 with Retry-After", Fault::Answer(Reply::status(429).retry_after(LATER)));
-        add("429 without Retry-After", Fault::Answer(Reply::status(429)));
-        add("503 with Retry-After", Fault::Answer(Reply::status(503).retry_after(LATER)));
-        add("503 without Retry-After", Fault::Answer(Reply::status(503)));
-        add("500", Fault::Answer(Reply::status(500)));
-        add("504 from a gateway that has lost patience", Fault::Replace(Reply::status(504)));
-        add("a lost answer", Fault::LoseAnswer);
-        add("a connection that is reset", Fault::Refuse);
-    }
-    cases.extend(source_bodies());
-    cases.extend(destination_bodies());
-    cases
+/// Faults in the middle of a body, and sessions that are lost, each of which a replication survives.
+pub fn survived_in_bodies() -> Vec<Case> {
+    [source_bodies(), destination_bodies()].concat()
 }
 
 fn source_bodies() -> Vec<Case> {
@@ -137,7 +144,6 @@ fn source_bodies() -> Vec<Case> {
             0,
         ),
         case("the source stalls in a blob", vec![Rule::on(GET_BLOB, Fault::StallAnswer(CUT))], 0),
-        case("the source sends a wrong bit", vec![Rule::on(GET_BLOB, Fault::Corrupt(CUT))], 1),
         case("the source cuts the manifest", vec![Rule::on(GET_MANIFEST, Fault::CutAnswer(100))], 0),
     ]
 }
@@ -179,7 +185,7 @@ pub fn fatal() -> Vec<Case> {
             answer(404, "BLOB_UNKNOWN"),
             NotFound,
         ),
-        Case::fails(source, "a wrong bit each time", GET_BLOB, Fault::Corrupt(1000), Corrupt),
+        Case::fails(source, "a wrong bit", GET_BLOB, Fault::Corrupt(1000), Corrupt),
         Case::fails(source, "403 at the source", "/manifests/", answer(403, "DENIED"), Denied),
         Case::fails(destination, "403 on a POST", POST, answer(403, "DENIED"), Denied),
         Case::fails(destination, "401 on each POST", POST, unauthorized, Denied),

@@ -43,6 +43,15 @@ impl Side {
         Side { registry, recorder, address, certificate: Some(cert) }
     }
 
+    /// Starts a registry that speaks TLS itself. No recorder is in front of it; the registry has an access log.
+    pub fn own_tls(dir: &Path, settings: Settings) -> Self {
+        std::fs::create_dir_all(dir).expect("a directory");
+        let (cert, key) = self_signed(dir, "own");
+        let registry = Registry::start(dir, Settings { tls: Some((cert.clone(), key)), ..settings });
+        let (recorder, address) = (Recorder::before(&registry.address), registry.address.clone());
+        Side { registry, recorder, address, certificate: Some(cert) }
+    }
+
     /// A client that talks to the registry itself, so that the recorder does not count its requests.
     pub fn client(&self) -> Client {
         self.registry.client()
@@ -97,12 +106,20 @@ impl Pair {
         Pair::of(false, settings)
     }
 
+    /// Starts a pair whose destination requires a login, speaks TLS itself, and has no recorder.
+    pub fn with_own_tls() -> Self {
+        Pair::made_by(Side::own_tls, login())
+    }
+
     fn of(is_behind_tls: bool, settings: Settings) -> Self {
+        Pair::made_by(if is_behind_tls { Side::behind_tls } else { Side::plain }, settings)
+    }
+
+    fn made_by(start: fn(&Path, Settings) -> Side, settings: Settings) -> Self {
         let dir = tempfile::Builder::new().prefix("sampan-test.").tempdir().expect("a private directory");
         // The source holds whatever the tests push, also manifests with layers that are elsewhere.
         let open = Settings { allows_foreign_layers: true, ..Settings::default() };
         let source = Side::plain(&dir.path().join("source"), open);
-        let start = if is_behind_tls { Side::behind_tls } else { Side::plain };
         let destination = start(&dir.path().join("destination"), settings);
         Pair { source, destination, dir }
     }

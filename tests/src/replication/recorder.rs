@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 /// A recording proxy.
 pub struct Recorder {
@@ -48,7 +49,13 @@ impl Recorder {
         let address = listener.local_addr().expect("an address").to_string();
         let shared = Arc::new(Shared {
             server: server.to_owned(),
-            ledger: Ledger { is_behind_tls, ..Ledger::default() },
+            ledger: Ledger {
+                since: Instant::now(),
+                is_behind_tls,
+                requests: Mutex::default(),
+                rules: Mutex::default(),
+                faults: AtomicUsize::new(0),
+            },
             connected: Mutex::default(),
             ended: AtomicBool::new(false),
         });
