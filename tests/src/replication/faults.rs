@@ -30,17 +30,18 @@ const PATCH: &str = "^PATCH .*/blobs/uploads/";
 const PUT_BLOB: &str = "^PUT .*/blobs/uploads/";
 const PUT_MANIFEST: &str = "^PUT .*/manifests/";
 
-/// The requests of a copy, each with a name, the side and the pattern of its line.
-pub const REQUESTS: [(&str, Place, &str); 9] = [
-    ("HEAD of the manifest at the source", Place::Source, HEAD_MANIFEST),
-    ("GET of the manifest at the source", Place::Source, GET_MANIFEST),
-    ("GET of a blob at the source", Place::Source, GET_BLOB),
-    ("HEAD of the manifest at the destination", Place::Destination, HEAD_MANIFEST),
-    ("HEAD of a blob", Place::Destination, HEAD_BLOB),
-    ("POST", Place::Destination, POST),
-    ("PATCH", Place::Destination, PATCH),
-    ("the closing PUT", Place::Destination, PUT_BLOB),
-    ("PUT of the manifest", Place::Destination, PUT_MANIFEST),
+/// The requests of a copy: name, side, pattern of the line, size of the layers. A layer of one chunk has no PATCH.
+pub const REQUESTS: [(&str, Place, &str, usize); 10] = [
+    ("HEAD of the manifest at the source", Place::Source, HEAD_MANIFEST, SMALL),
+    ("GET of the manifest at the source", Place::Source, GET_MANIFEST, SMALL),
+    ("GET of a blob at the source", Place::Source, GET_BLOB, SMALL),
+    ("HEAD of the manifest at the destination", Place::Destination, HEAD_MANIFEST, SMALL),
+    ("HEAD of a blob", Place::Destination, HEAD_BLOB, SMALL),
+    ("POST", Place::Destination, POST, SMALL),
+    ("PATCH", Place::Destination, PATCH, LARGE),
+    ("PUT of a whole blob", Place::Destination, PUT_BLOB, SMALL),
+    ("the closing PUT", Place::Destination, PUT_BLOB, LARGE),
+    ("PUT of the manifest", Place::Destination, PUT_MANIFEST, SMALL),
 ];
 
 /// The side of a fault.
@@ -105,13 +106,13 @@ impl Case {
 
 /// Answers and losses in place of one request of this kind, each of which a replication survives.
 pub fn survived_at(nth: usize) -> Vec<Case> {
-    let (what, place, pattern) = REQUESTS[nth];
+    let (what, place, pattern, layer_bytes) = REQUESTS[nth];
     // A registry that answers in place of a PATCH may have forgotten the session; the blob begins anew.
     let resent = u64::from(pattern == PATCH || pattern == PUT_BLOB);
     let case = |(fault, rule)| {
         let rules = vec![Rule::on(pattern, rule)];
         let mut case = Case::survived(place, format!("{fault} on {what}"), rules, resent);
-        case.layer_bytes = SMALL;
+        case.layer_bytes = layer_bytes;
         case
     };
     let faults = [
@@ -165,7 +166,7 @@ fn destination_bodies() -> Vec<Case> {
             1,
         ),
         case("404 on a PATCH: the session is lost", PATCH, Fault::Answer(Reply::status(404)), 1),
-        case("404 on the closing PUT: the session is lost", PUT_BLOB, Fault::Answer(Reply::status(404)), 1),
+        case("404 on a PUT: the session is lost", PUT_BLOB, Fault::Answer(Reply::status(404)), 1),
         case("416 on a PATCH", PATCH, Fault::Answer(Reply::status(416).code("BLOB_UPLOAD_INVALID")), 1),
     ]
 }

@@ -1,9 +1,11 @@
 //! A source and a destination: two registries, each with a recorder in front of it.
 
 use super::client::Client;
+use super::compare::{Repository, differences};
 use super::recorder::{Recorder, Session};
 use super::registry::{Registry, Settings};
 use crate::tls;
+use sampan_ipc::replication::Execution;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -138,6 +140,35 @@ impl Pair {
     /// Number of requests since the beginning, or since [`Pair::forget`]: at the source, at the destination.
     pub fn request_counts(&self) -> (usize, usize) {
         (self.source.recorder.requests().len(), self.destination.recorder.requests().len())
+    }
+
+    /// Panics with all differences of these tags or digests of two repositories, and all requests, if there are any.
+    pub fn assert_same(&self, source: &str, destination: &str, names: &[&str]) {
+        let (there, here) = (self.source.client(), self.destination.client());
+        let (there, here) =
+            (Repository { client: &there, name: source }, Repository { client: &here, name: destination });
+        let found = differences(there, here, names);
+        assert!(
+            found.is_empty(),
+            "{source} and {destination} differ:\n{}\n{}",
+            found.join("\n"),
+            self.requests()
+        );
+    }
+
+    /// Panics unless each upload session at the destination has ended, or the registry has forgotten it and the execution
+    /// names it.
+    pub fn assert_sessions_ended(&self, execution: &Execution) {
+        for session in self.destination.recorder.sessions() {
+            let is_named = execution.lost_sessions.iter().any(|lost| lost.contains(&session.path));
+            let lives = !self.destination.registry.living([session.location.as_str()]).is_empty();
+            assert!(!lives || session.is_over, "{session:?} lives on\n{}", self.requests());
+            assert!(
+                session.is_over || is_named,
+                "{session:?} is not named in {execution:#?}\n{}",
+                self.requests()
+            );
+        }
     }
 
     /// All requests on both sides, one a line, for the message of a failed assertion.

@@ -128,8 +128,7 @@ impl Recorder {
         downloads.map(|request| request.answer_bytes).sum()
     }
 
-    /// Paths of the upload sessions that the server opened, in order, each with the last location that it gave, and
-    /// whether the session has ended: by a commit or by a deletion.
+    /// The upload sessions that the server opened and the client heard of, in order.
     pub fn sessions(&self) -> Vec<Session> {
         let mut sessions: Vec<Session> = Vec::new();
         for request in self.requests() {
@@ -138,12 +137,20 @@ impl Recorder {
             let path = without_host(if opens { &location } else { &request.target });
             let path = path.split('?').next().unwrap_or_default().to_owned();
             if opens {
-                sessions.push(Session { path, location, is_over: false });
+                sessions.push(Session {
+                    path,
+                    location,
+                    is_over: false,
+                    is_forgotten: false,
+                    has_bytes: false,
+                });
                 continue;
             }
             let Some(session) = sessions.iter_mut().find(|session| session.path == path) else { continue };
+            session.has_bytes |= request.body_bytes > 0;
             match (request.method.as_str(), request.status) {
-                ("PUT", 201) | ("DELETE", 204 | 404) | (_, 404) => session.is_over = true,
+                ("PUT", 201) | ("DELETE", 204) => session.is_over = true,
+                (_, 404) if !request.is_faulty => session.is_forgotten = true,
                 _ if !location.is_empty() => session.location = location,
                 _ => {}
             }
@@ -167,8 +174,12 @@ pub struct Session {
     pub path: String,
     /// The last location that the server gave for it.
     pub location: String,
-    /// Whether it was committed or deleted, or the server has said that it does not know it.
+    /// Whether it was committed or deleted.
     pub is_over: bool,
+    /// Whether the server has said that it does not know it.
+    pub is_forgotten: bool,
+    /// Whether bytes were sent to it.
+    pub has_bytes: bool,
 }
 
 impl Drop for Recorder {

@@ -21,9 +21,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
 
-/// The key of the `[engine]` table with the directory of the policies. It is a guess until the engine reads policies.
-pub const POLICIES_KEY: &str = "replication-dir";
-
 /// A host that replicates.
 pub struct Replicator {
     engine: Option<Child>,
@@ -61,7 +58,7 @@ impl Replicator {
     /// Writes the engine's configuration with these additional lines; it takes effect with the next start.
     pub fn configure(&self, table: &str) {
         let text = format!(
-            "[engine]\ncerts-dir = '{}'\nregistries-conf = '{}'\n{POLICIES_KEY} = '{}'\n{table}\n",
+            "[engine]\ncerts-dir = '{}'\nregistries-conf = '{}'\nreplication-policies = '{}'\n{table}\n",
             self.host.path("certs.d").display(),
             self.host.path("registries.conf").display(),
             self.policies().display(),
