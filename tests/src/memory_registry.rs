@@ -1,10 +1,14 @@
 //! A registry in memory that follows the specification, even where real registries do not, and fails on request.
 //!
-//! It accepts uploads, keeps the bytes of an interrupted upload, mounts blobs from other repositories, and issues
-//! tokens. It records its requests and their authorization for the test.
+//! It accepts uploads, keeps the bytes of an interrupted upload, mounts blobs from other repositories, lists tags,
+//! repositories and referrers, deletes, and issues tokens. [`Behaviour`] takes single abilities away, as real registries
+//! lack them. It records its requests and their authorization for the test. `state` has the content and the answers.
 
+mod state;
+
+use self::state::State;
 use sampan_oci::digest::Digest;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,6 +49,50 @@ pub enum Fault {
     Revoke(usize),
     /// Replies with this status and these headers.
     Status(u16, String),
+    /// Revokes all tokens before the request is answered, so that the answer is 401.
+    Expire,
+    /// Forgets all uploads before the request is answered, so that a request of an upload gets 404.
+    Lose,
+}
+
+/// What the registry does differently from the specification's wishes. By default it does all that the specification
+/// asks or allows for.
+#[derive(Clone, Debug, Default)]
+pub struct Behaviour {
+    /// Lists of tags and repositories are in no order, and ignore `n` and `last`, as those of docker-registry 2.8.2.
+    pub lists_unsorted: bool,
+    /// Longest page of a list, if a request does not ask for a shorter one.
+    pub page_max: Option<usize>,
+    /// Pages have no `Link` header.
+    pub omits_links: bool,
+    /// Requests for a page that is longer than `page_max` get 400, as those for repositories from docker-registry.
+    pub refuses_long_pages: bool,
+    /// The status that a request for the list of repositories gets.
+    pub catalog_status: Option<u16>,
+    /// There is no referrers API: requests get 404, and a manifest with a subject gets no `OCI-Subject`.
+    pub has_no_referrers: bool,
+    /// Referrers are not filtered by the type of the artifact.
+    pub ignores_filters: bool,
+    /// Deletions of manifests get this status.
+    pub delete_status: Option<u16>,
+    /// Deletions of tags get 400, as from docker-registry 2.8.2.
+    pub refuses_tag_deletes: bool,
+    /// A request to mount a blob starts an upload: 202.
+    pub refuses_mounts: bool,
+    /// An upload whose request breaks off is forgotten, as by docker-registry 2.8.2.
+    pub loses_cut_uploads: bool,
+    /// Answers to manifests have no `Docker-Content-Digest`.
+    pub states_no_digest: bool,
+    /// The smallest part of a blob, announced when an upload begins.
+    pub chunk_min: Option<u64>,
+    /// Every answer warns with this text.
+    pub warning: Option<String>,
+    /// The `Content-Type` of all manifests.
+    pub content_type: Option<String>,
+    /// A token is good only for the scopes that it was requested for.
+    pub checks_scopes: bool,
+    /// A scope for which the realm issues no token, alone or among others.
+    pub refused_scope: Option<String>,
 }
 
 /// How the registry authenticates its clients.
@@ -56,22 +104,6 @@ pub struct Guard {
     pub realm: Option<String>,
 }
 
-#[derive(Default)]
-struct State {
-    blobs: HashMap<(String, String), Vec<u8>>,
-    manifests: HashMap<(String, String), (String, Vec<u8>)>,
-    uploads: HashMap<String, Vec<u8>>,
-    /// Number of uploads that were begun.
-    begun: usize,
-    requests: Vec<RecordedRequest>,
-    faults: VecDeque<(String, Fault)>,
-    guard: Option<Guard>,
-    tokens: HashSet<String>,
-    issued: usize,
-    redirect: Option<String>,
-    wrong_digest: bool,
-}
-
 /// The registry, and its realm.
 #[derive(Clone)]
 pub struct MemoryRegistry {
@@ -80,6 +112,7 @@ pub struct MemoryRegistry {
     state: Arc<Mutex<State>>,
 }
 
+#[derive(Default)]
 struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
@@ -88,7 +121,18 @@ struct Answer {
 
 impl Answer {
     fn of(status: u16) -> Self {
-        Answer { status, headers: Vec::new(), body: Vec::new() }
+        Answer { status, ..Answer::default() }
+    }
+
+    /// An error in the form of the specification.
+    fn error(status: u16, code: &str) -> Self {
+        let body = format!(r#"{{"errors":[{{"code":"{code}","message":"{code} here"}}]}}"#);
+        Answer { body: body.into_bytes(), ..Answer::of(status) }
+    }
+
+    fn json(value: &serde_json::Value) -> Self {
+        let answer = Answer { body: value.to_string().into_bytes(), ..Answer::of(200) };
+        answer.with("Content-Type", "application/json")
     }
 
     fn with(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -126,6 +170,30 @@ impl MemoryRegistry {
     /// Number of requests that begin with `line`, in the form of [`RecordedRequest::line`].
     pub fn count(&self, line: &str) -> usize {
         self.requests().iter().filter(|request| request.line().starts_with(line)).count()
+    }
+
+    /// Number of requests so far, by method.
+    pub fn methods(&self) -> BTreeMap<String, usize> {
+        let mut methods = BTreeMap::new();
+        for request in self.requests() {
+            *methods.entry(request.method).or_default() += 1;
+        }
+        methods
+    }
+
+    /// Number of uploads that were begun and have not ended.
+    pub fn uploads(&self) -> usize {
+        self.state().uploads.len()
+    }
+
+    /// Forgets all uploads, as a registry whose disk was cleaned.
+    pub fn lose_uploads(&self) {
+        self.state().uploads.clear();
+    }
+
+    /// Changes what the registry does from now on.
+    pub fn behave(&self, behaviour: Behaviour) {
+        self.state().behaviour = behaviour;
     }
 
     /// Forgets all requests so far.
@@ -169,24 +237,57 @@ impl MemoryRegistry {
         self.state().manifests.get(&(repository.to_owned(), name.to_owned())).cloned()
     }
 
+    /// Stores a blob.
+    pub fn put_blob(&self, repository: &str, bytes: &[u8]) -> Digest {
+        self.state().put_blob(repository, bytes);
+        Digest::of(bytes)
+    }
+
+    /// Stores a manifest under its digest, and as `tag` if that is not empty. Its blobs may be missing.
+    pub fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        let name = if tag.is_empty() { digest.to_string() } else { tag.to_owned() };
+        self.state().put_manifest(repository, &name, media_type, bytes);
+        digest
+    }
+
+    /// Removes a blob of a repository.
+    pub fn remove_blob(&self, repository: &str, digest: &Digest) {
+        self.state().blobs.remove(&(repository.to_owned(), digest.to_string()));
+    }
+
+    /// Names of all manifests of a repository, tags and digests, sorted.
+    pub fn names(&self, repository: &str) -> Vec<String> {
+        let state = self.state();
+        let own = state.manifests.keys().filter(|(of, _)| of == repository);
+        let mut names: Vec<String> = own.map(|(_, name)| name.clone()).collect();
+        names.sort();
+        names
+    }
+
     /// Stores an image.
     pub fn publish(&self, repository: &str, tag: &str, media_type: &str, image: &crate::registry::Image) {
         let mut state = self.state();
-        for (digest, bytes) in &image.blobs {
-            state.blobs.insert((repository.to_owned(), digest.to_string()), bytes.clone());
+        for (_, bytes) in &image.blobs {
+            state.put_blob(repository, bytes);
         }
-        for name in [tag.to_owned(), image.digest().to_string()] {
-            let manifest = (media_type.to_owned(), image.manifest.clone());
-            state.manifests.insert((repository.to_owned(), name), manifest);
-        }
+        state.put_manifest(repository, tag, media_type, &image.manifest);
     }
 
     fn converse(&self, stream: TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
         let mut stream = stream;
         while let Some((request, fault, whole)) = self.read(&mut reader) {
-            self.state().requests.push(request.clone());
-            let answer = match &fault {
+            {
+                let mut state = self.state();
+                state.requests.push(request.clone());
+                match fault {
+                    Some(Fault::Expire) => state.tokens.clear(),
+                    Some(Fault::Lose) => state.uploads.clear(),
+                    _ => {}
+                }
+            }
+            let mut answer = match &fault {
                 Some(Fault::Status(status, headers)) => {
                     let mut answer = Answer::of(*status);
                     answer.headers.extend(headers.lines().filter_map(|line| {
@@ -194,8 +295,12 @@ impl MemoryRegistry {
                     }));
                     answer
                 }
-                _ => self.answer(&request),
+                _ => self.answer(&request, whole),
             };
+            answer.headers.push(("Docker-Distribution-Api-Version".to_owned(), "registry/2.0".to_owned()));
+            if let Some(text) = &self.state().behaviour.warning {
+                answer.headers.push(("Warning".to_owned(), format!("299 - \"{text}\"")));
+            }
             if let Some(Fault::Revoke(at)) = fault {
                 let _ = write(&mut stream, &request, &answer, at);
                 self.revoke();
@@ -240,33 +345,15 @@ impl MemoryRegistry {
         Some((request, fault, most == length))
     }
 
-    fn answer(&self, request: &RecordedRequest) -> Answer {
+    fn answer(&self, request: &RecordedRequest, whole: bool) -> Answer {
         let mut state = self.state();
         if request.path == "/token" {
             return state.token(request);
         }
-        if let Some(guard) = &state.guard {
-            let word = request.header("authorization").strip_prefix("Bearer ").unwrap_or_default();
-            if !state.tokens.contains(word) {
-                let realm = guard.realm.clone().unwrap_or_else(|| format!("http://{}/token", self.address));
-                return Answer::of(401)
-                    .with("WWW-Authenticate", "Negotiate abc==, Digest realm=\"a, b\"")
-                    .with("WWW-Authenticate", format!("Bearer realm=\"{realm}\", service=\"a, test\""));
-            }
+        if let Some(refusal) = state.refuse(request, &self.address) {
+            return refusal;
         }
-        let path = request.path.strip_prefix("/v2/").unwrap_or_default();
-        match path.split_once("/blobs/").or(path.split_once("/manifests/")) {
-            _ if path.is_empty() => Answer::of(200),
-            Some((repository, name)) if path.contains("/manifests/") => {
-                state.manifests(request, repository, name)
-            }
-            Some((repository, name)) => match name.strip_prefix("uploads/") {
-                Some("") => state.begin(request, repository),
-                Some(id) => state.upload(request, repository, id),
-                None => state.blobs(request, repository, name),
-            },
-            None => Answer::of(404),
-        }
+        state.answer(request, whole)
     }
 }
 
@@ -285,122 +372,4 @@ fn write(
     stream.write_all(head.as_bytes())?;
     let body = if request.method == "HEAD" { &[][..] } else { &answer.body };
     stream.write_all(&body[..body.len().min(most)])
-}
-
-impl State {
-    fn token(&mut self, request: &RecordedRequest) -> Answer {
-        let secret = self.guard.as_ref().map_or("", |guard| &guard.secret);
-        let form = String::from_utf8_lossy(&request.body);
-        let is_known = secret.is_empty()
-            || request.header("authorization") == format!("Basic {secret}")
-            || form.split('&').any(|word| word == format!("refresh_token={secret}"));
-        if !is_known {
-            return Answer::of(401);
-        }
-        self.issued += 1;
-        let token = format!("token-{}", self.issued);
-        self.tokens.insert(token.clone());
-        let body = format!(r#"{{"token":"{token}","expires_in":300}}"#);
-        Answer { body: body.into_bytes(), ..Answer::of(200) }
-    }
-
-    fn manifests(&mut self, request: &RecordedRequest, repository: &str, name: &str) -> Answer {
-        let key = (repository.to_owned(), name.to_owned());
-        if request.method != "PUT" {
-            return match self.manifests.get(&key) {
-                Some((kind, bytes)) => {
-                    let answer = Answer { body: bytes.clone(), ..Answer::of(200) };
-                    let digest = Digest::of(bytes).to_string();
-                    answer.with("Content-Type", kind).with("Docker-Content-Digest", digest)
-                }
-                None => Answer::of(404),
-            };
-        }
-        let manifest: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
-        let layers = manifest["layers"].as_array().expect("layers").clone();
-        for blob in layers.iter().chain([&manifest["config"]]) {
-            let digest = blob["digest"].as_str().expect("a digest").to_owned();
-            if !self.blobs.contains_key(&(repository.to_owned(), digest)) {
-                return Answer::of(400);
-            }
-        }
-        let kind = request.header("content-type").to_owned();
-        self.manifests.insert(key, (kind, request.body.clone()));
-        Answer::of(201).with("Docker-Content-Digest", self.says(&request.body))
-    }
-
-    fn says(&self, bytes: &[u8]) -> String {
-        let bytes = if self.wrong_digest { b"something else" } else { bytes };
-        Digest::of(bytes).to_string()
-    }
-
-    fn blobs(&mut self, request: &RecordedRequest, repository: &str, digest: &str) -> Answer {
-        let Some(bytes) = self.blobs.get(&(repository.to_owned(), digest.to_owned())) else {
-            return Answer::of(404);
-        };
-        if let Some(address) = self.redirect.as_ref().filter(|_| request.method == "GET") {
-            return Answer::of(307).with("Location", format!("http://{address}{}", request.path));
-        }
-        let from = request.header("range").strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
-        match from.and_then(|from| from.parse::<usize>().ok()) {
-            Some(from) if from < bytes.len() => {
-                let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-                Answer { body: bytes[from..].to_vec(), ..Answer::of(206) }.with("Content-Range", range)
-            }
-            _ => Answer { body: bytes.clone(), ..Answer::of(200) },
-        }
-    }
-
-    fn begin(&mut self, request: &RecordedRequest, repository: &str) -> Answer {
-        let words: HashMap<&str, &str> =
-            request.query.split('&').filter_map(|word| word.split_once('=')).collect();
-        if let (Some(digest), Some(from)) = (words.get("mount"), words.get("from"))
-            && let Some(bytes) = self.blobs.get(&((*from).to_owned(), (*digest).to_owned())).cloned()
-        {
-            self.blobs.insert((repository.to_owned(), (*digest).to_owned()), bytes);
-            return Answer::of(201).with("Docker-Content-Digest", *digest);
-        }
-        // A counter, not the number of recorded requests: two concurrent uploads are both recorded before either gets a
-        // reply.
-        self.begun += 1;
-        let id = format!("upload-{}", self.begun);
-        self.uploads.insert(id.clone(), Vec::new());
-        Answer::of(202)
-            .with("Location", format!("/v2/{repository}/blobs/uploads/{id}?_state=a"))
-            .with("Range", "0-0")
-    }
-
-    fn upload(&mut self, request: &RecordedRequest, repository: &str, id: &str) -> Answer {
-        let Some(mut bytes) = self.uploads.remove(id) else {
-            return Answer::of(404);
-        };
-        let location = format!("/v2/{repository}/blobs/uploads/{id}?_state={}", self.requests.len());
-        let going_on = |state: &mut State, status: u16, bytes: Vec<u8>| {
-            let range = format!("0-{}", bytes.len().saturating_sub(1));
-            state.uploads.insert(id.to_owned(), bytes);
-            Answer::of(status).with("Location", location.clone()).with("Range", range)
-        };
-        match request.method.as_str() {
-            "GET" => going_on(self, 204, bytes),
-            "PATCH" => {
-                let from = request.header("content-range").split_once('-').map_or("", |(from, _)| from);
-                if from.parse() != Ok(bytes.len()) {
-                    return going_on(self, 416, bytes);
-                }
-                bytes.extend(&request.body);
-                going_on(self, 202, bytes)
-            }
-            "PUT" => {
-                bytes.extend(&request.body);
-                let digest = request.query.split('&').find_map(|word| word.strip_prefix("digest="));
-                if digest != Some(Digest::of(&bytes).to_string().as_str()) {
-                    return Answer::of(400);
-                }
-                let says = self.says(&bytes);
-                self.blobs.insert((repository.to_owned(), Digest::of(&bytes).to_string()), bytes);
-                Answer::of(201).with("Docker-Content-Digest", says)
-            }
-            _ => Answer::of(405),
-        }
-    }
 }
