@@ -1,19 +1,22 @@
 //! The commands of replication against an engine that this file plays: the requests that they send, what they print,
 //! their exit status, and what signals do.
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Job, JobState, Opening, Phase, Request, Row};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_ipc::replication::{
     Artifact, Artifacts, Bytes, ErrorClass, Execution, ExecutionRequest, LastError, Listing, Options,
     Outcome, Policy, Replicate, Sparse, State, Task,
 };
-use sampan_tests::host::{PATIENCE, binary};
+use sampan_tests::host::{PATIENCE, binary, wait_until};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -426,7 +429,7 @@ fn ctrl_c_stops_the_execution_and_then_prints_its_report() {
     assert_eq!(ran.status.signal(), Some(Signal::SIGINT as i32), "{}", ran.stderr);
     assert!(ran.stdout.contains("1 artifact: 1 stopped"), "{}", ran.stdout);
     let said = "\
-note: stopping execution 7; press Ctrl-C again to leave it alone
+note: stopping execution 7; a second Ctrl-C does not wait for its end
 error: execution 7 was stopped
 hint: sampan replication resume 7 continues it
 ";
@@ -465,8 +468,14 @@ fn a_second_ctrl_c_leaves_and_other_signals_leave_at_once() {
     let mut running = Running::start(engine.sampan(&["replicate", "a.example/x", "b.example/x"]));
     running.await_text("uploading");
     running.signal(Signal::SIGINT);
+    let mut note = [0; 6];
+    running.0.stderr.as_mut().expect("piped").read_exact(&mut note).expect("a note");
     assert!(engine.requests.await_one(stopped));
-    running.signal(Signal::SIGINT);
+    // The note comes before a second signal ends the command, so the first one that does may be a later one.
+    while running.0.try_wait().expect("ours").is_none() {
+        running.signal(Signal::SIGINT);
+        thread::yield_now();
+    }
     assert_eq!(running.end().status.signal(), Some(Signal::SIGINT as i32));
     assert_eq!(engine.asked().iter().filter(|request| stopped(request)).count(), 1);
     // A command that only watches leaves the execution alone.
@@ -482,6 +491,53 @@ fn a_second_ctrl_c_leaves_and_other_signals_leave_at_once() {
         assert_eq!(ran.stderr, "note: execution 7 goes on; sampan replication stop 7 stops it\n");
         assert!(!engine.asked().iter().any(stopped));
     }
+}
+
+#[test]
+fn an_interrupt_that_comes_twice_at_once_stops_the_execution() {
+    let report = Report::new(State::Stopped, Vec::new());
+    for _ in 0..10 {
+        let engine = FakeEngine::with(report.clone(), stopped);
+        let mut running = Running::start(engine.sampan(&["replicate", "a.example/x", "b.example/x"]));
+        running.await_text("uploading");
+        running.signal(Signal::SIGINT);
+        running.signal(Signal::SIGINT);
+        assert_eq!(running.end().status.signal(), Some(Signal::SIGINT as i32));
+        // The second one may have ended the command before the engine has read the request.
+        assert!(engine.requests.await_one(stopped));
+    }
+}
+
+#[test]
+fn ctrl_c_stops_an_execution_whose_progress_nobody_reads() {
+    let engine = FakeEngine::start(|request, peer| match request {
+        Request::Replicate(_) => {
+            peer.send(Answer::Job(one_failed().job()));
+            // More lines than the pipe holds.
+            for attempt in 1..500 {
+                let row = Row { index: 1, attempt, note: "x".repeat(100), ..Row::default() };
+                peer.send(Answer::Rows { job: ID, rows: vec![row] });
+            }
+            peer.await_end();
+        }
+        request => {
+            assert!(stopped(request), "unexpected: {request:?}");
+            peer.done();
+        }
+    });
+    let (_reader, writer) = pipe().expect("a pipe");
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
+    let mut command = engine.sampan(&["replicate", "a.example/x", "b.example/x"]);
+    command.stdout(writer.try_clone().expect("a descriptor"));
+    let mut running = Running::start(command);
+    let is_full = || {
+        let mut fds = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    };
+    wait_until("the pipe to be full", String::new, is_full);
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.0.wait().expect("ours").signal(), Some(Signal::SIGINT as i32));
+    assert!(engine.asked().iter().any(stopped));
 }
 
 #[test]

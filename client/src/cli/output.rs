@@ -206,7 +206,8 @@ pub(crate) fn report(failure: &Failure) {
 /// Writes `text` to standard output at once, or to standard error after [`redirect_to_stderr`].
 ///
 /// # Errors
-/// `Interrupted` if a signal was caught and the reader accepts nothing; otherwise the error of write(2).
+/// `Interrupted` if a signal was caught and the reader accepts nothing; otherwise the error of write(2). A command that
+/// goes on after SIGINT still waits for the reader for a moment.
 pub(crate) fn write(text: &str) -> io::Result<()> {
     let target = target();
     let mut rest = text.as_bytes();
@@ -217,6 +218,7 @@ pub(crate) fn write(text: &str) -> io::Result<()> {
         match poll(&mut fds, wait) {
             Ok(1..) => {}
             _ if is_signalled => return Err(io::ErrorKind::Interrupted.into()),
+            Ok(_) if signals::is_interrupted() => return Err(io::ErrorKind::Interrupted.into()),
             _ => continue,
         }
         match nix::unistd::write(target, part) {

@@ -59,21 +59,31 @@ impl Signals {
     }
 }
 
-/// The first SIGINT of a command that goes on after it. A second SIGINT ends this process.
+/// Whether an [`Interrupt`] of this process has come.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// The first SIGINT of a command that goes on after it.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt {
     has_come: Arc<AtomicBool>,
+    is_deadly: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// Catches the first SIGINT, which writes a byte to `wake`.
+    /// Catches SIGINT, which writes a byte to `wake`.
     pub(crate) fn catch(wake: &UnixStream) -> io::Result<Self> {
-        let has_come = Arc::new(AtomicBool::new(false));
-        // The handlers run in the order of their registration, so during the first SIGINT the flag is not set yet.
-        flag::register_conditional_default(SIGINT, Arc::clone(&has_come))?;
-        flag::register(SIGINT, Arc::clone(&has_come))?;
+        let interrupt =
+            Interrupt { has_come: Arc::clone(&INTERRUPTED), is_deadly: Arc::new(AtomicBool::new(false)) };
+        flag::register_conditional_default(SIGINT, Arc::clone(&interrupt.is_deadly))?;
+        flag::register(SIGINT, Arc::clone(&interrupt.has_come))?;
         low_level::pipe::register(SIGINT, wake.try_clone()?)?;
-        Ok(Interrupt { has_come })
+        Ok(interrupt)
+    }
+
+    /// Lets the next SIGINT end this process. Not before the command has reacted to the first one: some programs pass
+    /// on the SIGINT that this process gets from the terminal, too.
+    pub(crate) fn let_next_end(&self) {
+        self.is_deadly.store(true, Ordering::SeqCst);
     }
 
     /// Whether the first SIGINT has come.
@@ -85,6 +95,11 @@ impl Interrupt {
 /// The last signal that this process has caught; always `None` before [`Signals::catch`].
 pub(crate) fn caught() -> Option<i32> {
     number(&CAUGHT)
+}
+
+/// Whether the first SIGINT of a command that goes on after it has come; always `false` before [`Interrupt::catch`].
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
 fn number(caught: &AtomicUsize) -> Option<i32> {

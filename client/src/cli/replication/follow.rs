@@ -6,6 +6,7 @@
 
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::replication::{Report as Shown, ReportFormat};
+use crate::cli::engine::finish;
 use crate::cli::error::Failure;
 use crate::cli::job::view::{self, View, unwritable};
 use crate::cli::json;
@@ -115,6 +116,10 @@ fn close(report: &Report, shown: &Shown, is_interrupted: bool) -> Result<(), Fai
         (true, _) => document(),
         (false, true) => String::new(),
         (false, false) => table_report::closing(report, view::columns()),
+    })
+    .map_err(|failure| match is_interrupted {
+        true => Failure { signal: Some(SIGINT), ..failure },
+        false => failure,
     })?;
     let problems = report.problems();
     // A person with a table needs no copy of a long list.
@@ -187,6 +192,13 @@ impl Following<'_> {
         self.streams.add(self.engine.request(request, &[])?);
         let followed = self.follow(interrupt.as_ref());
         drop(watcher);
+        if followed.is_err() && signals::is_interrupted() {
+            // The reader accepts nothing more. Stop the execution nevertheless.
+            if let Some(id) = self.execution.filter(|_| !self.is_stopping) {
+                finish(self.engine.request(stop_request(id), &[])?)?;
+            }
+            signals::die_of(SIGINT);
+        }
         if let Some(signal) = signals.caught() {
             if let Some(id) = self.execution {
                 output::note(&format!("execution {id} goes on; sampan replication stop {id} stops it"));
@@ -203,8 +215,9 @@ impl Following<'_> {
     fn follow(&mut self, interrupt: Option<&Interrupt>) -> Result<(), Failure> {
         self.view.begin(0).map_err(|error| unwritable(&error))?;
         while self.end.is_none() {
-            if interrupt.is_some_and(Interrupt::has_come) {
+            if let Some(interrupt) = interrupt.filter(|interrupt| interrupt.has_come()) {
                 self.stop().map_err(|error| unwritable(&error))?;
+                interrupt.let_next_end();
             }
             let tick = self.view.is_moving().then_some(TICK);
             match self.streams.next_within(tick)? {
@@ -245,13 +258,17 @@ impl Following<'_> {
     fn stop(&mut self) -> io::Result<()> {
         let Some(id) = self.execution.filter(|_| !self.is_stopping) else { return Ok(()) };
         self.is_stopping = true;
-        self.view.note(0, &format!("stopping execution {id}; press Ctrl-C again to leave it alone"))?;
-        match self.engine.request(Request::Execution { id, request: ExecutionRequest::Stop }, &[]) {
+        match self.engine.request(stop_request(id), &[]) {
             Ok(answers) => {
                 self.streams.add(answers);
-                Ok(())
+                self.view
+                    .note(0, &format!("stopping execution {id}; a second Ctrl-C does not wait for its end"))
             }
             Err(error) => self.view.note(0, &format!("cannot stop execution {id}: {}", chain(&error))),
         }
     }
+}
+
+fn stop_request(id: u64) -> Request {
+    Request::Execution { id, request: ExecutionRequest::Stop }
 }
