@@ -307,10 +307,7 @@ fn a_refused_mount_goes_on_as_an_upload() {
     else {
         panic!("202 is not mounted");
     };
-    assert_eq!(
-        with_payload(b"blob", |part| client.upload_part(&mut upload, &digest, 0, part)).expect("sent"),
-        4
-    );
+    assert_eq!(client.upload_bytes(&mut upload, &digest, 0, b"blob").expect("sent"), 4);
     client.finish_upload(&upload, &digest, None).expect("finished");
     assert_eq!(registry.blob("to", &digest).expect("there"), b"blob");
     assert_eq!((registry.count("POST"), registry.uploads()), (1, 0), "the session of the answer is used");
@@ -326,7 +323,7 @@ fn an_upload_is_taken_up_by_another_process() {
         let client = client_with(&registry, "a", &access).for_push([]);
         let mut upload = begin(&client, &digest);
         assert_eq!(upload.chunk_min(), 4);
-        let sent = with_payload(&bytes[..6], |part| client.upload_part(&mut upload, &digest, 0, part));
+        let sent = client.upload_bytes(&mut upload, &digest, 0, &bytes[..6]);
         assert_eq!(sent.expect("sent"), 6);
         upload.location().to_owned()
     };
@@ -334,7 +331,7 @@ fn an_upload_is_taken_up_by_another_process() {
     let client = client_with(&registry, "a", &access).for_push([]);
     let mut upload = Upload::restore(location).expect("a URL");
     assert_eq!(client.upload_offset(&mut upload).expect("answered"), Some(6));
-    let sent = with_payload(&bytes[6..], |part| client.upload_part(&mut upload, &digest, 6, part));
+    let sent = client.upload_bytes(&mut upload, &digest, 6, &bytes[6..]);
     assert_eq!(sent.expect("sent"), bytes.len() as u64);
     client.finish_upload(&upload, &digest, None).expect("finished");
     assert_eq!(registry.blob("a", &digest).expect("there"), bytes);
@@ -367,12 +364,12 @@ fn an_upload_is_ended_or_unknown() {
     assert!(!client.cancel_upload(&ended).expect("answered"), "it is unknown now");
     registry.lose_uploads();
     assert_eq!(client.upload_offset(&mut lost).expect("answered"), None);
-    let refused = with_payload(b"blob", |part| client.upload_part(&mut lost, &digest, 0, part));
+    let refused = client.upload_bytes(&mut lost, &digest, 0, b"blob");
     assert!(matches!(refused, Err(RegistryError::NotFound { .. })));
     let mut cut = begin(&client, &digest);
     registry.behave(Behaviour { loses_cut_uploads: true, ..Behaviour::default() });
     registry.fail("PATCH a/", Fault::Cut(2));
-    with_payload(b"blob", |part| client.upload_part(&mut cut, &digest, 0, part)).expect_err("cut");
+    client.upload_bytes(&mut cut, &digest, 0, b"blob").expect_err("cut");
     assert!(!client.cancel_upload(&cut).expect("answered"), "the registry has forgotten it");
 }
 
@@ -385,10 +382,7 @@ fn a_token_that_ends_in_mid_upload_is_renewed_once() {
     let mut upload = begin(&client, &digest);
     registry.forget();
     registry.fail("PATCH a/", Fault::Expire);
-    assert_eq!(
-        with_payload(b"blob", |part| client.upload_part(&mut upload, &digest, 0, part)).expect("sent"),
-        4
-    );
+    assert_eq!(client.upload_bytes(&mut upload, &digest, 0, b"blob").expect("sent"), 4);
     registry.fail("PUT a/", Fault::Expire);
     client.finish_upload(&upload, &digest, None).expect("finished");
     assert_eq!((registry.count("PATCH"), registry.count("PUT"), registry.count("GET /token")), (2, 2, 2));
@@ -488,7 +482,7 @@ fn a_large_part_is_sent_from_memory_as_it_is() {
     let bytes: Vec<u8> = (0..9_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let digest = Digest::of(&bytes);
     let mut upload = begin(&client, &digest);
-    let sent = with_payload(&bytes, |part| client.upload_part(&mut upload, &digest, 0, part));
+    let sent = client.upload_bytes(&mut upload, &digest, 0, &bytes);
     assert_eq!(sent.expect("sent"), bytes.len() as u64);
     client.finish_upload(&upload, &digest, None).expect("finished");
     assert!(registry.blob("a", &digest).expect("there") == bytes);

@@ -8,6 +8,7 @@ use crate::headers::number_in;
 use crate::registry::Registry;
 use ::http::{HeaderName, Method, Response, StatusCode, Uri, header};
 use sampan_oci::digest::Digest;
+use std::io::Read;
 use ureq::Body;
 
 const OCTETS: &str = "application/octet-stream";
@@ -129,6 +130,23 @@ impl Registry {
             }
             _ => Err(self.status_error(&what, response)),
         }
+    }
+
+    /// Sends `bytes`, the part of a blob from byte `at` on, like [`Registry::upload_part`]. The bytes are copied only
+    /// into the buffer of the connection, some KiB at a time.
+    ///
+    /// # Errors
+    /// As [`Registry::upload_part`].
+    pub fn upload_bytes(
+        &self,
+        upload: &mut Upload,
+        digest: &Digest,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<u64, RegistryError> {
+        let payload =
+            Payload { len: bytes.len() as u64, open: &|| Ok(Box::new(bytes) as Box<dyn Read + '_>) };
+        self.upload_part(upload, digest, at, &payload)
     }
 
     /// Finishes an upload. A small blob is sent as a whole in this request, as `whole`.
