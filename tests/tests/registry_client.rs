@@ -139,8 +139,7 @@ fn referrers_are_listed_and_filtered_by_either_side() {
         Behaviour { ignores_filters: true, page_max: Some(2), ..Behaviour::default() },
     ] {
         let registry = behaving(behaviour.clone());
-        let mut signatures: Vec<Digest> = Vec::new();
-        signatures.push(refer(&registry, "sig/x+json", &subject));
+        let signatures = [refer(&registry, "sig/x+json", &subject)];
         refer(&registry, "sig/x+json", &Digest::of(b"another subject"));
         (0..4).for_each(|n| drop(refer(&registry, &format!("sbom/{n}"), &subject)));
         let client = client(&registry, "a");

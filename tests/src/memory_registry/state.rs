@@ -1,6 +1,6 @@
 //! The content of a registry in memory, and its answer to each request.
 
-use super::{Answer, Behaviour, Fault, Guard, RecordedRequest};
+use super::exchange::{Answer, Behaviour, Fault, Guard, RecordedRequest};
 use sampan_oci as oci;
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use serde_json::{Value, json};
