@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]...
-//!       [--registry nginx|sampan|docker-registry]
+//!       [--registry nginx|sampan|docker-registry] [--layers N] [--size MB]
 //! ```
 //!
-//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull` or `run`; without one, all are measured. SYSTEM is `bare`,
-//! `sampan`, `redis`, `nats` or `mosquitto`. Every figure is the median of N runs [default: 5]; runs of the systems
-//! alternate, so that noise of the machine affects all. `--scale N` makes the runs of `fanout` N times longer. The
-//! benchmark starts private servers in private directories, on Unix sockets or loopback, and ends them. It reads CPU
+//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull`, `run` or `replicate`; without one, all are measured. SYSTEM is
+//! `bare`, `sampan`, `redis`, `nats` or `mosquitto`. Every figure is the median of N runs [default: 5]; runs of the
+//! systems alternate, so that noise of the machine affects all. `--scale N` makes the runs of `fanout` N times longer.
+//! The benchmark starts private servers in private directories, on Unix sockets or loopback, and ends them. It reads CPU
 //! time from the kernel's clocks and does not infer it from elapsed time.
 //!
 //! `pull` has four images (S, M, M-zstd, L), of which `--image` selects some. `--puller` selects the pullers whose name
 //! contains WORD. They pull from nginx, or with `--registry` from `sampan serve` or docker-registry. In `run`,
-//! `--puller` selects the runners by their names, and only the first table is printed.
+//! `--puller` selects the runners by their names, and only the first table is printed. `replicate` copies an image of N
+//! layers of MB megabytes [default: 6 of 84].
 //!
 //! The benchmark runs itself as `bench receive …`, `bench floor …` and `bench measure …`, since a measured part must be
 //! a separate process.
@@ -36,6 +37,7 @@ mod pull;
 mod puller;
 mod receive;
 mod registries;
+mod replicate;
 mod run;
 mod runner;
 mod server;
@@ -50,7 +52,7 @@ use system::System;
 /// Measures and prints one or several tables.
 type Table = fn(&Options) -> io::Result<()>;
 
-const TABLES: [(&str, Table); 7] = [
+const TABLES: [(&str, Table); 8] = [
     ("fanout", fanout::run),
     ("latency", latency::run),
     ("ingest", ingest::run),
@@ -58,6 +60,7 @@ const TABLES: [(&str, Table); 7] = [
     ("flash", flash::run),
     ("pull", pull::run),
     ("run", run::run),
+    ("replicate", replicate::run),
 ];
 
 fn main() -> io::Result<()> {
@@ -82,13 +85,15 @@ fn main() -> io::Result<()> {
 fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     let usage = |what: String| {
         io::Error::other(format!(
-            "{what}\nusage: bench [fanout|latency|ingest|idle|flash|pull|run]... [--runs N] \
+            "{what}\nusage: bench [fanout|latency|ingest|idle|flash|pull|run|replicate]... [--runs N] \
              [--only bare|sampan|redis|nats|mosquitto]... [--scale N] \
-             [--image S|M|M-zstd|L]... [--puller WORD]... [--registry nginx|sampan|docker-registry]"
+             [--image S|M|M-zstd|L]... [--puller WORD]... [--registry nginx|sampan|docker-registry] \
+             [--layers N] [--size MB]"
         ))
     };
     let (mut tables, mut runs, mut only, mut scale) = (Vec::new(), 5, Vec::new(), 1);
     let (mut images, mut pullers, mut registry) = (Vec::new(), Vec::new(), registries::Registry::Nginx);
+    let (mut layers, mut layer_bytes) = (6, 84_000_000);
     let positive = |arg: &str, text: &str| {
         text.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| usage(format!("{arg} {text}?")))
     };
@@ -98,6 +103,8 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
         match arg.as_str() {
             "--runs" => runs = positive(arg, value()?)?,
             "--scale" => scale = positive(arg, value()?)?,
+            "--layers" => layers = positive(arg, value()?)?,
+            "--size" => layer_bytes = positive(arg, value()?)?.saturating_mul(1_000_000),
             "--image" => match value()? {
                 name if images::SHAPES.iter().any(|shape| shape.name == name) => images.push(name.clone()),
                 name => return Err(usage(format!("--image {name}?"))),
@@ -118,5 +125,5 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     }
     let wanted = |system: &System| only.is_empty() || only.contains(system);
     let systems = System::ALL.into_iter().filter(wanted).filter(System::is_installed).collect();
-    Ok((tables, Options { runs, systems, scale, images, pullers, registry }))
+    Ok((tables, Options { runs, systems, scale, images, pullers, registry, layers, layer_bytes }))
 }

@@ -18,6 +18,10 @@ pub struct Options {
     pub pullers: Vec<String>,
     /// The registry that images are pulled from.
     pub registry: Registry,
+    /// Number of layers of the image that is replicated.
+    pub layers: u64,
+    /// Bytes of each of these layers.
+    pub layer_bytes: u64,
 }
 
 impl Options {

@@ -213,7 +213,9 @@ impl Running {
     }
 
     /// Cost of `client`, and of the daemon meanwhile.
-    fn cost_with(&self, client: &Command) -> io::Result<Cost> {
+    ///
+    /// # Errors The client fails, or the daemon has ended.
+    pub fn cost_with(&self, client: &Command) -> io::Result<Cost> {
         cost_with(&[self.0.id()], client)
     }
 }
