@@ -3,13 +3,16 @@
 use sampan_oci as oci;
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_oci::reference::Reference;
+use sampan_registry::config::Registries;
 use sampan_registry::host_gate::HostGates;
+use sampan_registry::mirrors::Mirrors;
 use sampan_registry::retry::{self, Backoff};
 use sampan_registry::{Access, Payload, Registry, RegistryError, Upload, UploadStart};
 use sampan_tests::memory_registry::{Behaviour, Fault, Guard, MemoryRegistry};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -459,6 +462,30 @@ fn a_refusal_without_a_time_pauses_the_host_too() {
     assert_eq!(client_with(&registry, "b", &access).manifest_head("t").expect("answered"), None);
     // At most a half of the pause is taken off.
     assert!(began.elapsed() >= retry::REFUSED_FIRST / 2, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_mirror_in_a_pause_is_passed_over_at_once() {
+    let (home, mirror) = (MemoryRegistry::start(), MemoryRegistry::start());
+    let digest = store_index(&home, "a", "t");
+    let blob = home.put_blob("a", b"blob");
+    let conf = format!(
+        "[[registry]]\nprefix = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n",
+        home.address, mirror.address
+    );
+    let registries = Registries::parse(&conf, Path::new("/conf")).expect("good");
+    let access = Access { registries: Arc::new(registries), ..Access::default() };
+    let reference = Reference::parse(&format!("{}/a:t", home.address)).expect("a name");
+    mirror.fail("GET a/manifests/t", Fault::Status(429, "Retry-After: 100".to_owned()));
+    for _ in 0..2 {
+        let mirrors = Mirrors::new(&reference, &access);
+        assert_eq!(mirrors.manifest("t").expect("fetched").digest, digest);
+        mirrors.wait_until_open(&blob);
+        assert_eq!(mirrors.small_blob(&blob, 4).expect("fetched"), b"blob");
+    }
+    let mirrors = Mirrors::new(&reference, &access);
+    assert_eq!(mirrors.small_blob(&blob, 4).expect("fetched"), b"blob", "a blob searched from the mirror on");
+    assert_eq!(mirror.requests().len(), 1, "it is not asked again");
 }
 
 #[test]
