@@ -37,7 +37,8 @@ pub struct TaskModel {
 impl Model {
     /// Applies one record. Records that contradict the state are ignored, as late news is.
     pub fn apply(&mut self, record: &Record) {
-        if self.execution.state.is_final() && !matches!(record, Record::SessionEnded { .. }) {
+        let is_late = !matches!(record, Record::SessionEnded { .. } | Record::LostSessions(_));
+        if self.execution.state.is_final() && is_late {
             return;
         }
         match record {
@@ -89,6 +90,20 @@ impl Model {
                     self.execution.lost_sessions.push(session.location);
                 }
             }
+            Record::TaskSnapshot(task) => {
+                self.tasks.push(TaskModel { task: (**task).clone(), artifacts: Vec::new() });
+            }
+            Record::ArtifactSnapshots { task, artifacts } => {
+                let Some(task) = self.tasks.get_mut(*task as usize) else { return };
+                task.artifacts.extend_from_slice(artifacts);
+            }
+            Record::BlobSnapshots { task, artifact, blobs } => {
+                let Some(task) = self.tasks.get_mut(*task as usize) else { return };
+                let Some(artifact) = task.artifacts.get_mut(*artifact as usize) else { return };
+                artifact.blobs.extend_from_slice(blobs);
+            }
+            Record::ExecutionSnapshot(execution) => self.execution = (**execution).clone(),
+            Record::LostSessions(locations) => self.execution.lost_sessions.extend_from_slice(locations),
         }
     }
 

@@ -4,7 +4,9 @@
 //! restarted engine has the state that its predecessor had. Pure.
 
 use sampan_ipc::engine::Credential;
-use sampan_ipc::replication::{Bytes, LastError, Operation, Options, Outcome, State, Trigger};
+use sampan_ipc::replication::{
+    Artifact, Blob, Bytes, Execution, LastError, Operation, Options, Outcome, State, Task, Trigger,
+};
 use serde::{Deserialize, Serialize};
 
 /// What an execution is asked to do.
@@ -158,6 +160,30 @@ pub enum Record {
         /// Whether the destination no longer knew the session, so that its bytes may remain there for a while.
         is_lost: bool,
     },
+    /// A task as it was when the journal was rewritten; its number is the number of tasks before it. Only the journal
+    /// itself writes this record and those below.
+    TaskSnapshot(Box<Task>),
+    /// Artifacts of a task as they were when the journal was rewritten, without their blobs; in several records if
+    /// there are many.
+    ArtifactSnapshots {
+        /// The task's number.
+        task: u32,
+        /// The artifacts, which follow those that the task has.
+        artifacts: Vec<Artifact>,
+    },
+    /// Blobs of an artifact as they were when the journal was rewritten; in several records if there are many.
+    BlobSnapshots {
+        /// The task's number.
+        task: u32,
+        /// The artifact's number in the task.
+        artifact: u32,
+        /// The blobs, which follow those that the artifact has.
+        blobs: Vec<Blob>,
+    },
+    /// The execution as it was when the journal was rewritten, without its lost sessions.
+    ExecutionSnapshot(Box<Execution>),
+    /// Lost sessions of the execution when the journal was rewritten; in several records if there are many.
+    LostSessions(Vec<String>),
 }
 
 impl Record {
