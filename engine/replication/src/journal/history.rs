@@ -332,3 +332,98 @@ fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
 pub(super) fn execution(body: &[u8]) -> Option<Execution> {
     postcard::take_from_bytes(body).ok().map(|(execution, _)| execution)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::past::Described;
+    use super::*;
+
+    fn entry(id: u64, bytes: usize) -> Past {
+        let execution = Execution { id, source: "x".repeat(bytes), ..Execution::default() };
+        Past { described: Described { execution, tasks: Vec::new() }, order: None }
+    }
+
+    fn ids(history: &History) -> Vec<u64> {
+        history.backwards().filter_map(|body| execution(&body)).map(|execution| execution.id).collect()
+    }
+
+    fn filled(dir: &Path, lens: &[usize]) -> History {
+        let mut history = History::new(dir.to_owned());
+        for (len, id) in lens.iter().zip(1..) {
+            history.append(&entry(id, *len), false).expect("appended");
+        }
+        history
+    }
+
+    #[test]
+    fn the_history_is_read_backwards_whatever_the_entries_lengths() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = filled(dir.path(), &[0, 1, 70_000, 5, 65_500, 65_536, 200_000, 9, 3]);
+        assert_eq!(ids(&history), (1..=9).rev().collect::<Vec<_>>());
+        assert_eq!(ids(&History::new(dir.path().to_owned())).len(), 9);
+    }
+
+    #[test]
+    fn the_oldest_segment_goes_when_the_history_is_full() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = filled(dir.path(), &[1 << 20; 100]);
+        let sum = || -> u64 {
+            let files = fs::read_dir(dir.path()).expect("a directory");
+            files.map(|file| file.expect("an entry").metadata().expect("a file").len()).sum()
+        };
+        assert!(sum() <= HISTORY_MAX && sum() > HISTORY_MAX / 4 * 3, "{}", sum());
+        let found = ids(&history);
+        assert_eq!(found, (101 - found.len() as u64..=100).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_incomplete_entry_is_cut_off_before_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(filled(dir.path(), &[5, 5]));
+        let path = dir.path().join("1");
+        let two = fs::read(&path).expect("read");
+        filled(dir.path(), &[]).append(&entry(3, 5), true).expect("appended");
+        let three = fs::read(&path).expect("read");
+        for len in two.len()..three.len() {
+            fs::write(&path, &three[..len]).expect("cut");
+            let mut history = History::new(dir.path().to_owned());
+            assert_eq!(ids(&history), [2, 1], "cut at {len}");
+            history.append(&entry(4, 5), true).expect("appended");
+            assert_eq!(ids(&history), [4, 2, 1], "cut at {len}");
+            assert!(!dir.path().join("2").exists());
+        }
+        for len in 0..START as usize {
+            fs::write(&path, &three[..len]).expect("cut");
+            let mut history = History::new(dir.path().to_owned());
+            history.append(&entry(4, 5), true).expect("appended");
+            assert_eq!(ids(&history), [4], "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn damage_costs_only_the_entries_around_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(filled(dir.path(), &[1 << 20; 20]));
+        let path = dir.path().join("2");
+        let mut bytes = fs::read(&path).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        let found = ids(&History::new(dir.path().to_owned()));
+        assert_eq!(found.len(), 19, "{found:?}");
+        let at = |id| found.iter().position(|found| *found == id);
+        assert!(at(8) > at(14) && at(1).is_some() && at(20) == Some(0), "{found:?}");
+    }
+
+    #[test]
+    fn a_segment_of_another_version_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let newer = b"SMPHIST\x02 of a later engine";
+        fs::write(dir.path().join("5"), newer).expect("written");
+        let mut history = History::new(dir.path().to_owned());
+        assert!(ids(&history).is_empty());
+        history.append(&entry(1, 5), true).expect("appended");
+        assert_eq!(ids(&history), [1]);
+        assert_eq!(fs::read(dir.path().join("5")).expect("read"), newer);
+    }
+}

@@ -117,3 +117,73 @@ fn len<T: Serialize>(value: &T) -> usize {
     // A writer that only counts needs no memory, but postcard offers one only as an experiment.
     postcard::to_allocvec(value).map_or(usize::MAX / 4, |bytes| bytes.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::order;
+    use super::*;
+    use sampan_ipc::replication::{Blob, LastError, Outcome};
+
+    fn artifact(nth: u32, state: State) -> Artifact {
+        let failed = LastError { class: ErrorClass::Temporary, message: "the network failed".to_owned() };
+        let good = Blob { digest: "sha256:1".to_owned(), outcome: Outcome::Copied, ..Blob::default() };
+        let error = if state == State::Error { failed } else { LastError::default() };
+        let bad = Blob { digest: "sha256:2".to_owned(), error: error.clone(), ..Blob::default() };
+        Artifact {
+            source: format!("{nth}"),
+            state,
+            outcome: Outcome::Copied,
+            error,
+            blobs: vec![good, bad],
+            ..Artifact::default()
+        }
+    }
+
+    #[test]
+    fn a_huge_execution_keeps_its_counts_and_what_failed() {
+        let mut model = Model { order: order(), ..Model::default() };
+        model.execution.lost_sessions = vec!["https://".repeat(100); 1000];
+        for nth in 0..3000 {
+            let state = if nth == 2999 { State::Error } else { State::Finished };
+            let task = Task { index: nth, state, source: "repository/".repeat(20), ..Task::default() };
+            let artifacts = (0..20).map(|nth| artifact(nth, if nth == 19 { state } else { State::Finished }));
+            model.tasks.push(TaskModel { task, artifacts: artifacts.collect() });
+        }
+        let past = past(&model);
+        let bytes = len(&past);
+        assert!(bytes <= PAST_MAX && bytes > PAST_MAX / 2, "{bytes}");
+        let execution = &past.described.execution;
+        assert_eq!(
+            (execution.tasks, execution.artifacts.total, execution.artifacts.failed),
+            (3000, 60_000, 1)
+        );
+        let (task, artifacts) = past.described.tasks.last().expect("a task");
+        assert_eq!((task.index, task.artifacts.failed), (2999, 1));
+        let failed = artifacts.last().expect("an artifact");
+        assert_eq!((failed.source.as_str(), failed.blobs.len()), ("19", 1), "with the blob that failed");
+        assert_eq!(past.order.as_ref().map(|order| order.credentials.len()), Some(0));
+    }
+
+    #[test]
+    fn an_order_that_is_too_long_is_left_out_but_not_the_execution() {
+        let mut model = Model { order: order(), ..Model::default() };
+        model.order.policy_text = "x".repeat(2 << 20);
+        model.execution.id = 7;
+        let past = past(&model);
+        assert!(len(&past) < PAST_MAX);
+        assert_eq!((past.described.execution.id, past.order.is_none()), (7, true));
+        assert_eq!(super::model(past), None);
+    }
+
+    #[test]
+    fn the_model_from_the_history_counts_its_artifacts_once() {
+        let mut model = Model { order: order(), ..Model::default() };
+        let task = Task { state: State::Error, ..Task::default() };
+        model.tasks = vec![TaskModel {
+            task,
+            artifacts: vec![artifact(1, State::Error), artifact(2, State::Finished)],
+        }];
+        let (_, again) = super::model(past(&model)).expect("an order");
+        assert_eq!(again.describe(), model.describe());
+    }
+}

@@ -79,3 +79,47 @@ fn artifact_bytes(artifact: &Artifact) -> usize {
 fn blob_bytes(blob: &Blob) -> usize {
     64 + blob.digest.len() + blob.error.message.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{RandomRecords, order};
+    use super::*;
+    use sampan_ipc::frame;
+    use sampan_ipc::replication::State;
+
+    fn replay(records: &[Record]) -> Model {
+        let mut model = Model::default();
+        records.iter().for_each(|record| model.apply(record));
+        model
+    }
+
+    #[test]
+    fn a_snapshot_gives_the_same_model_again() {
+        for seed in 0..500 {
+            let mut random = RandomRecords(seed);
+            let mut model = Model::default();
+            model.apply(&Record::Begun { id: 7, at: 1, order: Box::new(order()) });
+            for nth in 0..120 {
+                let records = snapshot(&model);
+                assert_eq!(replay(&records), model, "seed {seed}, record {nth}");
+                model.apply(&random.next(20));
+            }
+        }
+    }
+
+    #[test]
+    fn no_record_of_a_huge_model_is_too_long() {
+        let mut model = replay(&[Record::Begun { id: 7, at: 1, order: Box::new(order()) }]);
+        let blob = Blob { digest: "sha256:".repeat(10), size: 1, ..Blob::default() };
+        let many = Artifact { blobs: vec![blob; 40_000], ..Artifact::default() };
+        let long = Artifact { note: "x".repeat(1 << 20), ..Artifact::default() };
+        let mut task = crate::model::TaskModel::default();
+        task.artifacts.extend([many, long.clone(), Artifact::default(), long]);
+        task.artifacts.resize(20_000, Artifact { state: State::Finished, ..Artifact::default() });
+        model.tasks = vec![task];
+        model.execution.lost_sessions = vec!["https://".repeat(1000); 1000];
+        let records = snapshot(&model);
+        assert!(records.iter().all(|record| frame::encode(record).is_ok_and(|bytes| bytes.len() < 2 << 20)));
+        assert_eq!(replay(&records), model);
+    }
+}

@@ -41,6 +41,13 @@ struct Queue {
     is_writing: bool,
 }
 
+#[cfg(test)]
+impl Queue {
+    fn in_flight(&self) -> u64 {
+        self.next - self.settled
+    }
+}
+
 #[derive(Debug)]
 struct Waiting {
     ticket: u64,
@@ -127,6 +134,14 @@ impl Journal {
     /// Takes the file away, so that nothing is written any more. Waits for a thread that writes.
     pub(super) fn close(&self) {
         lock(&self.file).take();
+    }
+
+    /// Waits until this many records wait or are being written.
+    #[cfg(test)]
+    pub(super) fn wait_for_waiting(&self, most: usize) {
+        while lock(&self.queue).in_flight() < most as u64 {
+            std::thread::yield_now();
+        }
     }
 
     /// Calls `f` with the open file.
