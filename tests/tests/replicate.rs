@@ -51,7 +51,7 @@ fn an_image_arrives_where_a_login_and_tls_are_required() {
             });
         assert_eq!(source, destination, "TLS {name}");
         pair.assert_same("a/b", "c/d", &[&image.digest().to_string()]);
-        assert!(text.contains(&image.digest().to_string()[..19]), "the report has the digest: {text}");
+        assert!(text.contains(image.digest().short()), "the report has the digest: {text}");
         let report = replicator.report(replicator.newest());
         let artifact = report.artifact("t");
         assert_eq!((artifact.target.as_str(), artifact.outcome), ("u", Outcome::Copied), "{report:#?}");
@@ -302,7 +302,7 @@ fn a_layout_on_a_stick_and_the_store_are_sides_too() {
     // By way of the store.
     let reference = pair.source.reference("a:t");
     replicator.ok(&["replicate", &pair.source.url("a:t"), &format!("store:{reference}")]);
-    assert!(replicator.ok(&["images", "--format", "json"]).contains(&image.digest().to_string()[..19]));
+    assert!(replicator.ok(&["images", "--format", "json"]).contains(image.digest().short()));
     replicator.ok(&["replicate", &format!("store:{reference}"), &pair.destination.url("from-store:t")]);
     pair.assert_same("a", "from-store", &["t"]);
 }
@@ -344,7 +344,7 @@ fn pruning_deletes_what_the_source_lacks_within_its_share() {
     let prune = |more: &[&str]| {
         replicator.sampan(&[&["replicate", "--all-tags", "--prune"], more, &[&from, &to]].concat())
     };
-    assert!(prune(&["--dry-run"]).status.success());
+    assert!(prune(&["--dry-run", "--prune-max", "50"]).status.success());
     assert_eq!(destination.tags("a"), ["alias", "gone", "v1", "v2", "v3"]);
     assert!(!prune(&["--prune-max", "10"]).status.success(), "two of five tags are more than a tenth");
     assert_eq!(destination.tags("a"), ["alias", "gone", "v1", "v2", "v3"]);
@@ -430,20 +430,17 @@ fn monitord_hears_of_the_execution_and_of_each_image() {
     assert!(pushes[0].to_string().contains(&pair.destination.reference("b:u")), "{pushes:?}");
 }
 
-/// A pair whose source has an image of one layer of three chunks, and stalls in the second one. The first chunk is
-/// acknowledged when this returns, and an execution waits for the source.
+/// A pair whose source has an image of one layer of three chunks, and stalls near the end of the second one. The first
+/// chunk is acknowledged when this returns, since the sockets hold less than a chunk, and an execution waits for the source.
 fn stalled() -> (Pair, Replicator, u64, Image) {
     let pair = Pair::plain();
     let image = image("stalled", 20_000_000);
     pair.source.client().push_image("a", "t", &image);
     let replicator = Replicator::start(&pair);
-    let stall = Fault::StallAnswer(CHUNK + 1_000_000);
+    let stall = Fault::StallAnswer(2 * CHUNK - 1000);
     pair.source.recorder.inject(Rule::on("^GET .*/blobs/", stall));
     let id = replicator.detach(&[&pair.source.url("a:t"), &pair.destination.url("a:t")]);
-    replicator.wait_until("a chunk to be acknowledged, and the source to stall", || {
-        let patches = pair.destination.recorder.matching("^PATCH ");
-        pair.source.recorder.faults() == 1 && patches.iter().any(|patch| patch.status == 202)
-    });
+    replicator.wait_until("the source to stall", || pair.source.recorder.faults() == 1);
     (pair, replicator, id, image)
 }
 

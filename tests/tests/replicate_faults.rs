@@ -13,45 +13,52 @@ use std::time::Duration;
 /// A stall is noticed soon, so that the tests need not wait for a minute.
 const TABLE: &str = "stall-seconds = 1";
 
-/// Runs each case with one engine and an image of its own.
+/// Runs each case with one engine and an image of its own; panics with all cases that failed.
 fn run(cases: Vec<Case>) {
     let pair = Pair::plain();
     let replicator = Replicator::with_table(&pair, TABLE);
+    let mut failures = Vec::new();
     for (nth, case) in cases.iter().enumerate() {
-        let name = format!("case-{nth}");
-        let image = case.image(nth);
-        pair.source.client().push_image(&name, "t", &image);
         pair.forget();
-        let (before, recorder) = (case.recorder(&pair).faults(), case.recorder(&pair));
-        case.inject(&pair);
-        let (from, to) = (pair.source.url(&format!("{name}:t")), pair.destination.url(&format!("{name}:t")));
-        let output = replicator.sampan(&["replicate", "--quiet", &from, &to]);
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        let report = replicator.report(replicator.newest());
-        let about = || format!("{}: {text}\n{report:#?}\n{}", case.name, pair.requests());
-        assert!(recorder.faults() > before, "the fault did not happen: {}", about());
-        recorder.heal();
-        match case.error {
-            None => {
-                assert!(output.status.success(), "{}", about());
-                assert_eq!(report.state(), State::Finished, "{}", about());
-                pair.assert_same(&name, &name, &["t"]);
-                let blobs: usize = image.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
-                let resent = pair.destination.recorder.uploaded().saturating_sub(blobs as u64);
-                let most = case.resent_layers_max * image.blobs[0].1.len() as u64;
-                assert!(resent <= most, "{resent} bytes were sent again, {most} may: {}", about());
-                pair.assert_sessions_ended(&report.execution);
-            }
-            Some(class) => {
-                assert_eq!(output.status.code(), Some(1), "{}", about());
-                assert_eq!(report.state(), State::Error, "{}", about());
-                let artifact = report.artifact("t");
-                assert_eq!((artifact.state, artifact.error.class), (State::Error, class), "{}", about());
-                assert!(!artifact.error.message.is_empty(), "{}", about());
-                assert_eq!(pair.destination.client().digest(&name, "t"), None, "{}", about());
-            }
+        if let Err(why) = run_one(case, nth, &pair, &replicator) {
+            let report = replicator.report(replicator.newest());
+            failures.push(format!("{}: {why}\n{report:#?}\n{}", case.name, pair.requests()));
         }
+        case.recorder(&pair).heal();
     }
+    let count = failures.len();
+    assert!(failures.is_empty(), "{count} of {} cases failed:\n\n{}", cases.len(), failures.join("\n\n"));
+}
+
+fn run_one(case: &Case, nth: usize, pair: &Pair, replicator: &Replicator) -> Result<(), String> {
+    let (name, image) = (format!("case-{nth}"), case.image(nth));
+    pair.source.client().push_image(&name, "t", &image);
+    let faults = case.recorder(pair).faults();
+    case.inject(pair);
+    let (from, to) = (pair.source.url(&format!("{name}:t")), pair.destination.url(&format!("{name}:t")));
+    let output = replicator.sampan(&["replicate", "--quiet", &from, &to]);
+    let report = replicator.report(replicator.newest());
+    let check = |holds: bool, why: String| if holds { Ok(()) } else { Err(why) };
+    check(case.recorder(pair).faults() > faults, "the fault did not happen".to_owned())?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let Some(class) = case.error else {
+        check(output.status.success() && report.state() == State::Finished, said)?;
+        let differences = pair.differences(&name, &name, &["t"]);
+        check(differences.is_empty(), differences.join("\n"))?;
+        let blobs: usize = image.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
+        let resent = pair.destination.recorder.uploaded().saturating_sub(blobs as u64);
+        let most = case.resent_layers_max * image.blobs[0].1.len() as u64;
+        check(resent <= most, format!("{resent} bytes were sent again, of at most {most}"))?;
+        let left = pair.sessions_left(&report.execution);
+        return check(left.is_empty(), format!("sessions are left: {left:#?}"));
+    };
+    check(
+        output.status.code() == Some(1) && report.state() == State::Error,
+        format!("it did not fail: {said}"),
+    )?;
+    let error = &report.artifact("t").error;
+    check(error.class == class && !error.message.is_empty(), format!("{error:?} is not {class:?}"))?;
+    check(pair.destination.client().digest(&name, "t").is_none(), "the tag is at the destination".to_owned())
 }
 
 /// One test for each kind of request, so that they run side by side.

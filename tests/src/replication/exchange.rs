@@ -96,12 +96,14 @@ pub(super) struct Conversation<'a> {
     server: Wire<&'a TcpStream>,
     /// Index of the request under way.
     nth: usize,
+    /// Number of the rule that applies to it.
+    rule: Option<usize>,
 }
 
 impl<'a> Conversation<'a> {
     /// Begins to serve a client with a connection to the server.
     pub fn new(ledger: &'a Ledger, client: &'a TcpStream, server: &'a TcpStream) -> Self {
-        Conversation { ledger, client: Wire::new(client), server: Wire::new(server), nth: 0 }
+        Conversation { ledger, client: Wire::new(client), server: Wire::new(server), nth: 0, rule: None }
     }
 
     /// Serves requests until one side ends, or a fault ends the connection.
@@ -169,6 +171,7 @@ impl<'a> Conversation<'a> {
         };
         let chosen = lock(&self.ledger.rules).fault_of(&format!("{method} {target}"));
         let (rule, fault) = chosen.map_or((None, None), |(rule, fault)| (Some(rule), Some(fault)));
+        self.rule = rule;
         let mut keeps_open = head.keeps_open();
         if head.header("expect").is_some() {
             head.remove("expect");
@@ -229,12 +232,6 @@ impl<'a> Conversation<'a> {
                 self.reply(reply, &method, !keeps_open)?;
                 return Ok(if keeps_open { After::Next } else { After::Close });
             }
-            // The body was shorter than the fault's number of bytes.
-            Some(Fault::CutRequest(_) | Fault::StallRequest(_) | Fault::AnswerAt(..) | Fault::Call(..))
-                if !self.is_faulty() =>
-            {
-                self.missed(rule)
-            }
             _ => {}
         }
         let answer = loop {
@@ -250,25 +247,19 @@ impl<'a> Conversation<'a> {
             }
         }
         let after = self.forward_answer(&answer, &method, fault.as_ref())?;
-        if matches!(fault, Some(Fault::CutAnswer(_) | Fault::StallAnswer(_) | Fault::Corrupt(_)))
-            && !self.is_faulty()
-        {
-            self.missed(rule);
-        }
         Ok(match after {
             After::Next if !keeps_open || !answer.keeps_open() => After::Close,
             after => after,
         })
     }
 
-    fn is_faulty(&self) -> bool {
-        lock(&self.ledger.requests).get(self.nth).is_some_and(|request| request.is_faulty)
-    }
-
-    fn missed(&self, rule: Option<usize>) {
-        if let Some(rule) = rule {
-            lock(&self.ledger.rules).missed(rule);
+    /// Whether the fault in a body happens now.
+    fn claim(&self) -> bool {
+        let is_due = self.rule.is_some_and(|rule| lock(&self.ledger.rules).claim(rule));
+        if is_due {
+            self.happened();
         }
+        is_due
     }
 
     fn discard_request(&mut self, mut body: Body) -> io::Result<()> {
@@ -295,7 +286,10 @@ impl<'a> Conversation<'a> {
         let (mut pace, mut sent, mut limit) = (Pace::of(fault), 0, limit);
         loop {
             if limit == Some(sent) && body != Body::Length(0) && body != Body::Trailers {
-                self.happened();
+                limit = None;
+                if !self.claim() {
+                    continue;
+                }
                 match fault {
                     Some(Fault::CutRequest(_)) => {
                         reset(self.server.stream());
@@ -313,7 +307,6 @@ impl<'a> Conversation<'a> {
                     }
                     _ => {}
                 }
-                limit = None;
             }
             if body == Body::Length(0) {
                 return Ok(Sent::Whole);
@@ -342,14 +335,17 @@ impl<'a> Conversation<'a> {
         self.client.stream().write_all(&answer.encode())?;
         let mut body = answer.answer_body(method);
         let ends_with_connection = body == Body::UntilEnd;
-        let limit = match fault {
+        let mut limit = match fault {
             Some(Fault::CutAnswer(at) | Fault::StallAnswer(at)) => *at,
             _ => u64::MAX,
         };
         let (mut pace, mut sent) = (Pace::of(fault), 0);
         loop {
             if sent == limit && body != Body::Length(0) {
-                self.happened();
+                if !self.claim() {
+                    limit = u64::MAX;
+                    continue;
+                }
                 return Ok(match fault {
                     Some(Fault::StallAnswer(_)) => After::Stall,
                     _ => After::Reset,
@@ -358,8 +354,8 @@ impl<'a> Conversation<'a> {
             let Some(mut piece) = self.server.piece(&mut body, limit - sent)? else { break };
             if let Some(Fault::Corrupt(at)) = fault
                 && (sent..sent + piece.content as u64).contains(at)
+                && self.claim()
             {
-                self.happened();
                 piece.raw[(at - sent) as usize] ^= 1;
             }
             pace.wait_for(piece.content);

@@ -116,6 +116,22 @@ pub enum Fault {
     Call(Moment, Call),
 }
 
+impl Fault {
+    /// Whether it happens at a byte of a body.
+    fn is_in_body(&self) -> bool {
+        matches!(
+            self,
+            Fault::AnswerAt(..)
+                | Fault::CutRequest(_)
+                | Fault::CutAnswer(_)
+                | Fault::StallRequest(_)
+                | Fault::StallAnswer(_)
+                | Fault::Corrupt(_)
+                | Fault::Call(Moment::Body(_), _)
+        )
+    }
+}
+
 impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -192,7 +208,8 @@ impl Rules {
         finite.map(|(rule, _, done)| rule.times - done).sum()
     }
 
-    /// The fault of a request, and the number of its rule.
+    /// The fault of a request, and the number of its rule. A fault in a body must be [claimed](Rules::claim) when the body
+    /// gets there, since a body may be too short; other faults count at once.
     pub fn fault_of(&mut self, line: &str) -> Option<(usize, Fault)> {
         let mut chosen = None;
         for (nth, (rule, seen, done)) in self.rules.iter_mut().enumerate() {
@@ -201,18 +218,21 @@ impl Rules {
             }
             *seen += 1;
             if chosen.is_none() && *seen >= rule.nth && *done < rule.times {
-                *done = done.saturating_add(1);
+                if !rule.fault.is_in_body() {
+                    *done = done.saturating_add(1);
+                }
                 chosen = Some((nth, rule.fault.clone()));
             }
         }
         chosen
     }
 
-    /// Reports that the fault could not happen, because the body was too short: the next request gets it.
-    pub fn missed(&mut self, nth: usize) {
-        if let Some((_, _, done)) = self.rules.get_mut(nth) {
-            *done = done.saturating_sub(1);
-        }
+    /// Whether the fault of this rule happens to a body that has got there: several bodies may be under way.
+    pub fn claim(&mut self, nth: usize) -> bool {
+        let Some((rule, _, done)) = self.rules.get_mut(nth) else { return false };
+        let is_due = *done < rule.times;
+        *done = done.saturating_add(usize::from(is_due));
+        is_due
     }
 }
 
@@ -232,8 +252,15 @@ mod tests {
         assert_eq!(fault("PATCH /v2/a/blobs/uploads/1").as_deref(), Some("LoseAnswer"));
         assert_eq!(fault("PATCH /v2/a/blobs/uploads/1"), None);
         assert_eq!(rules.due(), 0);
-        rules.missed(0);
-        assert_eq!(rules.due(), 1);
-        assert!(matches!(rules.fault_of("PATCH /v2/a/blobs/uploads/1"), Some((0, Fault::LoseAnswer))));
+    }
+
+    #[test]
+    fn a_fault_in_a_body_happens_to_the_first_that_gets_there() {
+        let mut rules = Rules::default();
+        rules.add(Rule::on("^GET", Fault::CutAnswer(5)));
+        let faults = [(); 3].map(|()| rules.fault_of("GET /v2/"));
+        assert!(faults.iter().all(|fault| matches!(fault, Some((0, Fault::CutAnswer(5))))));
+        assert_eq!((rules.due(), rules.claim(0), rules.claim(0), rules.due()), (1, true, false, 0));
+        assert!(rules.fault_of("GET /v2/").is_none());
     }
 }

@@ -198,6 +198,6 @@ pub fn fatal() -> Vec<Case> {
             Refused,
         ),
         Case::fails(destination, "405 on the manifest", PUT_MANIFEST, answer(405, "UNSUPPORTED"), Refused),
-        Case::fails(destination, "413 on a PATCH", PATCH, answer(413, "SIZE_INVALID"), Refused),
+        Case::fails(destination, "413 on a PUT", PUT_BLOB, answer(413, "SIZE_INVALID"), Refused),
     ]
 }

@@ -144,10 +144,7 @@ impl Pair {
 
     /// Panics with all differences of these tags or digests of two repositories, and all requests, if there are any.
     pub fn assert_same(&self, source: &str, destination: &str, names: &[&str]) {
-        let (there, here) = (self.source.client(), self.destination.client());
-        let (there, here) =
-            (Repository { client: &there, name: source }, Repository { client: &here, name: destination });
-        let found = differences(there, here, names);
+        let found = self.differences(source, destination, names);
         assert!(
             found.is_empty(),
             "{source} and {destination} differ:\n{}\n{}",
@@ -156,19 +153,30 @@ impl Pair {
         );
     }
 
+    /// All differences of these tags or digests of two repositories.
+    pub fn differences(&self, source: &str, destination: &str, names: &[&str]) -> Vec<String> {
+        let (there, here) = (self.source.client(), self.destination.client());
+        let (there, here) =
+            (Repository { client: &there, name: source }, Repository { client: &here, name: destination });
+        differences(there, here, names)
+    }
+
     /// Panics unless each upload session at the destination has ended, or the registry has forgotten it and the execution
     /// names it.
     pub fn assert_sessions_ended(&self, execution: &Execution) {
-        for session in self.destination.recorder.sessions() {
-            let is_named = execution.lost_sessions.iter().any(|lost| lost.contains(&session.path));
-            let lives = !self.destination.registry.living([session.location.as_str()]).is_empty();
-            assert!(!lives || session.is_over, "{session:?} lives on\n{}", self.requests());
-            assert!(
-                session.is_over || is_named,
-                "{session:?} is not named in {execution:#?}\n{}",
-                self.requests()
-            );
-        }
+        let left = self.sessions_left(execution);
+        assert!(left.is_empty(), "{left:#?}\n{execution:#?}\n{}", self.requests());
+    }
+
+    /// The upload sessions that live on, and those that the registry has forgotten although the execution does not name
+    /// them.
+    pub fn sessions_left(&self, execution: &Execution) -> Vec<Session> {
+        let is_named =
+            |session: &Session| execution.lost_sessions.iter().any(|lost| lost.contains(&session.path));
+        let lives =
+            |session: &Session| !self.destination.registry.living([session.location.as_str()]).is_empty();
+        let open = self.destination.recorder.sessions().into_iter().filter(|session| !session.is_over);
+        open.filter(|session| lives(session) || !is_named(session)).collect()
     }
 
     /// All requests on both sides, one a line, for the message of a failed assertion.

@@ -145,8 +145,9 @@ impl Registry {
         bytes_below(&self.data().join("docker/registry/v2/blobs"))
     }
 
-    /// Upload sessions on the disk, as `/v2/NAME/blobs/uploads/UUID`, sorted; also those that the registry no longer
-    /// answers for.
+    /// Upload sessions with bytes on the disk, as `/v2/NAME/blobs/uploads/UUID`, sorted; also those that the registry no
+    /// longer answers for. docker-registry 2.8.2 leaves an empty directory of a session that was deleted, which does not
+    /// count.
     pub fn sessions(&self) -> Vec<String> {
         let root = self.data().join("docker/registry/v2/repositories");
         let mut sessions = Vec::new();
@@ -156,6 +157,7 @@ impl Registry {
                 if entry.file_name() == "_uploads" {
                     let name = dir.strip_prefix(&root).expect("below").display().to_string();
                     let uploads = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+                    let uploads = uploads.filter(|id| id.path().join("data").exists());
                     sessions.extend(
                         uploads.map(|id| format!("/v2/{name}/blobs/uploads/{}", id.file_name().display())),
                     );

@@ -11,6 +11,7 @@ use crate::cost::{self, Cost};
 use crate::options::Options;
 use crate::puller;
 use crate::table;
+use flate2::{Compression, write::GzEncoder};
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_tests::random::Random;
@@ -18,7 +19,7 @@ use sampan_tests::replication::client::Client;
 use sampan_tests::replication::registry::{Registry, Settings};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -239,15 +240,15 @@ fn requests(registry: &Registry, before: usize) -> Requests {
     requests
 }
 
-/// A layer of bytes that do not compress.
-fn layer(bytes: u64, seed: u64) -> Vec<u8> {
+/// A layer of bytes that do not compress, as a gzip stream: skopeo compresses a layer that is none, which would be other
+/// work.
+fn layer(bytes: u64, seed: u64) -> io::Result<Vec<u8>> {
     let mut random = Random::new(seed);
-    let mut layer = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0) + 8);
-    while (layer.len() as u64) < bytes {
-        layer.extend_from_slice(&random.number().to_le_bytes());
+    let mut layer = GzEncoder::new(Vec::new(), Compression::none());
+    for _ in 0..bytes / 8 {
+        layer.write_all(&random.number().to_le_bytes())?;
     }
-    layer.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
-    layer
+    layer.finish()
 }
 
 /// Pushes an image of `layers` layers; its size in bytes.
@@ -260,7 +261,7 @@ fn push_layers(
     client: &Client,
     name: &str,
     tag: &str,
-    layers: impl Iterator<Item = Vec<u8>>,
+    layers: impl Iterator<Item = io::Result<Vec<u8>>>,
 ) -> io::Result<u64> {
     let stored = |answer: sampan_tests::replication::client::Answer| match answer.status() {
         201 => Ok(()),
@@ -268,6 +269,7 @@ fn push_layers(
     };
     let (mut descriptors, mut total) = (Vec::new(), 0);
     for bytes in layers {
+        let bytes = bytes?;
         let digest = Digest::of(&bytes);
         stored(client.push_blob(name, &digest.to_string(), &bytes))?;
         total += bytes.len() as u64;
