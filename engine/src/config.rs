@@ -40,6 +40,8 @@ const PARTIAL_DAYS: u64 = 7;
 pub struct Config {
     /// Path of engine.sock.
     pub socket: PathBuf,
+    /// The data directory; by default, the store and the containers are in it.
+    pub data: PathBuf,
     /// The store's directory.
     pub store: PathBuf,
     /// Path of the monitor FIFO, which the engine writes events into.
@@ -285,6 +287,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation,
     let settings = settings(&table)?;
     Ok(Invocation::Run(Box::new(Config {
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
+        data: paths.data.clone(),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
         emit_fifo: cli.emit_fifo.or(table.emit_fifo).unwrap_or_else(|| paths.emit_fifo()),

@@ -11,6 +11,7 @@
 //! | [`replication`] | the sides of a replication on this host: OCI layouts, the store |
 //! | [`image`] | images: pull, push, load, save, serve, verify |
 //! | [`context`], [`outbox`] | state that all threads share, and their channel to the event loop |
+//! | [`job_ids`] | the numbers of jobs, which go on after a restart |
 //! | [`fifos`], [`roots`] | monitord's FIFOs, held open; the directories that the engine works in |
 //! | [`config`], [`error`] | the configuration; errors in the form that clients receive |
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod context;
 pub mod error;
 pub mod fifos;
 pub mod image;
+pub mod job_ids;
 pub mod outbox;
 pub mod replication;
 pub mod roots;

@@ -10,6 +10,7 @@ use sampan_engine::container::{rootfs, start};
 use sampan_engine::context::Shared;
 use sampan_engine::fifos::Fifos;
 use sampan_engine::image::disk_space::DiskSpace;
+use sampan_engine::job_ids::JobIds;
 use sampan_engine::outbox::Outbox;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::{roots, tasks};
@@ -124,7 +125,8 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     });
     settle_in_background(&shared);
     announcer.daemon("start");
-    let server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), directories)?;
+    let job_ids = JobIds::open(&shared.config.data, 0);
+    let server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), directories, job_ids)?;
     for lost in shared.store.take_lost() {
         let digest = lost.manifest.to_string();
         let name = lost.reference.unwrap_or_else(|| digest.clone());

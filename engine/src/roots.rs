@@ -4,7 +4,6 @@
 //! containers. [`trust`] defines which directory is trusted.
 
 use crate::config::Config;
-use sampan_ipc::paths::Paths;
 use sampan_ipc::trust::{self, TrustError};
 use std::path::Path;
 
@@ -14,9 +13,9 @@ use std::path::Path;
 /// [`TrustError`]: another user owns one of them, or can write into it.
 pub fn prepare(config: &Config) -> Result<(), TrustError> {
     trust::make_own(&config.run_dir, run_mode())?;
-    let data = Paths::from_env().data;
-    if [&config.store, &config.containers].iter().any(|dir| dir.starts_with(&data)) {
-        trust::make_root(&data, trust::PRIVATE)?;
+    let data = &config.data;
+    if [&config.store, &config.containers].iter().any(|dir| dir.starts_with(data)) {
+        trust::make_root(data, trust::PRIVATE)?;
     }
     // Layers hold setuid programs and files of all owners; logs and configurations may hold secrets. The OCI runtime
     // keeps the environment of each process in its directory.

@@ -3,14 +3,14 @@
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sampan_ipc::engine::{Job, JobState};
+use sampan_ipc::engine::{Answer, Job, JobState, Request, Verify};
 use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, Reply, ScriptedRegistry};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
@@ -87,6 +87,40 @@ fn several_detached_pulls_print_their_numbers_and_go_on() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), "1\n2\n".to_owned()));
     assert!(text(&output.stderr).contains("error: "));
     engine.wait_until("both to be there", || engine.images().len() == 2);
+}
+
+/// Runs this many jobs; returns their numbers.
+fn numbers(engine: &Engine, jobs: usize) -> Vec<u64> {
+    let number = |_| {
+        let mut answers = engine.ask(Request::Verify(Verify { deep: false })).all().into_iter();
+        answers
+            .find_map(|answer| if let Answer::Job(job) = answer { Some(job.id) } else { None })
+            .expect("a job")
+    };
+    (0..jobs).map(number).collect()
+}
+
+#[test]
+fn the_numbers_of_jobs_go_on_after_kill_9() {
+    let (mut engine, mut last) = (Engine::start(), 0);
+    for jobs in [3, 70, 1, 0, 1] {
+        let numbers = numbers(&engine, jobs);
+        assert!(
+            numbers.is_sorted() && numbers.iter().all(|number| *number > last),
+            "{numbers:?} after {last}"
+        );
+        last = numbers.last().copied().unwrap_or(last);
+        engine = engine.killed_and_restarted();
+    }
+}
+
+#[test]
+fn jobs_run_without_a_place_for_their_numbers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir_all(dir.path().join("data/job-ids")).expect("a directory in the way");
+    let engine = Engine::start_in(dir);
+    assert_eq!(numbers(&engine, 150), (1..=150).collect::<Vec<_>>());
+    assert_eq!(engine.log().matches("job-ids, so the next engine").count(), 1, "it is said once");
 }
 
 #[test]

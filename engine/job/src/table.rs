@@ -96,6 +96,11 @@ pub struct JobTable {
 }
 
 impl JobTable {
+    /// Makes an empty table whose first job gets the number `first`, which is at least 1.
+    pub fn starting_at(first: u64) -> Self {
+        JobTable { entries: BTreeMap::new(), last: first.saturating_sub(1) }
+    }
+
     /// The number of the next job.
     pub fn next_id(&self) -> u64 {
         self.last + 1
@@ -106,6 +111,12 @@ impl JobTable {
         self.last += 1;
         self.entries.insert(self.last, entry);
         self.last
+    }
+
+    /// Adds a job that had the number `id` before the engine was restarted. Later jobs get larger numbers.
+    pub fn insert_with_id(&mut self, id: u64, entry: JobEntry) {
+        self.last = self.last.max(id);
+        self.entries.insert(id, entry);
     }
 
     /// The job with number `id`.
@@ -210,6 +221,17 @@ mod tests {
         jobs.detach(detached);
         jobs.unwatch(detached);
         assert_eq!(jobs.running_with("b"), Some(detached));
+    }
+
+    #[test]
+    fn a_recovered_job_keeps_its_number_and_later_jobs_get_larger_ones() {
+        let mut jobs = JobTable::starting_at(65);
+        jobs.insert_with_id(7, entry("a"));
+        assert_eq!((jobs.next_id(), jobs.insert(entry("b"))), (65, 65));
+        jobs.insert_with_id(90, entry("c"));
+        assert_eq!(jobs.insert(entry("d")), 91);
+        assert_eq!(jobs.list().iter().map(|job| job.id).collect::<Vec<_>>(), [91, 90, 65, 7]);
+        assert_eq!(jobs.running_with("a"), Some(7));
     }
 
     #[test]

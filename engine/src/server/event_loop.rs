@@ -12,6 +12,7 @@ use crate::context::Shared;
 use crate::error;
 use crate::fifos::Fifos;
 use crate::image::resolve;
+use crate::job_ids::JobIds;
 use crate::outbox::Message;
 use crate::tasks::{self, Task};
 use mio::event::Event;
@@ -89,6 +90,7 @@ pub struct Server {
     clients: HashMap<usize, Client>,
     next_client: usize,
     pub(super) jobs: JobTable,
+    job_ids: JobIds,
     containers: ContainerManager,
     tasks: usize,
     waiting_tasks: VecDeque<(usize, Request)>,
@@ -116,6 +118,7 @@ impl Server {
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
         directories: Directories,
+        job_ids: JobIds,
     ) -> Result<Self, ServerError> {
         let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT]);
         let signals = signals.map_err(failed("take signals"))?;
@@ -140,7 +143,8 @@ impl Server {
             shared,
             clients: HashMap::new(),
             next_client: FIRST_CLIENT,
-            jobs: JobTable::default(),
+            jobs: JobTable::starting_at(job_ids.first()),
+            job_ids,
             containers,
             tasks: 0,
             waiting_tasks: VecDeque::new(),
@@ -169,6 +173,7 @@ impl Server {
         while (self.jobs.running() > 0 || self.containers.is_working()) && Instant::now() < deadline {
             self.run_once(&mut events)?;
         }
+        self.job_ids.release(self.jobs.next_id());
         Ok(())
     }
 
@@ -567,6 +572,7 @@ impl Server {
             return Err(error::new(Code::Conflict, message, "'sampan jobs' lists them"));
         }
         let job = self.jobs.next_id();
+        self.job_ids.claim(job);
         let progress = tasks::progress(&self.shared.announcer, job, kind, &subject);
         if matches!(kind, "pull" | "import" | "load")
             && let Some(advice) = lock(&self.shared.advice).take()
