@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// The configuration file that is read without `--config`; it may be absent.
 pub const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
+/// The directory of root's replication policies.
+const REPLICATION_POLICIES: &str = "/etc/sampan/replication.d";
 /// Highest value of `max-downloads`.
 const DOWNLOADS_MAX: u64 = 64;
 /// Highest value of `max-cpus`.
@@ -52,6 +54,10 @@ pub struct Config {
     pub containers: PathBuf,
     /// The directory of the shims' sockets and the OCI runtime's state; its content does not survive a reboot.
     pub run_dir: PathBuf,
+    /// The directory of the replication's journals.
+    pub replication: PathBuf,
+    /// The directory of the replication's policies; it may be absent.
+    pub replication_policies: PathBuf,
     /// Limits on parallel downloads, processors and bytes per second.
     pub bounds: Bounds,
     /// Make an image durable before its pull ends (`sync = "before"`). Otherwise it becomes durable soon after, and a
@@ -163,6 +169,8 @@ struct Table {
     emit_fifo: Option<PathBuf>,
     containers: Option<PathBuf>,
     run_dir: Option<PathBuf>,
+    replication: Option<PathBuf>,
+    replication_policies: Option<PathBuf>,
     max_downloads: Option<u64>,
     max_cpus: Option<u64>,
     limit_rate: Option<u64>,
@@ -293,6 +301,8 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation,
         emit_fifo: cli.emit_fifo.or(table.emit_fifo).unwrap_or_else(|| paths.emit_fifo()),
         containers: table.containers.unwrap_or_else(|| paths.containers()),
         run_dir: table.run_dir.unwrap_or_else(|| paths.run.clone()),
+        replication: table.replication.unwrap_or_else(|| paths.replication()),
+        replication_policies: table.replication_policies.unwrap_or_else(replication_policies),
         bounds,
         syncs_first: table.sync == Some(Sync::Before),
         client_timeout: Duration::from_secs(client_timeout),
@@ -320,6 +330,16 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation,
 }
 
 /// The defaults for containers, checked.
+/// The directory of the replication's policies: of the host for root, of the user for others.
+fn replication_policies() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from(REPLICATION_POLICIES);
+    }
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
+    config.map_or_else(|| PathBuf::from(REPLICATION_POLICIES), |dir| dir.join("sampan/replication.d"))
+}
+
 fn settings(table: &Table) -> Result<Settings, ConfigError> {
     let default = Settings::default();
     let timeout = within("stop-timeout", table.stop_timeout, 0..=u64::from(u32::MAX))?;

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::container::rootfs;
 use crate::image::disk_space::DiskSpace;
 use crate::outbox::Outbox;
+use crate::replication::state::ReplicationState;
 use sampan_ipc::announce::Announcer;
 use sampan_job::limits::Limits;
 use sampan_store::Store;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub outbox: Outbox,
     /// A warning for the user about this host. The first job that unpacks layers takes it and shows it.
     pub advice: Mutex<Option<String>>,
+    /// What all replications share.
+    pub replication: ReplicationState,
     /// How containers get their root file systems on this host.
     pub rootfs: rootfs::RootfsChoice,
 }

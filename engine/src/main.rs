@@ -12,6 +12,7 @@ use sampan_engine::fifos::Fifos;
 use sampan_engine::image::disk_space::DiskSpace;
 use sampan_engine::job_ids::JobIds;
 use sampan_engine::outbox::Outbox;
+use sampan_engine::replication::state::ReplicationState;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::{roots, tasks};
 use sampan_ipc::accounts;
@@ -101,6 +102,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     if config.syncs_first {
         store.set_sync_before_commit();
     }
+    let (replication, unfinished) = ReplicationState::open(&config.replication)?;
     partial_blob::collect(&store, config.partial_age);
     // systemd refuses to use a FIFO that another process made: the engine creates none when systemd passes the socket.
     let fifos = Fifos::open(&config.fifo, &config.emit_fifo, !listening.is_passed());
@@ -121,12 +123,14 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
         announcer: announcer.clone(),
         config,
         outbox,
+        replication,
         rootfs,
     });
     settle_in_background(&shared);
     announcer.daemon("start");
-    let job_ids = JobIds::open(&shared.config.data, 0);
-    let server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), directories, job_ids)?;
+    let job_ids = JobIds::open(&shared.config.data, shared.replication.journals.newest_id() + 1);
+    let mut server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), directories, job_ids)?;
+    server.recover_replications(unfinished);
     for lost in shared.store.take_lost() {
         let digest = lost.manifest.to_string();
         let name = lost.reference.unwrap_or_else(|| digest.clone());

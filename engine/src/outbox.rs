@@ -5,6 +5,8 @@
 use crate::container::outcome::Outcome;
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Done, Failure};
+use sampan_replication::journal::Journal;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 /// A message from a thread to the event loop.
@@ -29,6 +31,19 @@ pub enum Message {
         client: usize,
         /// The answers.
         answers: Vec<Answer>,
+    },
+    /// The execution of a policy is in its journal, and can run.
+    ReplicationBegun(Arc<Journal>),
+    /// An image was pushed, pulled or loaded on this host.
+    ImageEvent {
+        /// The event's sequence number.
+        seq: u64,
+        /// `push`, `pull` or `load`.
+        action: String,
+        /// The image's name.
+        name: String,
+        /// Dropped once the executions that the event starts are in their journals.
+        seen: Sender<()>,
     },
     /// A step for a container has ended.
     Container(Outcome),

@@ -6,11 +6,13 @@ pub mod archive;
 mod import;
 mod pull;
 mod push;
+mod replicate;
 mod serve;
 mod short_request;
 mod task;
 mod verify;
 
 pub use self::pull::PullTask;
+pub use self::replicate::{Begin, begin_execution, suspend_with};
 pub use self::short_request::{answer, log_in};
 pub use self::task::{Task, progress, settle};

@@ -87,6 +87,11 @@ impl Paths {
         self.data.join("store")
     }
 
+    /// Directory of the replication's journals.
+    pub fn replication(&self) -> PathBuf {
+        self.data.join("replication")
+    }
+
     /// Directory of the containers, with a directory for each.
     pub fn containers(&self) -> PathBuf {
         self.data.join("containers")

@@ -36,6 +36,8 @@ struct Inner {
     done: u64,
     /// The last milestone reported.
     milestone: u8,
+    /// Whether the first row sums up the others, so that milestones follow it alone.
+    has_summary: bool,
 }
 
 impl Progress {
@@ -65,8 +67,32 @@ impl Progress {
         let (version, index) = (inner.version, inner.rows.len());
         let row = Row { index: u32::try_from(index).unwrap_or(u32::MAX), id, total, ..Row::default() };
         inner.rows.push((row, version));
-        inner.total = inner.total.saturating_add(total);
+        if !inner.has_summary {
+            inner.total = inner.total.saturating_add(total);
+        }
         index
+    }
+
+    /// Adds a first row that sums up the others, which [`Progress::replace`] changes. Milestones follow this row.
+    pub fn begin_with_summary(&self, id: String) {
+        self.append(id, 0);
+        lock(&self.inner).has_summary = true;
+    }
+
+    /// Gives row `index` to another blob, or changes the summary row.
+    pub fn replace(&self, index: usize, id: String, total: u64, current: u64, phase: Phase, note: &str) {
+        self.change(index, |row| {
+            let attempt = if row.id == id { row.attempt } else { 1 };
+            *row = Row {
+                index: row.index,
+                id,
+                phase,
+                current,
+                total,
+                attempt,
+                note: note.chars().take(NOTE_MAX).collect(),
+            };
+        });
     }
 
     /// Sets the phase of row `index`. A row that ends counts all its bytes and loses its note.
@@ -163,8 +189,13 @@ impl Progress {
             }
             *changed = version;
             let after = row.current;
+            let total = row.total;
             inner.version = version;
-            inner.done = (inner.done + after).saturating_sub(before.current);
+            if inner.has_summary && index == 0 {
+                (inner.done, inner.total) = (after, total);
+            } else if !inner.has_summary {
+                inner.done = (inner.done + after).saturating_sub(before.current);
+            }
             inner.pass_milestone()
         };
         if let Some(milestone) = crossed {

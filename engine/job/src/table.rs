@@ -106,17 +106,23 @@ impl JobTable {
         self.last + 1
     }
 
-    /// Adds a job and returns its number, which is [`JobTable::next_id`].
-    pub fn insert(&mut self, entry: JobEntry) -> u64 {
+    /// Reserves the number of a job that is added later.
+    pub fn reserve_id(&mut self) -> u64 {
         self.last += 1;
-        self.entries.insert(self.last, entry);
         self.last
     }
 
-    /// Adds a job that had the number `id` before the engine was restarted. Later jobs get larger numbers.
+    /// Adds a job under a number that was reserved, by this engine or by an earlier one.
     pub fn insert_with_id(&mut self, id: u64, entry: JobEntry) {
         self.last = self.last.max(id);
         self.entries.insert(id, entry);
+    }
+
+    /// Adds a job under the next number, and returns the number.
+    pub fn insert(&mut self, entry: JobEntry) -> u64 {
+        let id = self.reserve_id();
+        self.insert_with_id(id, entry);
+        id
     }
 
     /// The job with number `id`.
@@ -227,7 +233,7 @@ mod tests {
     fn a_recovered_job_keeps_its_number_and_later_jobs_get_larger_ones() {
         let mut jobs = JobTable::starting_at(65);
         jobs.insert_with_id(7, entry("a"));
-        assert_eq!((jobs.next_id(), jobs.insert(entry("b"))), (65, 65));
+        assert_eq!(jobs.insert(entry("b")), 65);
         jobs.insert_with_id(90, entry("c"));
         assert_eq!(jobs.insert(entry("d")), 91);
         assert_eq!(jobs.list().iter().map(|job| job.id).collect::<Vec<_>>(), [91, 90, 65, 7]);

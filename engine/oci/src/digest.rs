@@ -115,6 +115,7 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// Computes a digest from bytes that arrive in pieces.
+#[derive(Clone)]
 pub struct Hasher {
     algorithm: Algorithm,
     context: Context,

@@ -104,6 +104,12 @@ pub fn parts(bytes: &[u8]) -> Result<Parts, PartsError> {
     })
 }
 
+/// The media type that the document states; `None` if it states none or is no JSON object.
+pub fn media_type(bytes: &[u8]) -> Option<String> {
+    let document: Document = serde_json::from_slice(bytes).ok()?;
+    document.media_type.filter(|kind| !kind.is_empty())
+}
+
 /// Whether only its vendor distributes the layer. OCI image-spec, "Non-Distributable Layers"; Docker's foreign layers.
 fn is_foreign(layer: &Descriptor) -> bool {
     layer.media_type.contains(".layer.nondistributable.") || layer.media_type.contains(".rootfs.foreign.")

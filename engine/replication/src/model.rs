@@ -129,6 +129,22 @@ impl Model {
         (is_current && !artifact.state.is_final()).then_some(artifact)
     }
 
+    /// Why the execution waits: the failure of the first task that does.
+    pub fn last_error(&self) -> String {
+        let waiting = self.tasks.iter().find(|task| task.task.state == State::Retrying);
+        waiting.map_or_else(String::new, |task| format!("retrying: {}", task.task.error.message))
+    }
+
+    /// How much of the artifacts has ended, in percent.
+    pub fn describe_percent(&self) -> u32 {
+        let (mut all, mut ended) = (0_u64, 0);
+        for artifact in self.tasks.iter().flat_map(|task| &task.artifacts) {
+            all += 1;
+            ended += u64::from(artifact.state.is_final());
+        }
+        u32::try_from((ended * 100).checked_div(all).unwrap_or_default()).unwrap_or(100)
+    }
+
     /// The execution with all counts.
     pub fn describe(&self) -> Execution {
         let mut execution = self.execution.clone();
@@ -171,6 +187,9 @@ impl TaskModel {
             let left = if state == State::Finished { State::Error } else { state };
             for artifact in self.artifacts.iter_mut().filter(|artifact| !artifact.state.is_final()) {
                 artifact.state = left;
+                if left == State::Error && artifact.error.class == ErrorClass::None {
+                    artifact.error = self.task.error.clone();
+                }
             }
         }
     }

@@ -192,6 +192,7 @@ impl Record {
         match self {
             Record::Artifact { news, .. } => news.outcome != Some(Outcome::Unchanged),
             Record::Artifacts { .. } | Record::Planned { .. } => false,
+            Record::Blob { outcome, .. } => *outcome != Outcome::Unchanged,
             _ => true,
         }
     }

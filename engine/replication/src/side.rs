@@ -181,6 +181,10 @@ pub trait Repository: Send + Sync {
         false
     }
 
+    /// Waits while the side has asked for a pause. Called before a transfer takes its slot, so that a pause of one side
+    /// holds no transfer of another.
+    fn wait_until_open(&self) {}
+
     /// Checks that the repository can be written to, as far as that is possible without a change.
     fn check_writable(&self) -> Result<(), SideError>;
 
@@ -198,6 +202,15 @@ pub trait Repository: Send + Sync {
 
     /// Makes the blob visible. All bytes are there, and the copier has compared their digest.
     fn finish(&self, session: &Session, blob: &Descriptor) -> Result<(), SideError>;
+
+    /// Sends a whole blob and makes it visible, in one request where the destination can. The copier has compared its
+    /// digest.
+    fn send_whole(&self, session: &mut Session, blob: &Descriptor, bytes: &[u8]) -> Result<(), SideError> {
+        if !bytes.is_empty() {
+            self.send(session, blob, 0, bytes)?;
+        }
+        self.finish(session, blob)
+    }
 
     /// Deletes a session. Returns false if the destination no longer knows it.
     fn cancel(&self, session: &Session) -> Result<bool, SideError>;

@@ -5,6 +5,7 @@
 //! job, the loop wakes every 100 ms to send changed progress rows; otherwise it sleeps until an event.
 
 use super::client::{Client, State};
+use super::replications::Replications;
 use crate::container::directory::Directories;
 use crate::container::manager::{self, ContainerManager};
 use crate::container::recover;
@@ -20,9 +21,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sampan_daemon::accept::Accept;
 use sampan_daemon::listen::Listener;
-use sampan_daemon::signals::{self, SIGINT, SIGTERM, Signals};
+use sampan_daemon::signals::{self, SIGHUP, SIGINT, SIGTERM, Signals};
 use sampan_daemon::systemd::{self, NotifyState, Watchdog};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
+use sampan_ipc::replication::ExecutionRequest;
 use sampan_job::cancel::Cancel;
 use sampan_job::table::{JobEntry, JobTable, RUNNING_MAX};
 use sampan_os::memory;
@@ -92,6 +94,7 @@ pub struct Server {
     pub(super) jobs: JobTable,
     job_ids: JobIds,
     containers: ContainerManager,
+    pub(super) replications: Replications,
     tasks: usize,
     waiting_tasks: VecDeque<(usize, Request)>,
     /// Running logins, by client token.
@@ -120,7 +123,7 @@ impl Server {
         directories: Directories,
         job_ids: JobIds,
     ) -> Result<Self, ServerError> {
-        let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT]);
+        let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT, SIGHUP]);
         let signals = signals.map_err(failed("take signals"))?;
         poll.registry()
             .register(listener.source(), LISTENER, Interest::READABLE)
@@ -134,6 +137,7 @@ impl Server {
         let registry = poll.registry().try_clone().map_err(failed("poll shims"))?;
         let mut containers = ContainerManager::open(Arc::clone(&shared), directories, registry);
         recover::run(&mut containers);
+        let replications = Replications::new(&shared.config);
         Ok(Server {
             poll,
             signals,
@@ -146,6 +150,7 @@ impl Server {
             jobs: JobTable::starting_at(job_ids.first()),
             job_ids,
             containers,
+            replications,
             tasks: 0,
             waiting_tasks: VecDeque::new(),
             logins: HashMap::new(),
@@ -187,7 +192,7 @@ impl Server {
         }
         for event in events.iter() {
             match event.token() {
-                SIGNALS => self.stop |= self.signals.pending().next().is_some(),
+                SIGNALS => self.take_signals(),
                 LISTENER => self.accept.mark_ready(),
                 WAKER => {}
                 FIFOS => self.fifos.on_change(),
@@ -195,12 +200,21 @@ impl Server {
                 Token(client) => self.mark(client, event),
             }
         }
+        self.run_due_policies();
         self.accept_clients();
         self.take_messages();
         self.serve_clients();
         self.watchdog.feed();
         self.trim_memory();
         Ok(())
+    }
+
+    fn take_signals(&mut self) {
+        let signals: Vec<i32> = self.signals.pending().collect();
+        self.stop |= signals.iter().any(|signal| *signal != SIGHUP);
+        if signals.contains(&SIGHUP) {
+            self.reload_policies();
+        }
     }
 
     /// Returns free memory to the kernel after an idle moment. Work that still runs on threads ends with a message,
@@ -232,7 +246,8 @@ impl Server {
         if self.stop {
             consider(now + TICK);
         }
-        self.trim_at.into_iter().chain(self.accept.next_attempt()).for_each(&mut consider);
+        let policy_at = self.replications.next_at();
+        self.trim_at.into_iter().chain(self.accept.next_attempt()).chain(policy_at).for_each(&mut consider);
         deadline.map(|at| at.saturating_duration_since(now))
     }
 
@@ -283,12 +298,19 @@ impl Server {
     fn take_messages(&mut self) {
         loop {
             match self.inbox.try_recv() {
-                Ok(Message::Ended { job, outcome }) => self.jobs.end(job, outcome),
+                Ok(Message::Ended { job, outcome }) => {
+                    self.jobs.end(job, outcome);
+                    self.on_replication_end(job);
+                }
                 Ok(Message::Serving { job, address }) => {
                     let serving = |c: &&mut Client| matches!(c.state, State::Serving(id) if id == job);
                     if let Some(client) = self.clients.values_mut().find(serving) {
                         client.send(&Answer::Serving { address });
                     }
+                }
+                Ok(Message::ReplicationBegun(journal)) => self.on_begun(journal),
+                Ok(Message::ImageEvent { seq, action, name, seen }) => {
+                    self.on_image_event(seq, &action, &name, seen)
                 }
                 Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
                 Ok(Message::Answers { client, answers }) => {
@@ -454,11 +476,26 @@ impl Server {
             Request::Push(push) => self.on_push(client, push),
             Request::Login(login) => self.on_login(token, client, login),
             Request::Verify(verify) => self.on_verify(client, verify),
+            Request::Replicate(replicate) => self.on_replicate(client, *replicate),
+            Request::RunPolicy { name, dry_run, detach } => {
+                self.on_run_policy(client, &name, dry_run, detach)
+            }
+            Request::Execution { id, request: asked } if asked != ExecutionRequest::Show => {
+                self.on_execution(client, id, &asked)
+            }
+            Request::Policies => self.send_policies(client),
+            Request::ReplicationGraph => {
+                client.send(&Answer::Text(sampan_replication::table::graph()));
+                client.send(&Answer::Done(Done::default()));
+                Ok(())
+            }
             Request::Images
             | Request::Inspect { .. }
             | Request::Tag { .. }
             | Request::Remove { .. }
             | Request::Usage
+            | Request::Executions(_)
+            | Request::Execution { .. }
             | Request::Prune(_) => {
                 client.state = State::Waiting;
                 self.waiting_tasks.push_back((token, request));
@@ -564,6 +601,26 @@ impl Server {
         key: Option<String>,
         run: impl FnOnce(Task) + Send + 'static,
     ) -> Result<u64, Failure> {
+        let job = self.reserve_job_id();
+        self.start_with_id(job, kind, subject, key, run).map(|()| job)
+    }
+
+    /// Reserves the number of a job, also beyond a restart of the engine.
+    pub(super) fn reserve_job_id(&mut self) -> u64 {
+        let id = self.jobs.reserve_id();
+        self.job_ids.claim(id);
+        id
+    }
+
+    /// Starts a job whose number is reserved.
+    pub(super) fn start_with_id(
+        &mut self,
+        job: u64,
+        kind: &'static str,
+        subject: String,
+        key: Option<String>,
+        run: impl FnOnce(Task) + Send + 'static,
+    ) -> Result<(), Failure> {
         if self.stop {
             return Err(error::new(Code::Failed, "the engine is stopping", "try again when it is back"));
         }
@@ -571,8 +628,6 @@ impl Server {
             let message = format!("{RUNNING_MAX} jobs are running, the maximum");
             return Err(error::new(Code::Conflict, message, "'sampan jobs' lists them"));
         }
-        let job = self.jobs.next_id();
-        self.job_ids.claim(job);
         let progress = tasks::progress(&self.shared.announcer, job, kind, &subject);
         if matches!(kind, "pull" | "import" | "load")
             && let Some(advice) = lock(&self.shared.advice).take()
@@ -586,7 +641,8 @@ impl Server {
         sampan_os::thread::spawn(format!("job-{job}"), STACK, move || run(task)).map_err(|error| {
             error::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
         })?;
-        Ok(self.jobs.insert(entry))
+        self.jobs.insert_with_id(job, entry);
+        Ok(())
     }
 
     fn start_waiting_tasks(&mut self) {

@@ -12,6 +12,7 @@ use crate::image::push::PushRequest;
 use crate::image::resolve;
 use crate::tasks::{self, PullTask, archive};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure};
+use sampan_ipc::replication;
 use sampan_job::cancel::Cancel;
 use sampan_oci::Run;
 use sampan_oci::platform::Platform;
@@ -205,11 +206,14 @@ impl Server {
     pub(super) fn on_cancel(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {
         let entry = self.jobs.get(job).ok_or_else(|| no_job(job))?;
         let unchanged = entry.outcome.is_some();
+        let reference = entry.subject.clone();
         if !unchanged {
             log::info!("job {job}: cancelled by client {}", client.description());
-            entry.cancel.cancel();
+            let cancel = Arc::clone(&entry.cancel);
+            if !self.stop_replication(job, replication::State::Canceled) {
+                cancel.cancel();
+            }
         }
-        let reference = entry.subject.clone();
         client.send(&Answer::Done(Done { reference, unchanged, ..Done::default() }));
         Ok(())
     }

@@ -6,8 +6,10 @@ use crate::context::Shared;
 use crate::error;
 use crate::image::{login, queries};
 use crate::outbox::Message;
-use sampan_ipc::engine::{Answer, Code, Failure, Login, Request};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Login, Request};
+use sampan_ipc::replication::Listing;
 use sampan_job::cancel::Cancel;
+use sampan_replication::command::full_name;
 
 /// Checks a login at its registry and sends the answer; call it on a thread of its own.
 pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
@@ -32,6 +34,35 @@ fn answers(shared: &Shared, request: &Request, users: &ImageUsers) -> Result<Vec
         Request::Remove { name, force } => queries::remove(shared, name, *force, &|digest| users.of(digest)),
         Request::Usage => queries::usage(shared, users.usage()),
         Request::Prune(request) => queries::prune(shared, request),
+        Request::Executions(listing) => Ok(executions(shared, listing)),
+        Request::Execution { id, .. } => show_execution(shared, *id),
         _ => Err(error::new(Code::Failed, "this request is not a short request about images", "")),
     }
+}
+
+/// Most executions, or artifacts, of one frame.
+const PER_FRAME: usize = 500;
+
+fn executions(shared: &Shared, listing: &Listing) -> Vec<Answer> {
+    let all = shared.replication.journals.list(listing);
+    let frames = all.chunks(PER_FRAME).map(|part| Answer::Executions(part.to_vec()));
+    frames.chain([Answer::Done(Done::default())]).collect()
+}
+
+fn show_execution(shared: &Shared, id: u64) -> Result<Vec<Answer>, Failure> {
+    let Some(found) = shared.replication.journals.find(id) else {
+        let message = format!("there is no execution {id}");
+        return Err(error::new(Code::NotFound, message, "'sampan replication ls' lists executions"));
+    };
+    let execution = found.execution;
+    let (source, destination) = (execution.source.clone(), execution.destination.clone());
+    let mut answers = vec![Answer::Execution(Box::new(execution))];
+    for (mut task, artifacts) in found.tasks {
+        task.source = full_name(&source, &task.source);
+        task.destination = full_name(&destination, &task.destination);
+        answers.push(Answer::Task(Box::new(task)));
+        answers.extend(artifacts.chunks(PER_FRAME).map(|part| Answer::Artifacts(part.to_vec())));
+    }
+    answers.push(Answer::Done(Done::default()));
+    Ok(answers)
 }

@@ -25,6 +25,8 @@ pub struct Policy {
     pub name: String,
     /// The file.
     pub path: PathBuf,
+    /// The file's contents, so that an execution keeps the policy that it began with.
+    pub text: String,
     /// Where images come from.
     pub source: PlaceName,
     /// The repositories of a source that is a registry; `None` for other sources.
@@ -184,6 +186,7 @@ impl Policy {
             invalid(span, key.to_owned(), error.message().to_owned())
         })?;
         Policy::read(name, path, Section::top(top.get_ref()), zone)
+            .map(|policy| Policy { text: text.to_owned(), ..policy })
             .map_err(|Wrong { span, key, why }| invalid(span, key, why))
     }
 
@@ -197,6 +200,7 @@ impl Policy {
         let policy = Policy {
             name: name.to_owned(),
             path: path.to_owned(),
+            text: String::new(),
             source: top.required("source", place)?,
             source_glob: None,
             destination: top.required("destination", place)?,

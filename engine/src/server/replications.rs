@@ -1,0 +1,335 @@
+//! Replication in the event loop: requests, running executions, policies and their triggers.
+//!
+//! Methods of [`Server`]. An execution is a job with a thread of its own; this module starts it, stops it, and makes a
+//! policy's further executions wait. It never reads a journal: threads do.
+
+use super::client::Client;
+use super::event_loop::{STACK, Server};
+use crate::config::Config;
+use crate::error;
+use crate::outbox::Message;
+use crate::replication::triggers::{self, Policies};
+use crate::tasks::{self, Begin};
+use sampan_ipc::engine::{Answer, Code, Done, Failure};
+use sampan_ipc::paths::Paths;
+use sampan_ipc::replication::{ExecutionRequest, Policy as PolicyInfo, Replicate, State, Trigger};
+use sampan_ipc::report;
+use sampan_replication::command::Wanted;
+use sampan_replication::control::Control;
+use sampan_replication::journal::Journal;
+use sampan_replication::policy::Policy;
+use sampan_replication::policy::file::Overlap;
+use sampan_replication::record::Order;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest sleep before the clock is looked at again: it may have been set.
+const CLOCK_CHECK: Duration = Duration::from_secs(3600);
+
+/// The executions and policies of one engine.
+pub(super) struct Replications {
+    policies: Policies,
+    running: HashMap<u64, Running>,
+    /// Executions that wait because their policy is busy, the oldest first.
+    waiting: VecDeque<Waiting>,
+    /// The last execution of each policy, and its state.
+    last: HashMap<String, (u64, State)>,
+    watches_events: bool,
+}
+
+struct Running {
+    policy: String,
+    control: Arc<Control>,
+}
+
+struct Waiting {
+    id: u64,
+    policy: String,
+    journal: Arc<Journal>,
+}
+
+impl Replications {
+    pub(super) fn new(config: &Config) -> Self {
+        Replications {
+            policies: Policies::load(&config.replication_policies, sampan_ipc::time::now()),
+            running: HashMap::new(),
+            waiting: VecDeque::new(),
+            last: HashMap::new(),
+            watches_events: false,
+        }
+    }
+
+    /// When the next policy is due, or the clock must be looked at.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        let wait = self.policies.wait(sampan_ipc::time::now())?;
+        Some(Instant::now() + wait.min(CLOCK_CHECK))
+    }
+
+    fn running_of(&self, policy: &str) -> usize {
+        self.running.values().filter(|running| running.policy == policy).count()
+    }
+
+    /// Whether one more execution of the policy may run now.
+    fn has_room(&self, policy: &str) -> bool {
+        let most = self.policies.get(policy).map_or(1, |policy| policy.executions_max);
+        policy.is_empty() || self.running_of(policy) < most as usize
+    }
+}
+
+impl Server {
+    /// Takes up the executions that an earlier engine has left.
+    pub fn recover_replications(&mut self, unfinished: Vec<Arc<Journal>>) {
+        for journal in unfinished {
+            self.admit(journal, false);
+        }
+        self.watch_events();
+    }
+
+    pub(super) fn on_replicate(&mut self, client: &mut Client, asked: Replicate) -> Result<(), Failure> {
+        let order = Order {
+            source: asked.source,
+            destination: asked.destination,
+            options: asked.options,
+            credentials: asked.credentials,
+            ..Order::default()
+        };
+        Wanted::of(&order).map_err(|error| error::usage(&error))?;
+        let id = self.reserve_job_id();
+        self.run_execution(id, &order.clone(), Begin::Order(Box::new(order)))?;
+        self.follow(client, id, asked.detach);
+        Ok(())
+    }
+
+    pub(super) fn on_run_policy(
+        &mut self,
+        client: &mut Client,
+        name: &str,
+        dry_run: bool,
+        detach: bool,
+    ) -> Result<(), Failure> {
+        let Some(policy) = self.replications.policies.get(name) else {
+            let message = format!("there is no replication policy {name}");
+            return Err(error::new(Code::NotFound, message, "'sampan replication policies' lists them"));
+        };
+        let mut order = triggers::order(policy, Trigger::Manual, Vec::new());
+        order.options.dry_run |= dry_run;
+        if !self.replications.has_room(name) {
+            let message = format!("policy {name} has as many executions as it may");
+            return Err(error::new(Code::Conflict, message, "'sampan replication ls' lists them"));
+        }
+        let id = self.reserve_job_id();
+        self.run_execution(id, &order.clone(), Begin::Order(Box::new(order)))?;
+        self.follow(client, id, detach);
+        Ok(())
+    }
+
+    pub(super) fn on_execution(
+        &mut self,
+        client: &mut Client,
+        id: u64,
+        asked: &ExecutionRequest,
+    ) -> Result<(), Failure> {
+        match asked {
+            ExecutionRequest::Show => Ok(()),
+            ExecutionRequest::Stop => self.stop_execution(client, id, State::Stopped),
+            ExecutionRequest::Cancel => self.stop_execution(client, id, State::Canceled),
+            ExecutionRequest::Resume | ExecutionRequest::Retry => {
+                let only_failed = *asked == ExecutionRequest::Retry;
+                let new = self.reserve_job_id();
+                let order = Order { source: format!("execution {id}"), ..Order::default() };
+                self.run_execution(new, &order, Begin::Again { id, only_failed })?;
+                self.follow(client, new, true);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops a running or waiting execution; returns whether there was one. Also called for `sampan cancel`.
+    pub(super) fn stop_replication(&mut self, id: u64, state: State) -> bool {
+        if let Some(running) = self.replications.running.get(&id) {
+            running.control.stop(state);
+            return true;
+        }
+        let Some(at) = self.replications.waiting.iter().position(|waiting| waiting.id == id) else {
+            return false;
+        };
+        let Some(waiting) = self.replications.waiting.remove(at) else { return false };
+        // Its thread ends it at once, by its journal.
+        let control = Arc::<Control>::default();
+        control.stop(state);
+        let order = waiting.journal.read(|model| model.order.clone());
+        if let Err(failure) = self.run_controlled(id, &order, Begin::Recovered(waiting.journal), control) {
+            log::error!("execution {id} cannot be stopped: {}", failure.message);
+        }
+        true
+    }
+
+    fn stop_execution(&mut self, client: &mut Client, id: u64, state: State) -> Result<(), Failure> {
+        if !self.stop_replication(id, state) {
+            let message = format!("execution {id} does not run");
+            return Err(error::new(Code::NotFound, message, "'sampan replication ls' lists executions"));
+        }
+        log::info!("execution {id}: {state} by client {}", client.description());
+        self.shared.announcer.job("stop", id, "replicate", "", &[("state", state.word())]);
+        client.send(&Answer::Done(Done::default()));
+        Ok(())
+    }
+
+    pub(super) fn send_policies(&mut self, client: &mut Client) -> Result<(), Failure> {
+        let replications = &self.replications;
+        let describe = |policy: &Policy| {
+            let (last, last_state) = replications.last.get(&policy.name).copied().unwrap_or_default();
+            PolicyInfo {
+                name: policy.name.clone(),
+                file: policy.path.display().to_string(),
+                source: policy.source.to_string(),
+                destination: policy.destination.to_string(),
+                trigger: policy.trigger.to_string(),
+                enabled: policy.enabled,
+                next: replications.policies.next_of(policy).unwrap_or_default(),
+                last,
+                last_state,
+                error: String::new(),
+            }
+        };
+        let broken = replications
+            .policies
+            .errors()
+            .iter()
+            .map(|error| PolicyInfo { error: report::chain(error), ..PolicyInfo::default() });
+        let all = replications.policies.all().iter().map(describe).chain(broken);
+        client.send(&Answer::Policies(all.collect()));
+        client.send(&Answer::Done(Done::default()));
+        Ok(())
+    }
+
+    /// Reads the policies again.
+    pub(super) fn reload_policies(&mut self) {
+        self.replications.policies.reload(sampan_ipc::time::now());
+        log::info!("read {} replication policies", self.replications.policies.all().len());
+        self.watch_events();
+    }
+
+    /// Starts the policies whose time has come.
+    pub(super) fn run_due_policies(&mut self) {
+        for order in self.replications.policies.due(sampan_ipc::time::now()) {
+            self.trigger(order, None);
+        }
+    }
+
+    /// Starts the policies that an event of an image starts. `seen` is dropped once they are in their journals.
+    pub(super) fn on_image_event(
+        &mut self,
+        seq: u64,
+        action: &str,
+        name: &str,
+        seen: std::sync::mpsc::Sender<()>,
+    ) {
+        for order in self.replications.policies.started_by(seq, action, name) {
+            self.trigger(order, Some(seen.clone()));
+        }
+    }
+
+    fn watch_events(&mut self) {
+        let replications = &mut self.replications;
+        if replications.watches_events || !replications.policies.wants_events() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let cursor = self.shared.config.replication.join("events.cursor");
+        let socket = Paths::from_env().events_socket();
+        replications.watches_events = triggers::watch_images(&socket, &cursor, move |seq, action, name| {
+            let (seen, wait) = std::sync::mpsc::channel();
+            let (action, name) = (action.to_owned(), name.to_owned());
+            shared.outbox.send(Message::ImageEvent { seq, action, name, seen });
+            // Ends when every order has dropped its sender.
+            while wait.recv().is_ok() {}
+        });
+    }
+
+    /// Writes the order of a policy into a journal, on a thread; [`Server::on_begun`] follows.
+    fn trigger(&mut self, order: Order, seen: Option<std::sync::mpsc::Sender<()>>) {
+        let id = self.reserve_job_id();
+        let policy = self.replications.policies.get(&order.policy);
+        let skips = policy.is_some_and(|policy| policy.overlap == Overlap::Skip)
+            && !self.replications.has_room(&order.policy);
+        let shared = Arc::clone(&self.shared);
+        let begin = move || {
+            let begun = tasks::begin_execution(&shared, id, order, skips);
+            drop(seen);
+            if let Some(journal) = begun {
+                shared.outbox.send(Message::ReplicationBegun(journal));
+            }
+        };
+        if let Err(error) = sampan_os::thread::spawn("begin", STACK, begin) {
+            log::error!("a replication policy cannot run, because no thread can be started: {error}");
+        }
+    }
+
+    pub(super) fn on_begun(&mut self, journal: Arc<Journal>) {
+        self.admit(journal, true);
+    }
+
+    /// Runs an execution from its journal, or makes it wait for its turn.
+    fn admit(&mut self, journal: Arc<Journal>, is_new: bool) {
+        let (id, order) = (journal.id(), journal.read(|model| model.order.clone()));
+        let has_room = self.replications.has_room(&order.policy);
+        if !has_room
+            || (is_new && self.replications.waiting.iter().any(|waiting| waiting.policy == order.policy))
+        {
+            let policy = order.policy;
+            log::info!("execution {id} waits, because policy {policy} is busy");
+            self.replications.waiting.push_back(Waiting { id, policy, journal });
+            return;
+        }
+        if let Err(failure) = self.run_execution(id, &order, Begin::Recovered(journal)) {
+            log::error!("execution {id} cannot run: {}", failure.message);
+        }
+    }
+
+    fn run_execution(&mut self, id: u64, order: &Order, begin: Begin) -> Result<(), Failure> {
+        self.run_controlled(id, order, begin, Arc::default())
+    }
+
+    fn run_controlled(
+        &mut self,
+        id: u64,
+        order: &Order,
+        begin: Begin,
+        control: Arc<Control>,
+    ) -> Result<(), Failure> {
+        let subject = match order.destination.is_empty() {
+            true => order.source.clone(),
+            false => format!("{} to {}", order.source, order.destination),
+        };
+        let (name, own) = (subject.clone(), Arc::clone(&control));
+        self.start_with_id(id, "replicate", subject, None, move |task| task.replicate(begin, &name, &own))?;
+        if let Some(entry) = self.jobs.get(id) {
+            tasks::suspend_with(&entry.cancel, &control);
+        }
+        self.jobs.detach(id);
+        let policy = order.policy.clone();
+        if !policy.is_empty() {
+            self.replications.last.insert(policy.clone(), (id, State::Running));
+        }
+        self.replications.running.insert(id, Running { policy, control });
+        Ok(())
+    }
+
+    /// Takes note that a job has ended; starts the next execution of its policy, if it was one.
+    pub(super) fn on_replication_end(&mut self, id: u64) {
+        let Some(ended) = self.replications.running.remove(&id) else { return };
+        if let Some(last) = self.replications.last.get_mut(&ended.policy).filter(|last| last.0 == id) {
+            last.1 = match self.jobs.get(id).and_then(|entry| entry.outcome.as_ref()) {
+                Some(Err(failure)) if failure.code == Code::Cancelled => State::Stopped,
+                Some(Err(_)) => State::Error,
+                _ => State::Finished,
+            };
+        }
+        let next = self.replications.waiting.iter().position(|waiting| waiting.policy == ended.policy);
+        if let Some(waiting) = next.and_then(|at| self.replications.waiting.remove(at)) {
+            self.admit(waiting.journal, false);
+        }
+    }
+}
