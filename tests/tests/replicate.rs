@@ -431,7 +431,8 @@ fn monitord_hears_of_the_execution_and_of_each_image() {
 }
 
 /// A pair whose source has an image of one layer of three chunks, and stalls near the end of the second one. The first
-/// chunk is acknowledged when this returns, since the sockets hold less than a chunk, and an execution waits for the source.
+/// chunk is acknowledged when this returns, since the sockets hold less than a chunk, and an execution waits for the
+/// source.
 fn stalled() -> (Pair, Replicator, u64, Image) {
     let pair = Pair::plain();
     let image = image("stalled", 20_000_000);

@@ -1,5 +1,5 @@
-//! A replication through a bad network and bad registries: each fault of the table is survived or ends the artifact, and
-//! nothing that the destination has acknowledged is sent again.
+//! A replication through a bad network and bad registries: each fault of the table is survived or ends the artifact,
+//! and nothing that the destination has acknowledged is sent again.
 
 use sampan_ipc::replication::{ErrorClass, State};
 use sampan_tests::registry::{Image, Layer, Packing};

@@ -178,8 +178,8 @@ fn a_kill_between_two_chunks_loses_no_byte() {
     let pair = Pair::plain();
     pair.source.client().push_image("a", "t", &image);
     let mut replicator = Replicator::start(&pair);
-    // The source stalls near the end of the second chunk: more than the sockets hold is after the first one, so the engine
-    // has recorded the first one and reads the second one. No request to the destination is under way.
+    // The source stalls near the end of the second chunk: more than the sockets hold is after the first one, so the
+    // engine has recorded the first one and reads the second one. No request to the destination is under way.
     pair.source.recorder.inject(Rule::on("^GET .*/blobs/", Fault::StallAnswer(2 * CHUNK - 1000)));
     let id = replicator.detach(&[&pair.source.url("a:t"), &pair.destination.url("a:t")]);
     replicator.wait_until("the source to stall", || pair.source.recorder.faults() == 1);

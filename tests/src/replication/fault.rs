@@ -208,8 +208,8 @@ impl Rules {
         finite.map(|(rule, _, done)| rule.times - done).sum()
     }
 
-    /// The fault of a request, and the number of its rule. A fault in a body must be [claimed](Rules::claim) when the body
-    /// gets there, since a body may be too short; other faults count at once.
+    /// The fault of a request, and the number of its rule. A fault in a body must be [claimed](Rules::claim) when the
+    /// body gets there, since a body may be too short; other faults count at once.
     pub fn fault_of(&mut self, line: &str) -> Option<(usize, Fault)> {
         let mut chosen = None;
         for (nth, (rule, seen, done)) in self.rules.iter_mut().enumerate() {

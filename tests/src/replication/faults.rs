@@ -1,8 +1,8 @@
 //! The faults that a replication must survive, and those that end an artifact at once, as a table of rules.
 //!
-//! The survivable ones are all those that stopped other tools (a cut connection to either side, 429 and 503 on each kind
-//! of request, 500 on a manifest), and those that a registry behind a gateway shows besides. The table is for an image of
-//! [`LAYERS`] layers of [`LAYER_BYTES`] bytes that do not compress.
+//! The survivable ones are all those that stopped other tools (a cut connection to either side, 429 and 503 on each
+//! kind of request, 500 on a manifest), and those that a registry behind a gateway shows besides. Each case has an
+//! image of [`LAYERS`] layers that do not compress.
 
 use super::fault::{Fault, Reply, Rule};
 use super::pair::Pair;

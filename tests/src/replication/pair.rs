@@ -161,8 +161,8 @@ impl Pair {
         differences(there, here, names)
     }
 
-    /// Panics unless each upload session at the destination has ended, or the registry has forgotten it and the execution
-    /// names it.
+    /// Panics unless each upload session at the destination has ended, or the registry has forgotten it and the
+    /// execution names it.
     pub fn assert_sessions_ended(&self, execution: &Execution) {
         let left = self.sessions_left(execution);
         assert!(left.is_empty(), "{left:#?}\n{execution:#?}\n{}", self.requests());

@@ -145,9 +145,9 @@ impl Registry {
         bytes_below(&self.data().join("docker/registry/v2/blobs"))
     }
 
-    /// Upload sessions with bytes on the disk, as `/v2/NAME/blobs/uploads/UUID`, sorted; also those that the registry no
-    /// longer answers for. docker-registry 2.8.2 leaves an empty directory of a session that was deleted, which does not
-    /// count.
+    /// Upload sessions with bytes on the disk, as `/v2/NAME/blobs/uploads/UUID`, sorted; also those that the registry
+    /// no longer answers for. docker-registry 2.8.2 leaves an empty directory of a session that was deleted, which does
+    /// not count.
     pub fn sessions(&self) -> Vec<String> {
         let root = self.data().join("docker/registry/v2/repositories");
         let mut sessions = Vec::new();

@@ -5,11 +5,11 @@
 //!       [--registry nginx|sampan|docker-registry] [--layers N] [--size MB]
 //! ```
 //!
-//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull`, `run` or `replicate`; without one, all are measured. SYSTEM is
-//! `bare`, `sampan`, `redis`, `nats` or `mosquitto`. Every figure is the median of N runs [default: 5]; runs of the
-//! systems alternate, so that noise of the machine affects all. `--scale N` makes the runs of `fanout` N times longer.
-//! The benchmark starts private servers in private directories, on Unix sockets or loopback, and ends them. It reads CPU
-//! time from the kernel's clocks and does not infer it from elapsed time.
+//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull`, `run` or `replicate`; without one, all are measured.
+//! SYSTEM is `bare`, `sampan`, `redis`, `nats` or `mosquitto`. Every figure is the median of N runs [default: 5]; runs of
+//! the systems alternate, so that noise of the machine affects all. `--scale N` makes the runs of `fanout` N times
+//! longer. The benchmark starts private servers in private directories, on Unix sockets or loopback, and ends them. It
+//! reads CPU time from the kernel's clocks and does not infer it from elapsed time.
 //!
 //! `pull` has four images (S, M, M-zstd, L), of which `--image` selects some. `--puller` selects the pullers whose name
 //! contains WORD. They pull from nginx, or with `--registry` from `sampan serve` or docker-registry. In `run`,

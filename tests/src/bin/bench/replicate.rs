@@ -240,8 +240,8 @@ fn requests(registry: &Registry, before: usize) -> Requests {
     requests
 }
 
-/// A layer of bytes that do not compress, as a gzip stream: skopeo compresses a layer that is none, which would be other
-/// work.
+/// A layer of bytes that do not compress, as a gzip stream: skopeo compresses a layer that is none, which would be
+/// other work.
 fn layer(bytes: u64, seed: u64) -> io::Result<Vec<u8>> {
     let mut random = Random::new(seed);
     let mut layer = GzEncoder::new(Vec::new(), Compression::none());
@@ -338,7 +338,8 @@ fn bars(cold: &[Vec<Run>; 2], layers: u64) {
     let (skopeo, sampan) = (&cold[Copier::Skopeo as usize], &cold[Copier::Sampan as usize]);
     let ratio = |of: fn(&Cost) -> f64| median(sampan, of) / median(skopeo, of);
     println!(
-        "bar: CPU {:.2} of at most {CPU_BAR} × skopeo, wall {:.2} of at most {WALL_BAR} ×, peak RSS {:.1} of at most {RSS_BAR} MB",
+        "bar: CPU {:.2} of at most {CPU_BAR} × skopeo, wall {:.2} of at most {WALL_BAR} ×, \
+         peak RSS {:.1} of at most {RSS_BAR} MB",
         ratio(|c| c.cpu),
         ratio(|c| c.wall),
         median(sampan, |c| c.rss) * MB_PER_MIB
