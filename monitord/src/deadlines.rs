@@ -70,7 +70,14 @@ impl Deadlines {
 
     /// Removes `deadline`, unless the clock has passed it already.
     pub(crate) fn disarm(&self, deadline: Deadline) {
-        self.shared.lock().pending.remove(&deadline);
+        let mut state = self.shared.lock();
+        let was_first = state.pending.first() == Some(&deadline);
+        state.pending.remove(&deadline);
+        // Each subscriber disarms the deadline of its request. If the timer stayed set, the thread of an idle process
+        // would wake up for nothing, and bring back code pages that the process has released.
+        if was_first {
+            self.shared.wake_at_first(&state);
+        }
     }
 
     /// Returns the tokens whose deadlines have passed since the last call.
@@ -104,6 +111,15 @@ impl Shared {
         }
     }
 
+    /// Sets the timer to the first pending deadline; without one, the timer does not expire.
+    fn wake_at_first(&self, state: &State) {
+        if let Some((at, _)) = state.pending.first() {
+            self.wake_at(*at);
+        } else if let Err(errno) = self.timer.unset() {
+            log::debug!("cannot stop the deadline timer, it will expire once without a deadline: {errno}");
+        }
+    }
+
     fn run(&self) {
         loop {
             // Returns also after the clock was set: nix returns success for ECANCELED of read(2).
@@ -122,9 +138,7 @@ impl Shared {
             {
                 log::error!("cannot wake the event loop for a passed deadline: {error}");
             }
-            if let Some((at, _)) = state.pending.first() {
-                self.wake_at(*at);
-            }
+            self.wake_at_first(&state);
         }
     }
 }
@@ -169,6 +183,22 @@ mod tests {
         }
         assert_eq!(got, [Token(1), Token(2), Token(3)]);
         assert!(sampan_ipc::time::now() > later(60));
+    }
+
+    #[test]
+    fn a_disarmed_deadline_does_not_wake_the_thread() {
+        let poll = Poll::new().expect("a poll");
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("a waker"));
+        let deadlines = Deadlines::start(waker).expect("a thread");
+        let is_set = || deadlines.shared.timer.get().expect("a timer").is_some();
+        let later = |hours: i64| sampan_ipc::time::now() + hours * 3_600_000_000_000;
+        let (first, second) = ((later(1), Token(1)), (later(2), Token(2)));
+        deadlines.arm(first);
+        deadlines.arm(second);
+        deadlines.disarm(first);
+        assert!(is_set(), "the second deadline is pending");
+        deadlines.disarm(second);
+        assert!(!is_set());
     }
 
     #[test]
