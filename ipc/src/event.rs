@@ -277,12 +277,19 @@ pub(crate) fn is_word(bytes: &[u8], max: usize) -> bool {
     }
 }
 
+/// Whether `action` is a word of at most [`ACTION_WORD_MAX`] bytes, then nothing or a colon, a space and text.
+fn is_action(action: &str) -> bool {
+    // A search for one character is much cheaper than one for a string, and monitord checks every event. A word has no
+    // colon, so the first colon must be the one after the word.
+    let (word, rest) = action.split_at(action.find(':').unwrap_or(action.len()));
+    is_word(word.as_bytes(), ACTION_WORD_MAX) && (rest.is_empty() || rest.starts_with(": "))
+}
+
 fn check_words(kind: &str, action: &str) -> Result<(), FieldError> {
     if !is_word(kind.as_bytes(), KIND_MAX) {
         return Err(FieldError::Kind(kind.to_owned()));
     }
-    let word = action.split_once(": ").map_or(action, |(word, _)| word);
-    if !is_word(word.as_bytes(), ACTION_WORD_MAX) {
+    if !is_action(action) {
         return Err(FieldError::Action(action.to_owned()));
     }
     Ok(())
@@ -374,9 +381,8 @@ impl<'a> EventView<'a> {
     }
 
     fn fits_the_rules(&self, labels: PairsView<'_>) -> bool {
-        let word = self.action.split_once(": ").map_or(self.action, |(word, _)| word);
         is_word(self.kind.as_bytes(), KIND_MAX)
-            && is_word(word.as_bytes(), ACTION_WORD_MAX)
+            && is_action(self.action)
             && self.attributes.fits_the_rules()
             && labels.fits_the_rules()
     }
@@ -420,13 +426,11 @@ impl<'a> PairsView<'a> {
         Some(at.0)
     }
 
+    /// Whether all pairs can be read, and every key is allowed and occurs once.
     fn fits_the_rules(&self) -> bool {
-        self.count <= PAIRS_MAX
-            && self.iter().count() == self.count
-            && self
-                .iter()
-                .enumerate()
-                .all(|(nth, (key, _))| is_key(key) && !self.iter().take(nth).any(|(k, _)| k == key))
+        let is_new = |nth, key| !self.iter().take(nth).any(|(earlier, _)| earlier == key);
+        let fitting = self.iter().enumerate().take_while(|(nth, (key, _))| is_key(key) && is_new(*nth, *key));
+        self.count <= PAIRS_MAX && fitting.count() == self.count
     }
 }
 
