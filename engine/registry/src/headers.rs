@@ -92,7 +92,9 @@ impl FirstError {
             message: String,
         }
         let errors = serde_json::from_slice::<Errors>(body).map(|body| body.errors).unwrap_or_default();
-        let Some(ErrorDetail { code, message }) = errors.into_iter().next() else {
+        // docker-registry wraps an error with a meaning into others of code UNKNOWN.
+        let meant = errors.iter().position(|error| error.code != "UNKNOWN").unwrap_or(0);
+        let Some(ErrorDetail { code, message }) = errors.into_iter().nth(meant) else {
             return FirstError::default();
         };
         let text = if message.is_empty() { &code } else { &message };

@@ -110,7 +110,8 @@ impl Wanted {
     fn of_command(source: &str, destination: &str, all_tags: bool) -> Result<Self, CommandError> {
         let from = side(source)?;
         let to = side(destination)?;
-        let is_glob = from.path.contains(['*', '?', '[', '{']) || from.path.is_empty();
+        let is_glob =
+            from.path.contains(['*', '?', '[', '{']) || (from.path.is_empty() && from.target.is_none());
         if (is_glob || all_tags) && from.target.is_some() {
             return Err(wrong(format!("{source:?} has a tag or a digest, but all tags are wanted")));
         }

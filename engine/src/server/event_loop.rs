@@ -624,6 +624,30 @@ impl Server {
         if self.stop {
             return Err(error::new(Code::Failed, "the engine is stopping", "try again when it is back"));
         }
+        if self.jobs.get(job).is_none() {
+            self.add_job(job, kind, subject, key)?;
+        }
+        let entry = self.jobs.get(job).ok_or_else(|| no_job(job))?;
+        let (progress, cancel) = (Arc::clone(&entry.progress), Arc::clone(&entry.cancel));
+        let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
+        sampan_os::thread::spawn(format!("job-{job}"), STACK, move || run(task)).map(|_| ()).map_err(
+            |error| {
+                let failure =
+                    error::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "");
+                self.jobs.end(job, Err(failure.clone()));
+                failure
+            },
+        )
+    }
+
+    /// Adds a job to the table, whose thread starts later.
+    pub(super) fn add_job(
+        &mut self,
+        job: u64,
+        kind: &'static str,
+        subject: String,
+        key: Option<String>,
+    ) -> Result<(), Failure> {
         if self.jobs.running() >= RUNNING_MAX {
             let message = format!("{RUNNING_MAX} jobs are running, the maximum");
             return Err(error::new(Code::Conflict, message, "'sampan jobs' lists them"));
@@ -634,13 +658,8 @@ impl Server {
         {
             progress.note(&advice);
         }
-        let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
+        let mut entry = JobEntry::new(kind, subject, progress);
         entry.key = key;
-        let cancel = Arc::clone(&entry.cancel);
-        let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
-        sampan_os::thread::spawn(format!("job-{job}"), STACK, move || run(task)).map_err(|error| {
-            error::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
-        })?;
         self.jobs.insert_with_id(job, entry);
         Ok(())
     }

@@ -114,12 +114,7 @@ impl Server {
         };
         let mut order = triggers::order(policy, Trigger::Manual, Vec::new());
         order.options.dry_run |= dry_run;
-        if !self.replications.has_room(name) {
-            let message = format!("policy {name} has as many executions as it may");
-            return Err(error::new(Code::Conflict, message, "'sampan replication ls' lists them"));
-        }
-        let id = self.reserve_job_id();
-        self.run_execution(id, &order.clone(), Begin::Order(Box::new(order)))?;
+        let id = self.trigger(order, None)?;
         self.follow(client, id, detach);
         Ok(())
     }
@@ -214,7 +209,7 @@ impl Server {
     /// Starts the policies whose time has come.
     pub(super) fn run_due_policies(&mut self) {
         for order in self.replications.policies.due(sampan_ipc::time::now()) {
-            self.trigger(order, None);
+            self.trigger_unwatched(order, None);
         }
     }
 
@@ -227,7 +222,7 @@ impl Server {
         seen: std::sync::mpsc::Sender<()>,
     ) {
         for order in self.replications.policies.started_by(seq, action, name) {
-            self.trigger(order, Some(seen.clone()));
+            self.trigger_unwatched(order, Some(seen.clone()));
         }
     }
 
@@ -248,9 +243,12 @@ impl Server {
         });
     }
 
-    /// Writes the order of a policy into a journal, on a thread; [`Server::on_begun`] follows.
-    fn trigger(&mut self, order: Order, seen: Option<std::sync::mpsc::Sender<()>>) {
+    /// Writes the order of a policy into a journal, on a thread; [`Server::on_begun`] follows. Returns the number of the
+    /// execution.
+    fn trigger(&mut self, order: Order, seen: Option<std::sync::mpsc::Sender<()>>) -> Result<u64, Failure> {
         let id = self.reserve_job_id();
+        self.add_job(id, "replicate", subject(&order), None)?;
+        self.jobs.detach(id);
         let policy = self.replications.policies.get(&order.policy);
         let skips = policy.is_some_and(|policy| policy.overlap == Overlap::Skip)
             && !self.replications.has_room(&order.policy);
@@ -258,12 +256,26 @@ impl Server {
         let begin = move || {
             let begun = tasks::begin_execution(&shared, id, order, skips);
             drop(seen);
-            if let Some(journal) = begun {
-                shared.outbox.send(Message::ReplicationBegun(journal));
-            }
+            shared.outbox.send(match begun {
+                Ok(Some(journal)) => Message::ReplicationBegun(journal),
+                Ok(None) => Message::Ended { job: id, outcome: Ok(Done::default()) },
+                Err(failure) => Message::Ended { job: id, outcome: Err(failure) },
+            });
         };
         if let Err(error) = sampan_os::thread::spawn("begin", STACK, begin) {
-            log::error!("a replication policy cannot run, because no thread can be started: {error}");
+            let message = format!("cannot start a thread for the execution: {error}");
+            let failure = error::new(Code::Failed, message, "");
+            self.jobs.end(id, Err(failure.clone()));
+            return Err(failure);
+        }
+        Ok(id)
+    }
+
+    /// Starts a policy that nobody waits for; logs why it cannot run.
+    fn trigger_unwatched(&mut self, order: Order, seen: Option<std::sync::mpsc::Sender<()>>) {
+        let policy = order.policy.clone();
+        if let Err(failure) = self.trigger(order, seen) {
+            log::error!("replication policy {policy} cannot run: {}", failure.message);
         }
     }
 
@@ -278,8 +290,14 @@ impl Server {
         if !has_room
             || (is_new && self.replications.waiting.iter().any(|waiting| waiting.policy == order.policy))
         {
-            let policy = order.policy;
+            let policy = order.policy.clone();
             log::info!("execution {id} waits, because policy {policy} is busy");
+            if self.jobs.get(id).is_none()
+                && let Err(failure) = self.add_job(id, "replicate", subject(&order), None)
+            {
+                log::warn!("execution {id} waits without a job: {}", failure.message);
+            }
+            self.jobs.detach(id);
             self.replications.waiting.push_back(Waiting { id, policy, journal });
             return;
         }
@@ -299,10 +317,7 @@ impl Server {
         begin: Begin,
         control: Arc<Control>,
     ) -> Result<(), Failure> {
-        let subject = match order.destination.is_empty() {
-            true => order.source.clone(),
-            false => format!("{} to {}", order.source, order.destination),
-        };
+        let subject = subject(order);
         let (name, own) = (subject.clone(), Arc::clone(&control));
         self.start_with_id(id, "replicate", subject, None, move |task| task.replicate(begin, &name, &own))?;
         if let Some(entry) = self.jobs.get(id) {
@@ -331,5 +346,13 @@ impl Server {
         if let Some(waiting) = next.and_then(|at| self.replications.waiting.remove(at)) {
             self.admit(waiting.journal, false);
         }
+    }
+}
+
+/// The name of an execution in the list of jobs.
+fn subject(order: &Order) -> String {
+    match order.destination.is_empty() {
+        true => order.source.clone(),
+        false => format!("{} to {}", order.source, order.destination),
     }
 }

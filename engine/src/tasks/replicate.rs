@@ -211,9 +211,17 @@ fn failed(message: &str) -> Failure {
     error::new(Code::Failed, message, "")
 }
 
-/// Writes the order of a policy into a journal, before the policy's turn comes; call it on a thread. `None` if that
-/// failed, or if the execution `is_skipped`, because its policy is busy: it then is recorded as such and ended.
-pub fn begin_execution(shared: &Shared, id: u64, order: Order, is_skipped: bool) -> Option<Arc<Journal>> {
+/// Writes the order of a policy into a journal, before the policy's turn comes; call it on a thread. `None` if the
+/// execution `is_skipped`, because its policy is busy: it then is recorded as such and ended.
+///
+/// # Errors
+/// The journal cannot be written.
+pub fn begin_execution(
+    shared: &Shared,
+    id: u64,
+    order: Order,
+    is_skipped: bool,
+) -> Result<Option<Arc<Journal>>, Failure> {
     let journals = &shared.replication.journals;
     let policy = order.policy.clone();
     let begun = journals.begin(id, order).and_then(|journal| {
@@ -225,15 +233,17 @@ pub fn begin_execution(shared: &Shared, id: u64, order: Order, is_skipped: bool)
         Ok(journal)
     });
     match begun {
-        Ok(journal) if !is_skipped => Some(journal),
+        Ok(journal) if !is_skipped => Ok(Some(journal)),
         Ok(_) => {
             log::info!("execution {id} is skipped, because policy {policy} is busy");
             shared.announcer.job("skip", id, "replicate", &policy, &[("policy", &policy)]);
-            None
+            Ok(None)
         }
         Err(error) => {
-            log::error!("policy {policy} cannot run: {}", sampan_ipc::report::chain(&error));
-            None
+            let failure =
+                failed(&format!("policy {policy} cannot run: {}", sampan_ipc::report::chain(&error)));
+            log::error!("{}", failure.message);
+            Err(failure)
         }
     }
 }

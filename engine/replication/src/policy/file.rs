@@ -158,6 +158,17 @@ pub enum PolicyError {
     },
 }
 
+impl PolicyError {
+    /// The file or directory that the error is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            PolicyError::Read { path, .. }
+            | PolicyError::Name { path, .. }
+            | PolicyError::Invalid { path, .. } => path,
+        }
+    }
+}
+
 fn of_key(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!(", key {key}") }
 }
