@@ -66,7 +66,6 @@ macro_rules! survives {
     ($($name:ident: $nth:expr,)*) => {
         $(
             #[test]
-            #[ignore = "the feature lands next"]
             fn $name() {
                 run(faults::survived_at($nth));
             }
@@ -93,13 +92,17 @@ survives! {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn bodies_that_break_and_sessions_that_are_lost_are_survived() {
     run(faults::survived_in_bodies());
 }
 
 #[test]
-#[ignore = "the feature lands next"]
+#[ignore = "a 401 of a registry with Basic authentication is final"]
+fn a_single_refusal_of_good_credentials_is_survived() {
+    run(faults::survived_unauthorized());
+}
+
+#[test]
 fn what_no_retry_can_cure_ends_the_artifact_with_its_class() {
     run(faults::fatal());
 }
@@ -109,7 +112,6 @@ fn image(name: &str, bytes: usize) -> Image {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn one_artifact_that_fails_does_not_fail_the_others() {
     let pair = Pair::plain();
     let client = pair.source.client();
@@ -141,7 +143,6 @@ fn one_artifact_that_fails_does_not_fail_the_others() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn a_registry_that_demands_a_pause_gets_it_from_every_execution() {
     const PAUSE: u32 = 3;
     let pair = Pair::plain();
@@ -166,7 +167,6 @@ fn a_registry_that_demands_a_pause_gets_it_from_every_execution() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn a_mount_that_begins_an_upload_goes_on_with_that_upload() {
     let pair = Pair::plain();
     let image = image("mounted", 10_000);
@@ -185,7 +185,6 @@ fn a_mount_that_begins_an_upload_goes_on_with_that_upload() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn blobs_that_the_destination_has_lost_are_sent_again() {
     let mut pair = Pair::plain();
     pair.source.client().push_image("a", "t", &image("kept", 100_000));
@@ -202,7 +201,6 @@ fn blobs_that_the_destination_has_lost_are_sent_again() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn a_manifest_that_names_an_unknown_blob_is_sent_again_once() {
     let pair = Pair::plain();
     let image = image("unknown", 100_000);
@@ -225,7 +223,6 @@ fn a_manifest_that_names_an_unknown_blob_is_sent_again_once() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn a_registry_that_goes_away_and_returns_is_waited_for() {
     let mut pair = Pair::plain();
     let image = Image::of(
@@ -253,7 +250,6 @@ fn a_registry_that_goes_away_and_returns_is_waited_for() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn a_source_tag_that_moves_meanwhile_is_told() {
     let pair = Pair::plain();
     let (before, after) = (image("before", 50_000), image("after", 50_000));

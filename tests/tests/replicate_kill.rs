@@ -92,7 +92,6 @@ fn dry_run(images: &[(String, Image)]) -> (usize, usize) {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn an_engine_that_is_killed_anywhere_finishes_after_its_start() {
     let seed = seed();
     println!("SAMPAN_SEED={seed}");
@@ -142,7 +141,6 @@ fn an_engine_that_is_killed_anywhere_finishes_after_its_start() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn an_engine_that_is_killed_again_and_again_finishes_too() {
     let images = images();
     let pair = Pair::plain();
@@ -172,7 +170,6 @@ fn an_engine_that_is_killed_again_and_again_finishes_too() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn a_kill_between_two_chunks_loses_no_byte() {
     let image = Image::of(&[Layer::large("chunks", LARGE, Packing::Plain)], "amd64");
     let pair = Pair::plain();
@@ -194,7 +191,6 @@ fn a_kill_between_two_chunks_loses_no_byte() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn an_engine_that_is_asked_to_end_finishes_its_chunks() {
     let seed = seed();
     println!("SAMPAN_SEED={seed}");
@@ -222,7 +218,6 @@ fn an_engine_that_is_asked_to_end_finishes_its_chunks() {
 }
 
 #[test]
-#[ignore = "the feature lands next"]
 fn an_engine_ends_soon_although_a_transfer_stalls() {
     let images = images();
     let pair = Pair::plain();

@@ -153,12 +153,9 @@ fn destination_bodies() -> Vec<Case> {
     let case = |name: &str, pattern: &str, fault: Fault, resent| {
         Case::survived(Place::Destination, name, vec![Rule::on(pattern, fault)], resent)
     };
-    let unauthorized = || Reply::status(401).with("WWW-Authenticate", "Basic realm=\"a test\"");
     vec![
         case("the destination cuts a PATCH", PATCH, Fault::CutRequest(CUT), 1),
         case("the destination stalls in a PATCH", PATCH, Fault::StallRequest(CUT), 1),
-        case("401 in the middle of a PATCH", PATCH, Fault::AnswerAt(CUT, unauthorized()), 1),
-        case("401 on a POST", POST, Fault::Answer(unauthorized()), 0),
         case(
             "429 in the middle of a PATCH",
             PATCH,
@@ -168,6 +165,18 @@ fn destination_bodies() -> Vec<Case> {
         case("404 on a PATCH: the session is lost", PATCH, Fault::Answer(Reply::status(404)), 1),
         case("404 on a PUT: the session is lost", PUT_BLOB, Fault::Answer(Reply::status(404)), 1),
         case("416 on a PATCH", PATCH, Fault::Answer(Reply::status(416).code("BLOB_UPLOAD_INVALID")), 1),
+    ]
+}
+
+/// A refusal of credentials that were accepted before: the client authenticates again, once.
+pub fn survived_unauthorized() -> Vec<Case> {
+    let unauthorized = || Reply::status(401).with("WWW-Authenticate", "Basic realm=\"a test\"");
+    let case = |name: &str, pattern: &str, fault, resent| {
+        Case::survived(Place::Destination, name, vec![Rule::on(pattern, fault)], resent)
+    };
+    vec![
+        case("401 in the middle of a PATCH", PATCH, Fault::AnswerAt(CUT, unauthorized()), 1),
+        case("401 on a POST", POST, Fault::Answer(unauthorized()), 0),
     ]
 }
 
