@@ -137,7 +137,7 @@ fn policies_are_read_again_on_sighup_and_can_rest() {
 }
 
 #[test]
-#[ignore = "no event starts a policy: the filter key is event, not action"]
+#[ignore = "no event starts a policy (the filter key is event, not action), and copies start policies on push"]
 fn a_pull_a_push_and_a_load_on_this_host_start_a_policy() {
     let pair = Pair::plain();
     let client = pair.source.client();
@@ -175,7 +175,7 @@ fn a_pull_a_push_and_a_load_on_this_host_start_a_policy() {
 }
 
 #[test]
-#[ignore = "no event starts a policy: the filter key is event, not action"]
+#[ignore = "no event starts a policy (the filter key is event), and a killed engine takes events up again"]
 fn an_event_that_came_while_the_engine_was_away_is_caught_up() {
     let pair = Pair::plain();
     pair.source.client().push_image("a", "t", &image("a"));
@@ -290,7 +290,7 @@ fn a_policy_deletes_within_its_share_and_never_all() {
 }
 
 #[test]
-#[ignore = "a manual run of a busy policy is refused instead of queued"]
+#[ignore = "an execution that waits for its policy is not shown"]
 fn an_overlapping_execution_waits_or_is_skipped_and_is_no_error() {
     let pair = Pair::plain();
     pair.source.client().push_image("a", "t", &image("a"));
