@@ -25,6 +25,8 @@ const TASK_WAITS: [Duration; 4] =
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Attempts {
     failed: u32,
+    /// Whether a refusal of the credentials was tried again already.
+    was_denied: bool,
 }
 
 impl Attempts {
@@ -39,6 +41,11 @@ impl Attempts {
         let demanded = match error.kind {
             FailureKind::Temporary(demanded) => demanded.unwrap_or_default(),
             FailureKind::Host | FailureKind::LostSession => Duration::ZERO,
+            // A token may have expired just now; the next request gets a new one.
+            FailureKind::Denied if !self.was_denied => {
+                self.was_denied = true;
+                Duration::ZERO
+            }
             _ => return None,
         };
         if self.failed >= TRIES {
@@ -76,9 +83,12 @@ mod tests {
 
     #[test]
     fn what_no_attempt_can_cure_is_not_tried_again() {
-        for kind in [FailureKind::Denied, FailureKind::NotFound, FailureKind::Corrupt, FailureKind::Refused] {
+        for kind in [FailureKind::NotFound, FailureKind::Corrupt, FailureKind::Refused] {
             assert_eq!(Attempts::default().after(&SideError::new(kind, "x")), None);
         }
+        let (mut attempts, denied) = (Attempts::default(), SideError::new(FailureKind::Denied, "401"));
+        assert!(attempts.after(&denied).is_some(), "a token may have expired");
+        assert_eq!(attempts.after(&denied), None);
         let demand = SideError::new(FailureKind::Temporary(Some(Duration::from_secs(9))), "429");
         assert_eq!(Attempts::default().after(&demand), Some(Duration::from_secs(9)));
     }

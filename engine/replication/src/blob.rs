@@ -65,16 +65,7 @@ pub fn copy(run: &Run<'_>, sides: &Sides, blob: &Descriptor) -> Result<Outcome, 
     // While another task sends the same blob to another repository of the destination, wait: it can be mounted then.
     let key = format!("{} {}", run.destination_key, blob.digest);
     let _claim = run.limits.claim(&key, &run.soft, &|_| ())?;
-    let mut copy = Copy {
-        run,
-        sides,
-        blob,
-        about,
-        attempts: Attempts::default(),
-        failed_at: 0,
-        lost: 0,
-        was_denied: false,
-    };
+    let mut copy = Copy { run, sides, blob, about, attempts: Attempts::default(), failed_at: 0, lost: 0 };
     let outcome = copy.run()?;
     run.known.add(&blob.digest.to_string(), &sides.destination_name);
     Ok(outcome)
@@ -92,8 +83,6 @@ struct Copy<'a> {
     failed_at: u64,
     /// How often the destination has forgotten the session.
     lost: u32,
-    /// Whether the destination has refused the credentials once, in the middle of an upload.
-    was_denied: bool,
 }
 
 /// An upload session, and the number of bytes that the destination has acknowledged.
@@ -257,14 +246,6 @@ impl Copy<'_> {
         self.failed_at = open.at;
         row.retry(&report::chain(&error));
         let is_lost = error.kind == FailureKind::LostSession;
-        // A token may expire in the middle of a blob. One more attempt gets a new one.
-        let error = match error.kind {
-            FailureKind::Denied if !self.was_denied => {
-                self.was_denied = true;
-                SideError { kind: FailureKind::Temporary(None), ..error }
-            }
-            _ => error,
-        };
         self.run.wait_for_next(&self.about, error, &mut self.attempts)?;
         let destination = &self.sides.destination;
         let has = match is_lost {

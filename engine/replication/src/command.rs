@@ -127,7 +127,9 @@ impl Wanted {
             let glob = Glob::parse(&pattern).map_err(|error| wrong(error.to_string()))?;
             (Repositories::Matching(glob), Naming::Below { base: to.path.clone(), strip })
         } else {
-            let naming = match to.path.is_empty() || to.path.ends_with('/') {
+            // `oci:DIR:TAG` names exactly that entry of the layout.
+            let is_bare_tag = matches!(to.location, Location::OciLayout(_)) && to.target.is_some();
+            let naming = match !is_bare_tag && (to.path.is_empty() || to.path.ends_with('/')) {
                 true => Naming::Below { base: to.path.clone(), strip: String::new() },
                 false => Naming::As(to.path.clone()),
             };
@@ -359,6 +361,7 @@ mod tests {
             ("a.example/x:1", "b.example/x:2", ("1", "2")),
             ("oci:/stick:team/x:3", "b.example/x", ("3", "3")),
             ("oci:/stick:v1", "b.example/x", ("v1", "v1")),
+            ("a.example/x:1", "oci:/stick:v1", ("1", "v1")),
         ] {
             let only = wanted(source, destination, false).expect(source).only_artifact();
             assert_eq!(only, Some((artifact.0.to_owned(), artifact.1.to_owned())), "{source}");

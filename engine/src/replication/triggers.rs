@@ -148,7 +148,7 @@ pub fn watch_images(
 ) -> bool {
     let mut watch = Watch::new().socket(socket).filter("type=image").cursor_file(cursor);
     for kind in EventKind::ALL {
-        watch = watch.filter(format!("action={}", kind.word()));
+        watch = watch.filter(format!("event={}", kind.word()));
     }
     let run = move || {
         let subscription = match watch.start() {

@@ -188,11 +188,12 @@ impl Server {
                 error: String::new(),
             }
         };
-        let broken = replications
-            .policies
-            .errors()
-            .iter()
-            .map(|error| PolicyInfo { error: report::chain(error), ..PolicyInfo::default() });
+        let broken = replications.policies.errors().iter().map(|error| PolicyInfo {
+            name: error.path().file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            file: error.path().display().to_string(),
+            error: report::chain(error),
+            ..PolicyInfo::default()
+        });
         let all = replications.policies.all().iter().map(describe).chain(broken);
         client.send(&Answer::Policies(all.collect()));
         client.send(&Answer::Done(Done::default()));
