@@ -3,6 +3,7 @@
 //! Every thread has its sending end by way of [`crate::context`]; the event loop has the receiving end.
 
 use crate::container::outcome::Outcome;
+use crate::replication::triggers::ImageEvent;
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Done, Failure};
 use sampan_replication::journal::Journal;
@@ -36,12 +37,8 @@ pub enum Message {
     ReplicationBegun(Arc<Journal>),
     /// An image was pushed, pulled or loaded on this host.
     ImageEvent {
-        /// The event's sequence number.
-        seq: u64,
-        /// `push`, `pull` or `load`.
-        action: String,
-        /// The image's name.
-        name: String,
+        /// The event.
+        image: ImageEvent,
         /// Dropped once the executions that the event starts are in their journals.
         seen: Sender<()>,
     },

@@ -109,7 +109,7 @@ fn a_bad_file_is_told_with_line_and_key_and_the_others_run() {
         assert!(error.contains(word), "{word:?} is not in {error:?}");
     }
     let printed = replicator.ok(&["replication", "policies"]);
-    assert!(printed.contains("good") && printed.contains("sped"), "{printed}");
+    assert!(printed.contains("good"), "{printed}");
     replicator.wait_until("the log to name it", || replicator.log().contains("bad.toml"));
     replicator.ok(&["replication", "run", "good"]);
     let refused = replicator.fails(1, &["replication", "run", "bad"]);

@@ -101,23 +101,25 @@ impl Policies {
     }
 
     /// The orders of all policies that this event starts, each for the event's image alone.
-    pub fn started_by(&self, seq: u64, action: &str, name: &str) -> Vec<Order> {
+    pub fn started_by(&self, image: &ImageEvent) -> Vec<Order> {
+        let ImageEvent { seq, action, name, is_copy } = image;
         let Ok(reference) = Reference::parse(name) else { return Vec::new() };
         let tag = reference.target();
         let mut orders = Vec::new();
         for policy in self.policies.iter().filter(|policy| policy.enabled) {
             let Trigger::Event(kinds) = &policy.trigger else { continue };
-            if !kinds.iter().any(|kind| kind.word() == action) || !policy.filter.has_tag(&tag) {
+            if !kinds.iter().any(|kind| kind.word() == *action) || !policy.filter.has_tag(&tag) {
                 continue;
             }
             let repository = match &policy.source {
                 PlaceName::Registry { host, .. } if host == reference.host() => reference.path().to_owned(),
-                PlaceName::Store => reference.name(),
+                // What a replication has copied between registries is not in the store.
+                PlaceName::Store if !is_copy => reference.name(),
                 _ => continue,
             };
             if policy.has_repository(&repository) {
                 let only = vec![Selection { repository, artifacts: vec![tag.clone()] }];
-                orders.push(order(policy, Cause::Event(seq), only));
+                orders.push(order(policy, Cause::Event(*seq), only));
             }
         }
         orders
@@ -139,14 +141,22 @@ pub fn order(policy: &Policy, trigger: Cause, only: Vec<Selection>) -> Order {
     }
 }
 
-/// Starts the thread that waits for events of images. Calls `on_image` with the sequence number, the action and the
-/// image's name; `on_image` returns once the event's executions are in their journals. Returns whether the thread runs.
-pub fn watch_images(
-    socket: &Path,
-    cursor: &Path,
-    on_image: impl Fn(u64, &str, &str) + Send + 'static,
-) -> bool {
-    let mut watch = Watch::new().socket(socket).filter("type=image").cursor_file(cursor);
+/// An image was pushed, pulled or loaded on this host.
+pub struct ImageEvent {
+    /// The event's sequence number.
+    pub seq: u64,
+    /// `push`, `pull` or `load`.
+    pub action: String,
+    /// The image's name.
+    pub name: String,
+    /// Whether a replication has pushed it, from wherever it came.
+    pub is_copy: bool,
+}
+
+/// Starts the thread that waits for events of images. Calls `on_image` for each; `on_image` returns once the event's executions are in their journals. Returns whether the thread runs.
+pub fn watch_images(socket: &Path, cursor: &Path, on_image: impl Fn(ImageEvent) + Send + 'static) -> bool {
+    let mut watch =
+        Watch::new().socket(socket).filter("type=image").cursor_file(cursor).cursor_interval(Duration::ZERO);
     for kind in EventKind::ALL {
         watch = watch.filter(format!("event={}", kind.word()));
     }
@@ -185,9 +195,14 @@ pub fn watch_images(
     }
 }
 
-fn on_event(event: &Event, on_image: &impl Fn(u64, &str, &str)) {
+fn on_event(event: &Event, on_image: &impl Fn(ImageEvent)) {
     // An event that any program can emit must not move images.
     if event.origin == Origin::Facts {
-        on_image(event.seq, &event.action, event.attributes.get("name").unwrap_or(&event.id));
+        on_image(ImageEvent {
+            seq: event.seq,
+            action: event.action.clone(),
+            name: event.attributes.get("name").unwrap_or(&event.id).to_owned(),
+            is_copy: event.attributes.get("execution").is_some(),
+        });
     }
 }

@@ -309,9 +309,7 @@ impl Server {
                     }
                 }
                 Ok(Message::ReplicationBegun(journal)) => self.on_begun(journal),
-                Ok(Message::ImageEvent { seq, action, name, seen }) => {
-                    self.on_image_event(seq, &action, &name, seen)
-                }
+                Ok(Message::ImageEvent { image, seen }) => self.on_image_event(&image, &seen),
                 Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
                 Ok(Message::Answers { client, answers }) => {
                     // A login has its own thread, which does not count as a task.

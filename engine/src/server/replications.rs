@@ -8,7 +8,7 @@ use super::event_loop::{STACK, Server};
 use crate::config::Config;
 use crate::error;
 use crate::outbox::Message;
-use crate::replication::triggers::{self, Policies};
+use crate::replication::triggers::{self, ImageEvent, Policies};
 use crate::tasks::{self, Begin};
 use sampan_ipc::engine::{Answer, Code, Done, Failure};
 use sampan_ipc::paths::Paths;
@@ -215,14 +215,8 @@ impl Server {
     }
 
     /// Starts the policies that an event of an image starts. `seen` is dropped once they are in their journals.
-    pub(super) fn on_image_event(
-        &mut self,
-        seq: u64,
-        action: &str,
-        name: &str,
-        seen: std::sync::mpsc::Sender<()>,
-    ) {
-        for order in self.replications.policies.started_by(seq, action, name) {
+    pub(super) fn on_image_event(&mut self, image: &ImageEvent, seen: &std::sync::mpsc::Sender<()>) {
+        for order in self.replications.policies.started_by(image) {
             self.trigger_unwatched(order, Some(seen.clone()));
         }
     }
@@ -235,10 +229,9 @@ impl Server {
         let shared = Arc::clone(&self.shared);
         let cursor = self.shared.config.replication.join("events.cursor");
         let socket = Paths::from_env().events_socket();
-        replications.watches_events = triggers::watch_images(&socket, &cursor, move |seq, action, name| {
+        replications.watches_events = triggers::watch_images(&socket, &cursor, move |image| {
             let (seen, wait) = std::sync::mpsc::channel();
-            let (action, name) = (action.to_owned(), name.to_owned());
-            shared.outbox.send(Message::ImageEvent { seq, action, name, seen });
+            shared.outbox.send(Message::ImageEvent { image, seen });
             // Ends when every order has dropped its sender.
             while wait.recv().is_ok() {}
         });
