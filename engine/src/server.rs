@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod event_loop;
+mod executions;
 mod replications;
 mod requests;
 

@@ -272,7 +272,6 @@ fn referrers_and_cosign_tags_come_along_on_request() {
 }
 
 #[test]
-#[ignore = "what was copied to oci:DIR:NAME is not found as oci:DIR:NAME"]
 fn a_layout_on_a_stick_and_the_store_are_sides_too() {
     let pair = Pair::plain();
     let image = image("carried", 200_000);

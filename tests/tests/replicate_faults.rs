@@ -97,7 +97,6 @@ fn bodies_that_break_and_sessions_that_are_lost_are_survived() {
 }
 
 #[test]
-#[ignore = "a 401 on a POST of a registry with Basic authentication is final"]
 fn a_single_refusal_of_good_credentials_is_survived() {
     run(faults::survived_unauthorized());
 }

@@ -34,8 +34,6 @@ pub const CHUNK: u64 = 8 << 20;
 const CHUNK_MAX: u64 = 64 << 20;
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
-/// Most other repositories from which a blob is tried to be mounted.
-const MOUNTS_MAX: usize = 2;
 /// How often the upload of one blob may begin anew because the destination forgot its session.
 const LOST_MAX: u32 = 5;
 
@@ -124,17 +122,13 @@ impl Copy<'_> {
         if let Some(open) = self.resume()? {
             return Ok(Some(open));
         }
-        for from in self.mount_candidates() {
-            match self.begin(Some(&from))? {
-                None => return Ok(None),
-                // The session of a refused mount is as good as any other.
-                Some(open) => {
-                    self.run.known.forget(&self.blob.digest.to_string(), &from);
-                    return Ok(Some(open));
-                }
-            }
+        // The session of a refused mount is as good as any other, so only one mount is tried.
+        let Some(from) = self.mount_candidate() else { return self.begin(None) };
+        let open = self.begin(Some(&from))?;
+        if open.is_some() {
+            self.run.known.forget(&self.blob.digest.to_string(), &from);
         }
-        self.begin(None)
+        Ok(open)
     }
 
     fn resume(&mut self) -> Result<Option<Open>, Halt> {
@@ -173,12 +167,12 @@ impl Copy<'_> {
         }
     }
 
-    fn mount_candidates(&self) -> Vec<String> {
+    /// Another repository of the destination that should have the blob.
+    fn mount_candidate(&self) -> Option<String> {
         let own = &self.sides.destination_name;
         let source = self.run.is_same_place.then(|| self.sides.source_name.clone());
-        let known = self.run.known.repositories_with(&self.blob.digest.to_string(), MOUNTS_MAX + 1);
-        let all = source.into_iter().chain(known).filter(|repository| repository != own);
-        all.take(MOUNTS_MAX).collect()
+        let known = self.run.known.repositories_with(&self.blob.digest.to_string(), 2);
+        source.into_iter().chain(known).find(|repository| repository != own)
     }
 
     /// Sends the blob from the session's offset on, and finishes it.

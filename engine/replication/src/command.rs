@@ -270,9 +270,10 @@ fn side(text: &str) -> Result<Side, CommandError> {
     let rest = text.strip_prefix("docker://").unwrap_or(text);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let is_host = host.contains(['.', ':']) || host == "localhost" || host.starts_with('[');
-    if rest.contains(['*', '?', '[', '{']) && !(host.starts_with('[') && !path.contains(['*', '?', '{']))
-        || (is_host && (path.is_empty() || path.ends_with('/')))
-    {
+    // The brackets of an IPv6 address are no wildcard.
+    let glob = if host.starts_with('[') { path } else { rest };
+    let is_place = is_host && (path.is_empty() || path.ends_with('/'));
+    if is_place || glob.contains(['*', '?', '[', '{']) {
         let (host, path) = if is_host { (host, path) } else { ("docker.io", rest) };
         return Ok(Side {
             location: Location::Registry(host.to_owned()),

@@ -170,7 +170,11 @@ impl Repository for RegistryRepository {
 
     fn offset(&self, session: &mut Session) -> Result<Option<u64>, SideError> {
         let mut upload = Self::upload(session)?;
-        let offset = self.registry.upload_offset(&mut upload)?;
+        let offset = match self.registry.upload_offset(&mut upload) {
+            // docker-registry answers this for ever when it was killed in the middle of the upload.
+            Err(RegistryError::Status { status: 500, .. }) => None,
+            other => other?,
+        };
         session.location = upload.location().to_owned();
         Ok(offset)
     }

@@ -24,6 +24,9 @@ const ARTIFACTS_PER_RECORD: usize = 1000;
 /// How often an artifact is read again because its tag moved while it was copied.
 const MOVED_MAX: u32 = 2;
 
+/// Lists artifacts, as source and target.
+type Select<'a> = dyn Fn(&Sides) -> Result<Vec<(String, String)>, Halt> + Sync + 'a;
+
 /// What a task needs besides its execution.
 pub(crate) struct TaskOrder<'a> {
     /// The task's number.
@@ -33,7 +36,7 @@ pub(crate) struct TaskOrder<'a> {
     /// Opens both repositories.
     pub(crate) open: &'a (dyn Fn() -> Result<Sides, SideError> + Sync),
     /// Lists the artifacts, as source and target, if none are planned.
-    pub(crate) select: &'a (dyn Fn(&Sides) -> Result<Vec<(String, String)>, Halt> + Sync),
+    pub(crate) select: &'a Select<'a>,
     /// Told about each state that the task enters.
     pub(crate) on_state: &'a (dyn Fn(State) -> Result<(), Halt> + Sync),
     /// Set while the engine ends: the task then leaves its state as it is, for the next engine.

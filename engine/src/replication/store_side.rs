@@ -520,6 +520,7 @@ mod tests {
     use crate::image::disk_space::DiskSpace;
     use crate::outbox::Outbox;
     use crate::replication::oci_layout_side::OciLayoutPlace;
+    use crate::replication::state::ReplicationState;
     use crate::replication::test_artifacts::{Written, copy, copy_parts, digest_of, host, read};
     use sampan_ipc::announce::Announcer;
     use sampan_ipc::sender::FifoSender;
@@ -546,6 +547,7 @@ mod tests {
             config: *config,
             outbox: Outbox::new(std::sync::mpsc::channel().0, waker),
             advice: Mutex::default(),
+            replication: ReplicationState::open(&dir.join("replication")).expect("opened").0,
             rootfs: crate::container::rootfs::RootfsChoice::default(),
         })
     }

@@ -5,7 +5,7 @@
 //! job, the loop wakes every 100 ms to send changed progress rows; otherwise it sleeps until an event.
 
 use super::client::{Client, State};
-use super::replications::Replications;
+use super::executions::Replications;
 use crate::container::directory::Directories;
 use crate::container::manager::{self, ContainerManager};
 use crate::container::recover;

@@ -1,14 +1,14 @@
-//! Replication in the event loop: requests, running executions, policies and their triggers.
+//! Replication in the event loop: requests about executions and policies, and their triggers.
 //!
 //! Methods of [`Server`]. An execution is a job with a thread of its own; this module starts it, stops it, and makes a
 //! policy's further executions wait. It never reads a journal: threads do.
 
 use super::client::Client;
 use super::event_loop::{STACK, Server};
-use crate::config::Config;
+use super::executions::{Running, Waiting};
 use crate::error;
 use crate::outbox::Message;
-use crate::replication::triggers::{self, ImageEvent, Policies};
+use crate::replication::triggers::{self, ImageEvent};
 use crate::tasks::{self, Begin};
 use sampan_ipc::engine::{Answer, Code, Done, Failure};
 use sampan_ipc::paths::Paths;
@@ -20,62 +20,7 @@ use sampan_replication::journal::Journal;
 use sampan_replication::policy::Policy;
 use sampan_replication::policy::file::Overlap;
 use sampan_replication::record::Order;
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Longest sleep before the clock is looked at again: it may have been set.
-const CLOCK_CHECK: Duration = Duration::from_secs(3600);
-
-/// The executions and policies of one engine.
-pub(super) struct Replications {
-    policies: Policies,
-    running: HashMap<u64, Running>,
-    /// Executions that wait because their policy is busy, the oldest first.
-    waiting: VecDeque<Waiting>,
-    /// The last execution of each policy, and its state.
-    last: HashMap<String, (u64, State)>,
-    watches_events: bool,
-}
-
-struct Running {
-    policy: String,
-    control: Arc<Control>,
-}
-
-struct Waiting {
-    id: u64,
-    policy: String,
-    journal: Arc<Journal>,
-}
-
-impl Replications {
-    pub(super) fn new(config: &Config) -> Self {
-        Replications {
-            policies: Policies::load(&config.replication_policies, sampan_ipc::time::now()),
-            running: HashMap::new(),
-            waiting: VecDeque::new(),
-            last: HashMap::new(),
-            watches_events: false,
-        }
-    }
-
-    /// When the next policy is due, or the clock must be looked at.
-    pub(super) fn next_at(&self) -> Option<Instant> {
-        let wait = self.policies.wait(sampan_ipc::time::now())?;
-        Some(Instant::now() + wait.min(CLOCK_CHECK))
-    }
-
-    fn running_of(&self, policy: &str) -> usize {
-        self.running.values().filter(|running| running.policy == policy).count()
-    }
-
-    /// Whether one more execution of the policy may run now.
-    fn has_room(&self, policy: &str) -> bool {
-        let most = self.policies.get(policy).map_or(1, |policy| policy.executions_max);
-        policy.is_empty() || self.running_of(policy) < most as usize
-    }
-}
 
 impl Server {
     /// Takes up the executions that an earlier engine has left.
