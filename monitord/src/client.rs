@@ -60,8 +60,8 @@ pub(crate) struct Subscription {
     /// The filters as the subscriber sent them, for `sampan system info`.
     pub(crate) terms: Rc<[String]>,
     /// The subscriber's knowledge of its position. `None` if it needs no position frames: it has no filter, or it
-    /// speaks version 1.
-    pub(crate) known: Option<KnownPosition>,
+    /// speaks version 1. Boxed, since most subscribers have no filter, and an idle subscriber must stay small.
+    pub(crate) known: Option<Box<KnownPosition>>,
 }
 
 /// The position up to which a subscriber with a filter knows that monitord has searched.

@@ -399,7 +399,7 @@ impl EventLoop {
         }
         let terms = subscribe.filters.into();
         let needs_position = criteria.is_some() && version >= watch::VERSION;
-        let known = needs_position.then_some(KnownPosition { seq: lineage.after, sent_at: None });
+        let known = needs_position.then(|| Box::new(KnownPosition { seq: lineage.after, sent_at: None }));
         client.state = State::Subscribed(Subscription { at, inside: false, criteria, stop, terms, known });
         Ok(())
     }
