@@ -39,8 +39,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// Longest time until a client must have sent its request. Its connection is then closed, since it only occupies a
 /// descriptor.
 const OPENING_TIME: Duration = Duration::from_secs(10);
-/// Idle time after which the process releases the memory of its code pages.
-const IDLE_TIME: Duration = Duration::from_secs(1);
+/// Idle time after which the process releases the memory of its code pages. Longer than the default of `sync-interval`:
+/// the syncer thread, which then runs for the last time, would bring pages back.
+const IDLE_TIME: Duration = Duration::from_millis(1500);
 /// Longest time for subscribers to receive their last events when this process stops.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(500);
 /// Most bytes of the list of subscribers in a status, so that the status fits into one frame.
