@@ -329,7 +329,6 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation,
     })))
 }
 
-/// The defaults for containers, checked.
 /// The directory of the replication's policies: of the host for root, of the user for others.
 fn replication_policies() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
@@ -340,6 +339,7 @@ fn replication_policies() -> PathBuf {
     config.map_or_else(|| PathBuf::from(REPLICATION_POLICIES), |dir| dir.join("sampan/replication.d"))
 }
 
+/// The defaults for containers, checked.
 fn settings(table: &Table) -> Result<Settings, ConfigError> {
     let default = Settings::default();
     let timeout = within("stop-timeout", table.stop_timeout, 0..=u64::from(u32::MAX))?;

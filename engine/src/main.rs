@@ -25,6 +25,7 @@ use sampan_job::limits::Limits;
 use sampan_layer::userns::{self, Namespace};
 use sampan_os::file_lock;
 use sampan_os::thread;
+use sampan_replication::journal::JournalError;
 use sampan_store::{Store, StoreError, partial_blob};
 use std::error::Error;
 use std::path::Path;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
                 log::error!("hint: {hint}");
             }
             let in_use = matches!(error.downcast_ref(), Some(StoreError::Locked(_)))
+                || matches!(error.downcast_ref(), Some(JournalError::Locked(_)))
                 || matches!(error.downcast_ref(), Some(ListenError::Busy { .. }));
             ExitCode::from(if in_use { IN_USE } else { 1 })
         }

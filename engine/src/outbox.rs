@@ -35,6 +35,15 @@ pub enum Message {
     },
     /// The execution of a policy is in its journal, and can run.
     ReplicationBegun(Arc<Journal>),
+    /// The execution of a policy cannot be written into a journal.
+    ReplicationFailed {
+        /// Number of the job.
+        job: u64,
+        /// The name of the policy.
+        policy: String,
+        /// Why.
+        failure: Failure,
+    },
     /// An image was pushed, pulled or loaded on this host.
     ImageEvent {
         /// The event.

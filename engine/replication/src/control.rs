@@ -40,7 +40,11 @@ impl Control {
     pub fn stop(&self, state: State) {
         {
             let mut wish = lock(&self.state);
-            wish.wanted.get_or_insert(state);
+            // A stop can become a cancellation, and not the other way round: the sessions may be gone by then.
+            if wish.wanted != Some(State::Canceled) {
+                wish.wanted = Some(state);
+            }
+            let state = wish.wanted.unwrap_or(state);
             wish.machines.iter().for_each(|machine| machine.set(state));
         }
         self.end_with_grace();

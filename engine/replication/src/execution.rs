@@ -130,8 +130,12 @@ impl Execution<'_> {
         self.set_state(State::Running)?;
         self.run_tasks(Operation::Transfer)?;
         if self.run.order.options.prune {
-            self.plan_deletions()?;
-            self.run_tasks(Operation::Delete)?;
+            let planned = self.plan_deletions();
+            // A repository that keeps its tags does not keep the others from losing theirs.
+            if !matches!(planned, Err(Halt::Stopped)) {
+                self.run_tasks(Operation::Delete)?;
+            }
+            planned?;
         }
         Ok(())
     }
@@ -332,6 +336,7 @@ impl Execution<'_> {
             (of(Operation::Transfer), of(Operation::Delete))
         });
         let planned: HashSet<String> = planned.into_iter().map(|task| task.source).collect();
+        let mut refused = None;
         for task in transfers {
             // A repository whose copy failed keeps everything that it has.
             if task.state != State::Finished || planned.contains(&task.source) {
@@ -350,11 +355,9 @@ impl Execution<'_> {
                 Ok(tags) => tags,
                 Err(why) => {
                     self.run.rows.note(&format!("nothing is deleted in {name}: {why}"));
-                    return Err(SideError::new(
-                        FailureKind::Refused,
-                        format!("cannot delete in {name}: {why}"),
-                    )
-                    .into());
+                    let why = format!("cannot delete in {name}: {why}");
+                    refused.get_or_insert(SideError::new(FailureKind::Refused, why));
+                    continue;
                 }
             };
             if tags.is_empty() {
@@ -369,7 +372,7 @@ impl Execution<'_> {
                 self.run.record(Record::Artifacts { task: index, artifacts: artifacts.to_vec() })?;
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Ends all tasks that have not ended, deletes sessions that nobody will use, and records the final state.

@@ -10,6 +10,7 @@ use crate::side::{
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;
+use sampan_registry::mirrors::Mirrors;
 use sampan_registry::retry;
 use sampan_registry::{Access, Payload, Registry, RegistryError, Upload, UploadStart};
 use std::io::Read;
@@ -23,6 +24,9 @@ pub struct RegistryPlace {
 
 struct RegistryRepository {
     registry: Registry,
+    /// The mirrors of a source, if registries.conf names any. Tags are resolved at the registry itself, since a mirror
+    /// may be late; what has a digest comes from a mirror.
+    mirrors: Option<Mirrors>,
     name: String,
 }
 
@@ -53,7 +57,9 @@ impl Place for RegistryPlace {
         let reference = self.reference(name)?;
         let registry = Registry::new(&reference, &self.access);
         let registry = if is_destination { registry.for_push([]) } else { registry };
-        Ok(Arc::new(RegistryRepository { registry, name: reference.name() }))
+        let has_mirrors = self.access.registries.endpoints(&reference).is_ok_and(|all| all.len() > 1);
+        let mirrors = (has_mirrors && !is_destination).then(|| Mirrors::new(&reference, &self.access));
+        Ok(Arc::new(RegistryRepository { registry, mirrors, name: reference.name() }))
     }
 }
 
@@ -123,7 +129,10 @@ impl Repository for RegistryRepository {
     }
 
     fn manifest(&self, target: &str) -> Result<Manifest, SideError> {
-        let raw = self.registry.manifest(target)?;
+        let raw = match &self.mirrors {
+            Some(mirrors) if Digest::parse(target).is_ok() => mirrors.manifest(target)?,
+            _ => self.registry.manifest(target)?,
+        };
         let declared = crate::artifact::media_type(&raw.bytes);
         let served = raw.content_type.as_deref().map(|text| text.split(';').next().unwrap_or(text).trim());
         let media_type = declared.or_else(|| served.map(str::to_owned)).unwrap_or_default();
@@ -131,7 +140,10 @@ impl Repository for RegistryRepository {
     }
 
     fn blob(&self, blob: &Descriptor, offset: u64, etag: Option<&str>) -> Result<BlobReader, SideError> {
-        let body = self.registry.blob(&blob.digest, blob.size, offset, etag)?;
+        let body = match &self.mirrors {
+            Some(mirrors) => mirrors.blob(&blob.digest, blob.size, offset, etag)?,
+            None => self.registry.blob(&blob.digest, blob.size, offset, etag)?,
+        };
         Ok(BlobReader { starts: body.starts, etag: body.etag, reader: body.reader })
     }
 
@@ -220,5 +232,6 @@ impl Repository for RegistryRepository {
 
     fn shutdown(&self) {
         self.registry.shutdown();
+        self.mirrors.iter().for_each(Mirrors::shutdown);
     }
 }

@@ -320,15 +320,18 @@ impl<'a> Task<'a> {
         let head = run.persist(&about(&from.name(), source), || from.head(source))?;
         let Some(head) = head else { return Err(absent(from.as_ref(), source)) };
         let is_equal = |digest: &Digest| there.as_ref().is_some_and(|there| there.as_ref() == Some(digest));
-        if let Some(digest) = head.digest.filter(|digest| is_equal(digest) && !options.verify) {
+        if let Some(digest) = head.digest.as_ref().filter(|digest| is_equal(digest) && !options.verify) {
             self.news(at, ArtifactNews { digest: Some(digest.to_string()), ..self.pulling() })?;
             if options.referrers && !options.dry_run {
-                self.referrers_of(copier, at, &digest)?;
+                self.referrers_of(copier, at, digest)?;
             }
             self.end_artifact(at, Outcome::Unchanged, &[])?;
             return Ok(None);
         }
-        let manifest = run.persist(&about(&from.name(), source), || from.manifest(source))?;
+        // By digest, if it is known: the tag may move between two requests.
+        let exact = head.digest.as_ref().filter(|_| !from.is_local());
+        let exact = exact.map_or_else(|| source.clone(), Digest::to_string);
+        let manifest = run.persist(&about(&from.name(), source), || from.manifest(&exact))?;
         let source_digest = manifest.digest.clone();
         let (root, only) = tree::filter(manifest, options)?;
         let digest = Some(root.digest.to_string());

@@ -3,41 +3,80 @@
 //! Called by the job's thread at its end.
 
 use sampan_ipc::replication::{Artifact, Execution, Task};
+use sampan_job::cancel::Cancel;
 use sampan_replication::command::{Wanted, full_name};
 use sampan_replication::record::Order;
 use serde_json::{Value, json};
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
-/// Runs the `on-done` command of the execution's policy, if it has one, with the report on its standard input. Waits
-/// for its end; a failure is logged.
-pub fn run_on_done(order: &Order, execution: &Execution, tasks: &[(Task, Vec<Artifact>)]) {
+/// Longest time that the command may run.
+const COMMAND_MAX: Duration = Duration::from_secs(300);
+/// How often the thread checks whether the command has ended.
+const COMMAND_CHECK: Duration = Duration::from_millis(100);
+
+/// Runs the `on-done` command of the execution's policy, if it has one, with the report on its standard input; `dir` is
+/// where the report is written before. Waits for the command's end; a failure is logged.
+pub fn run_on_done(
+    order: &Order,
+    execution: &Execution,
+    tasks: &[(Task, Vec<Artifact>)],
+    dir: &Path,
+    stop: &Cancel,
+) {
     let Ok(wanted) = Wanted::of(order) else { return };
     let Some(command) = wanted.policy().map(|policy| policy.on_done.clone()) else { return };
     let Some((program, arguments)) = command.split_first() else { return };
-    if let Err(why) = feed(program, arguments, &to_json(execution, tasks)) {
+    if let Err(why) = feed(program, arguments, &to_json(execution, tasks), (dir, execution.id), stop) {
         log::error!("replication {}: on-done command {program:?} failed: {why}", execution.id);
     }
 }
 
-fn feed(program: &str, arguments: &[String], report: &Value) -> Result<(), String> {
+fn feed(
+    program: &str,
+    arguments: &[String],
+    report: &Value,
+    (dir, id): (&Path, u64),
+    stop: &Cancel,
+) -> Result<(), String> {
+    let report = spool(report, &dir.join(format!("report-{id}.json")))
+        .map_err(|error| format!("cannot write the report: {error}"))?;
     let mut child = Command::new(program)
         .args(arguments)
-        .stdin(Stdio::piped())
+        .stdin(report)
         .stdout(Stdio::null())
         .spawn()
         .map_err(|error| format!("cannot start: {error}"))?;
-    let written = child.stdin.take().map_or(Ok(()), |mut stdin| {
-        serde_json::to_writer(&mut stdin, report).map_err(std::io::Error::from).and_then(|()| stdin.flush())
-    });
-    let status = child.wait().map_err(|error| format!("cannot wait: {error}"))?;
-    match written {
-        // A command need not read its input.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(format!("cannot write the report: {error}"))
+    let status = wait(&mut child, stop)?;
+    if status.success() { Ok(()) } else { Err(status.to_string()) }
+}
+
+/// Writes the report into a file without a name: a pipe would block if the command does not read it.
+fn spool(report: &Value, path: &Path) -> io::Result<File> {
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    fs::remove_file(path)?;
+    serde_json::to_writer(&mut file, report)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Waits for the command; ends it after [`COMMAND_MAX`], or when the engine stops.
+fn wait(child: &mut Child, stop: &Cancel) -> Result<ExitStatus, String> {
+    let deadline = Instant::now() + COMMAND_MAX;
+    loop {
+        if let Some(status) = child.try_wait().map_err(|error| format!("cannot wait: {error}"))? {
+            return Ok(status);
         }
-        _ if !status.success() => Err(status.to_string()),
-        _ => Ok(()),
+        if stop.wait(COMMAND_CHECK).is_err() || Instant::now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("ended, because it ran for {} s or the engine stops", COMMAND_MAX.as_secs()));
+        }
     }
 }
 

@@ -309,6 +309,9 @@ impl Server {
                     }
                 }
                 Ok(Message::ReplicationBegun(journal)) => self.on_begun(journal),
+                Ok(Message::ReplicationFailed { job, policy, failure }) => {
+                    self.on_begin_failed(job, &policy, failure);
+                }
                 Ok(Message::ImageEvent { image, seen }) => self.on_image_event(&image, &seen),
                 Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
                 Ok(Message::Answers { client, answers }) => {

@@ -18,6 +18,8 @@ const CLOCK_CHECK: Duration = Duration::from_secs(3600);
 pub(super) struct Replications {
     pub(super) policies: Policies,
     pub(super) running: HashMap<u64, Running>,
+    /// The policies of executions that are being written into their journals.
+    pub(super) beginning: Vec<String>,
     /// Executions that wait because their policy is busy, the oldest first.
     pub(super) waiting: VecDeque<Waiting>,
     /// The last execution of each policy, and its state.
@@ -41,6 +43,7 @@ impl Replications {
         Replications {
             policies: Policies::load(&config.replication_policies, sampan_ipc::time::now()),
             running: HashMap::new(),
+            beginning: Vec::new(),
             waiting: VecDeque::new(),
             last: HashMap::new(),
             watches_events: false,
@@ -54,7 +57,15 @@ impl Replications {
     }
 
     fn running_of(&self, policy: &str) -> usize {
-        self.running.values().filter(|running| running.policy == policy).count()
+        let running = self.running.values().filter(|running| running.policy == policy).count();
+        running + self.beginning.iter().filter(|beginning| *beginning == policy).count()
+    }
+
+    /// Takes note that an execution is in its journal, or will never be.
+    pub(super) fn forget_beginning(&mut self, policy: &str) {
+        if let Some(at) = self.beginning.iter().position(|beginning| beginning == policy) {
+            self.beginning.swap_remove(at);
+        }
     }
 
     /// Whether one more execution of the policy may run now.

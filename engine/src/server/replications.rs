@@ -111,7 +111,8 @@ impl Server {
             return Err(error::new(Code::NotFound, message, "'sampan replication ls' lists executions"));
         }
         log::info!("execution {id}: {state} by client {}", client.description());
-        self.shared.announcer.job("stop", id, "replicate", "", &[("state", state.word())]);
+        let name = self.jobs.get(id).map(|entry| entry.subject.clone()).unwrap_or_default();
+        self.shared.announcer.job("stop", id, "replicate", &name, &[("state", state.word())]);
         client.send(&Answer::Done(Done::default()));
         Ok(())
     }
@@ -191,6 +192,10 @@ impl Server {
         let policy = self.replications.policies.get(&order.policy);
         let skips = policy.is_some_and(|policy| policy.overlap == Overlap::Skip)
             && !self.replications.has_room(&order.policy);
+        if !skips {
+            self.replications.beginning.push(order.policy.clone());
+        }
+        let (policy, name) = (order.policy.clone(), order.policy.clone());
         let shared = Arc::clone(&self.shared);
         let begin = move || {
             let begun = tasks::begin_execution(&shared, id, order, skips);
@@ -198,13 +203,14 @@ impl Server {
             shared.outbox.send(match begun {
                 Ok(Some(journal)) => Message::ReplicationBegun(journal),
                 Ok(None) => Message::Ended { job: id, outcome: Ok(Done::default()) },
-                Err(failure) => Message::Ended { job: id, outcome: Err(failure) },
+                Err(failure) => Message::ReplicationFailed { job: id, policy: name, failure },
             });
         };
         if let Err(error) = sampan_os::thread::spawn("begin", STACK, begin) {
             let message = format!("cannot start a thread for the execution: {error}");
             let failure = error::new(Code::Failed, message, "");
             self.jobs.end(id, Err(failure.clone()));
+            self.replications.forget_beginning(&policy);
             return Err(failure);
         }
         Ok(id)
@@ -218,7 +224,15 @@ impl Server {
         }
     }
 
+    /// Ends an execution whose journal cannot be written.
+    pub(super) fn on_begin_failed(&mut self, job: u64, policy: &str, failure: Failure) {
+        self.replications.forget_beginning(policy);
+        self.jobs.end(job, Err(failure));
+    }
+
     pub(super) fn on_begun(&mut self, journal: Arc<Journal>) {
+        let policy = journal.read(|model| model.order.policy.clone());
+        self.replications.forget_beginning(&policy);
         self.admit(journal, true);
     }
 
@@ -226,9 +240,7 @@ impl Server {
     fn admit(&mut self, journal: Arc<Journal>, is_new: bool) {
         let (id, order) = (journal.id(), journal.read(|model| model.order.clone()));
         let has_room = self.replications.has_room(&order.policy);
-        if !has_room
-            || (is_new && self.replications.waiting.iter().any(|waiting| waiting.policy == order.policy))
-        {
+        if !has_room {
             let policy = order.policy.clone();
             log::info!("execution {id} waits, because policy {policy} is busy");
             if self.jobs.get(id).is_none()
@@ -240,7 +252,8 @@ impl Server {
             self.replications.waiting.push_back(Waiting { id, policy, journal });
             return;
         }
-        if let Err(failure) = self.run_execution(id, &order, Begin::Recovered(journal)) {
+        let begin = if is_new { Begin::Begun(journal) } else { Begin::Recovered(journal) };
+        if let Err(failure) = self.run_execution(id, &order, begin) {
             log::error!("execution {id} cannot run: {}", failure.message);
         }
     }
@@ -283,7 +296,7 @@ impl Server {
         }
         let next = self.replications.waiting.iter().position(|waiting| waiting.policy == ended.policy);
         if let Some(waiting) = next.and_then(|at| self.replications.waiting.remove(at)) {
-            self.admit(waiting.journal, false);
+            self.admit(waiting.journal, true);
         }
     }
 }

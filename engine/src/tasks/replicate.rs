@@ -24,6 +24,8 @@ use std::sync::Arc;
 pub enum Begin {
     /// A command, or a trigger of a policy.
     Order(Box<Order>),
+    /// An execution of a policy, which has just been written into its journal.
+    Begun(Arc<Journal>),
     /// An execution that an earlier engine has not finished.
     Recovered(Arc<Journal>),
     /// Continue this execution, or repeat its failed artifacts.
@@ -70,6 +72,7 @@ impl Task {
         self.shared.announcer.job(action, self.job, "replicate", subject, &[("policy", policy)]);
         let events = JobEvents { task: self, subject };
         let ran = self.run(&journal, &order, &events, control);
+        self.lift_rate_limits(&order);
         let state = match ran {
             Ok(Some(state)) => state,
             // The next engine takes the execution up.
@@ -89,7 +92,13 @@ impl Task {
             (model.describe(), tasks.collect::<Vec<_>>())
         });
         replication.journals.finish(self.job);
-        report::run_on_done(&order, &described.0, &described.1);
+        report::run_on_done(
+            &order,
+            &described.0,
+            &described.1,
+            &self.shared.config.replication,
+            &control.soft,
+        );
         self.outcome(state, &ended)
     }
 
@@ -97,7 +106,7 @@ impl Task {
     fn begin(&self, begin: Begin) -> Result<Arc<Journal>, Failure> {
         let journals = &self.shared.replication.journals;
         let (order, records) = match begin {
-            Begin::Recovered(journal) => return Ok(journal),
+            Begin::Begun(journal) | Begin::Recovered(journal) => return Ok(journal),
             Begin::Order(order) => (*order, Vec::new()),
             Begin::Again { id, only_failed } => {
                 let Some((_, old)) = journals.order_of(id) else {
@@ -158,6 +167,16 @@ impl Task {
             control,
         };
         Ok(execution::run(journal, &wanted, host))
+    }
+
+    /// Lifts the limit of requests per second that this execution has set.
+    fn lift_rate_limits(&self, order: &Order) {
+        let Ok(wanted) = Wanted::of(order) else { return };
+        for location in [&wanted.source, &wanted.destination] {
+            if let (Location::Registry(host), 1..) = (location, order.options.requests_per_second) {
+                resolve::gates().limit(host, 0.0);
+            }
+        }
     }
 
     fn place(&self, at: &Location, order: &Order, insecure: bool) -> Result<Arc<dyn Place>, SideError> {

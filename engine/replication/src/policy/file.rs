@@ -224,7 +224,7 @@ impl Policy {
             delete_percent_max: top.read("delete-share-max", percent)?.unwrap_or(30),
             dry_run: top.read("dry-run", boolean)?.unwrap_or(false),
             bytes_per_second_max: top.read("speed", bytes)?,
-            requests_per_second_max: top.read("request-rate", |v| integer(v, 1, 10_000))?,
+            requests_per_second_max: top.read("request-rate", |v| integer(v, 1, 1000))?,
             executions_max: top.read("executions-max", |v| integer(v, 1, 100))?.unwrap_or(1),
             overlap: top
                 .read("overlap", |v| one_of(v, &[("queue", Overlap::Queue), ("skip", Overlap::Skip)]))?
