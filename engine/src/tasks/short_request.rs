@@ -7,7 +7,7 @@ use crate::error;
 use crate::image::{login, queries};
 use crate::outbox::Message;
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Login, Request};
-use sampan_ipc::replication::Listing;
+use sampan_ipc::replication::{Blob, Listing, State};
 use sampan_job::cancel::Cancel;
 use sampan_replication::command::full_name;
 
@@ -57,7 +57,21 @@ fn show_execution(shared: &Shared, id: u64) -> Result<Vec<Answer>, Failure> {
     let execution = found.execution;
     let (source, destination) = (execution.source.clone(), execution.destination.clone());
     let mut answers = vec![Answer::Execution(Box::new(execution))];
-    for (mut task, artifacts) in found.tasks {
+    let journal = shared.replication.journals.get(id);
+    let sessions = journal.map(|journal| journal.read(|model| model.sessions.clone())).unwrap_or_default();
+    for (mut task, mut artifacts) in found.tasks {
+        let copied = artifacts.iter_mut().find(|artifact| artifact.state == State::TransferBlob);
+        if let Some(artifact) = copied {
+            // The blobs in flight are not decided, so that only their sessions are known.
+            let own = sessions.values().filter(|session| session.repository == task.destination);
+            artifact.blobs.extend(own.map(|session| Blob {
+                digest: session.digest.clone(),
+                size: session.size,
+                sent: session.offset,
+                attempts: 1,
+                ..Blob::default()
+            }));
+        }
         task.source = full_name(&source, &task.source);
         task.destination = full_name(&destination, &task.destination);
         answers.push(Answer::Task(Box::new(task)));
