@@ -481,6 +481,10 @@ impl Server {
             Request::RunPolicy { name, dry_run, detach } => {
                 self.on_run_policy(client, &name, dry_run, detach)
             }
+            Request::Execution { id, request: ExecutionRequest::Show } if self.is_beginning(id) => {
+                self.show_beginning(client, id);
+                Ok(())
+            }
             Request::Execution { id, request: asked } if asked != ExecutionRequest::Show => {
                 self.on_execution(client, id, &asked)
             }

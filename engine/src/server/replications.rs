@@ -12,8 +12,9 @@ use crate::replication::triggers::{self, ImageEvent};
 use crate::tasks::{self, Begin};
 use sampan_ipc::engine::{Answer, Code, Done, Failure};
 use sampan_ipc::paths::Paths;
-use sampan_ipc::replication::{ExecutionRequest, Policy as PolicyInfo, Replicate, State, Trigger};
+use sampan_ipc::replication::{Execution, ExecutionRequest, Policy as PolicyInfo, Replicate, State, Trigger};
 use sampan_ipc::report;
+use sampan_job::table::JobEntry;
 use sampan_replication::command::Wanted;
 use sampan_replication::control::Control;
 use sampan_replication::journal::Journal;
@@ -62,6 +63,20 @@ impl Server {
         let id = self.trigger(order, None)?;
         self.follow(client, id, detach);
         Ok(())
+    }
+
+    /// Whether an execution has a job and is not in a journal yet: a thread is writing it there.
+    pub(super) fn is_beginning(&self, id: u64) -> bool {
+        let runs = |entry: &JobEntry| entry.kind == "replicate" && entry.outcome.is_none();
+        self.jobs.get(id).is_some_and(runs) && self.shared.replication.journals.get(id).is_none()
+    }
+
+    /// Describes an execution that is not in a journal yet.
+    pub(super) fn show_beginning(&self, client: &mut Client, id: u64) {
+        let execution =
+            Execution { id, state: State::Pending, started: sampan_ipc::time::now(), ..Execution::default() };
+        client.send(&Answer::Execution(Box::new(execution)));
+        client.send(&Answer::Done(Done::default()));
     }
 
     pub(super) fn on_execution(
