@@ -137,7 +137,8 @@ fn an_engine_that_is_killed_anywhere_finishes_after_its_start() {
         drop(replicator);
         pair.destination.registry.wipe();
     }
-    assert!(deaths * 2 > rounds(100), "only {deaths} kills came to pass");
+    // A point in a body may lie behind the last body, so that nothing is killed in that round.
+    assert!(deaths * 4 > rounds(100), "only {deaths} kills came to pass");
 }
 
 #[test]

@@ -514,7 +514,7 @@ mod tests {
             ("override = \"no\"", 3, "override", "neither true nor false"),
             ("delete-share-max = 1.5", 3, "delete-share-max", "from 0 to 1"),
             ("delete-share-max = nan", 3, "delete-share-max", "from 0 to 1"),
-            ("request-rate = 0", 3, "request-rate", "from 1 to 10000"),
+            ("request-rate = 0", 3, "request-rate", "from 1 to 1000"),
             ("executions-max = 101", 3, "executions-max", "from 1 to 100"),
             ("on-done = []", 3, "on-done", "the command is missing"),
             ("enabled = true\nenabled = true", 4, "enabled", "duplicate key"),
