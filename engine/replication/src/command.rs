@@ -112,6 +112,13 @@ impl Wanted {
         let to = side(destination)?;
         let is_glob =
             from.path.contains(['*', '?', '[', '{']) || (from.path.is_empty() && from.target.is_none());
+        if is_glob
+            && (from.path.contains('@') || from.path.rsplit('/').next().unwrap_or_default().contains(':'))
+        {
+            return Err(wrong(format!(
+                "{source:?} is a pattern with a tag or a digest, but a pattern copies all tags"
+            )));
+        }
         if (is_glob || all_tags) && from.target.is_some() {
             return Err(wrong(format!("{source:?} has a tag or a digest, but all tags are wanted")));
         }
@@ -376,6 +383,8 @@ mod tests {
             ("a.example/x", "b.example/x:1", true),
             ("docker://a.example/**", "a.example", false),
             ("oci:", "b.example/x", false),
+            ("docker://a.example/team/{web,db}:1", "b.example/x", false),
+            ("docker://a.example/team/*@sha256:0", "b.example/x", false),
             ("docker://a.example/UPPER", "b.example/x", false),
         ] {
             assert!(wanted(source, destination, all_tags).is_err(), "{source} {destination}");

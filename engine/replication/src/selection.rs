@@ -6,6 +6,7 @@
 use crate::blob::Sides;
 use crate::command::Wanted;
 use crate::run::{Halt, Run};
+use crate::side::{FailureKind, SideError};
 use sampan_ipc::replication::Options;
 use sampan_oci::digest::Digest;
 use std::collections::{HashMap, HashSet};
@@ -35,6 +36,11 @@ pub(crate) fn artifacts(
     let source = &sides.source;
     let about = format!("tags of {}", source.name());
     let mut tags = run.persist(&about, || source.tags())?;
+    // A pattern selects what is there; a name that is not there is a mistake.
+    if tags.is_empty() && wanted.fixed_repositories().is_some() {
+        let why = format!("{} is not at the source, or has no tags", source.name());
+        return Err(SideError::new(FailureKind::NotFound, why).into());
+    }
     tags.sort();
     tags.dedup();
     let tags: Vec<String> = match wanted.policy() {
@@ -100,8 +106,8 @@ fn facts(run: &Run<'_>, sides: &Sides, tag: &str, with_config: bool) -> Result<F
         let mut bytes = Vec::new();
         let read = source.blob(config, 0, None)?.reader.take(CONFIG_MAX).read_to_end(&mut bytes);
         read.map(|_| bytes).map_err(|error| {
-            let kind = crate::side::FailureKind::Temporary(None);
-            crate::side::SideError::new(kind, format!("cannot read the config of {about}: {error}"))
+            let kind = FailureKind::Temporary(None);
+            SideError::new(kind, format!("cannot read the config of {about}: {error}"))
         })
     })?;
     // Only the config that the manifest names may decide.
