@@ -115,6 +115,13 @@ impl JobIds {
     }
 }
 
+impl Drop for JobIds {
+    /// Waits for the write that runs, so that no file appears after the engine's end.
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
 /// Reads the first number that no engine has claimed; 1 if there is no file.
 fn read(path: &Path) -> io::Result<u64> {
     let bytes = match small_file::open(path).and_then(|file| small_file::read(file, FILE_MAX)) {

@@ -185,9 +185,10 @@ impl Copy<'_> {
         let (size, run) = (self.blob.size, self.run);
         let chunk = CHUNK.max(open.session.chunk_min.min(CHUNK_MAX));
         let share = usize::try_from(size.min(chunk)).unwrap_or(usize::MAX);
-        let _share = run.buffers.take(share, &run.soft)?;
+        // A pause of one host must hold neither memory nor a slot that another host's transfers need.
         self.sides.source.wait_until_open();
         self.sides.destination.wait_until_open();
+        let _share = run.buffers.take(share, &run.soft)?;
         let _slot = run.limits.slot(&run.soft)?;
         let destination = &self.sides.destination;
         if open.at == 0 && size <= chunk {
