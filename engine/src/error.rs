@@ -35,6 +35,11 @@ pub fn usage(error: &dyn Error) -> Failure {
     new(Code::Usage, chain(error), "")
 }
 
+/// Makes the failure of a request about an unknown job.
+pub fn no_job(job: u64) -> Failure {
+    new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists all jobs")
+}
+
 /// An error of another crate that can be reported to a client.
 ///
 /// A trait of ours, because neither the errors nor [`Failure`] belong to this crate, so `From` cannot be implemented.

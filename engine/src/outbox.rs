@@ -33,16 +33,16 @@ pub enum Message {
         /// The answers.
         answers: Vec<Answer>,
     },
-    /// The execution of a policy is in its journal, and can run.
-    ReplicationBegun(Arc<Journal>),
-    /// The execution of a policy cannot be written into a journal.
-    ReplicationFailed {
-        /// Number of the job.
-        job: u64,
-        /// The name of the policy.
+    /// An execution was written into its journal, or could not be.
+    ExecutionBegun {
+        /// The number of the execution.
+        id: u64,
+        /// The name of its policy; empty for a command.
         policy: String,
-        /// Why.
-        failure: Failure,
+        /// Its journal; `None` if it was skipped and has ended.
+        begun: Result<Option<Arc<Journal>>, Failure>,
+        /// The token of the client that waits for this, and whether that client does not follow the execution.
+        client: Option<(usize, bool)>,
     },
     /// An image was pushed, pulled or loaded on this host.
     ImageEvent {

@@ -206,7 +206,7 @@ impl Execution<'_> {
             Some(names) => names,
             None => {
                 let about = format!("repositories of {}", self.source.name());
-                self.run.persist(&about, || self.source.repositories())?
+                self.run.persist(&about, || self.source.repositories(&self.run.hard))?
             }
         };
         let mut pairs = Vec::new();

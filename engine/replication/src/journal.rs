@@ -31,7 +31,7 @@ pub use self::writer::Journal;
 use crate::model::Model;
 use crate::record::{Order, Record};
 use nix::fcntl::Flock;
-use sampan_ipc::replication::{ErrorClass, Execution, LastError, Listing, State};
+use sampan_ipc::replication::{ErrorClass, Execution, LastError, Listing, State, Trigger};
 use sampan_ipc::trust;
 use sampan_ipc::{frame, time};
 use sampan_os::file_lock;
@@ -165,6 +165,19 @@ impl Journals {
         let journal = Arc::new(Journal::new(model, file));
         lock(&self.live).insert(id, Arc::clone(&journal));
         Ok(journal)
+    }
+
+    /// Removes an execution that has just begun, because what it needs could not be recorded.
+    pub fn abandon(&self, id: u64) {
+        lock(&self.live).remove(&id);
+        remove(&self.path(id, "journal"));
+    }
+
+    /// The execution that continues or repeats the execution `id`, and has not ended.
+    pub fn continuation_of(&self, id: u64) -> Option<u64> {
+        let continues =
+            |model: &Model| model.order.trigger == Trigger::Again(id) && !model.execution.state.is_final();
+        lock(&self.live).values().find(|journal| journal.read(continues)).map(|journal| journal.id())
     }
 
     /// The journal of an execution that is not in the history.

@@ -7,6 +7,7 @@
 use crate::side::{
     Begin, BlobReader, FailureKind, Head, Manifest, Place, Repository, Session, SideError, Stored,
 };
+use sampan_job::cancel::Cancel;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;
@@ -47,9 +48,11 @@ impl Place for RegistryPlace {
         self.host.clone()
     }
 
-    fn repositories(&self) -> Result<Vec<String>, SideError> {
+    fn repositories(&self, stop: &Cancel) -> Result<Vec<String>, SideError> {
         // The list belongs to no repository; this name is only the way to make a client.
-        let registry = Registry::new(&self.reference("catalog")?, &self.access).for_catalog();
+        let registry = Arc::new(Registry::new(&self.reference("catalog")?, &self.access).for_catalog());
+        let to_shut = Arc::clone(&registry);
+        let _link = stop.link(move || to_shut.shutdown());
         Ok(registry.catalog()?)
     }
 

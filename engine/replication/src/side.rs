@@ -6,6 +6,7 @@
 //! A side never retries and never compares the digests of blobs: the copier does both.
 
 use sampan_ipc::replication::ErrorClass;
+use sampan_job::cancel::Cancel;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use std::error::Error;
@@ -137,11 +138,11 @@ pub trait Place: Send + Sync {
         self.name()
     }
 
-    /// Lists all repositories.
+    /// Lists all repositories. `stop` ends the running requests.
     ///
     /// # Errors
     /// [`FailureKind::Refused`] if the place does not list its repositories.
-    fn repositories(&self) -> Result<Vec<String>, SideError>;
+    fn repositories(&self, stop: &Cancel) -> Result<Vec<String>, SideError>;
 
     /// Opens a repository, without a request. `is_destination` asks for the right to write.
     ///

@@ -20,6 +20,7 @@ use crate::replication::layout_dir::LayoutDir;
 use crate::replication::layout_index::{Lookup, is_repository};
 use crate::replication::layout_links::{LayoutLinks, Links};
 use crate::replication::local_blob;
+use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
@@ -93,9 +94,11 @@ impl Place for OciLayoutPlace {
         format!("oci:{}", self.path.display())
     }
 
-    fn repositories(&self) -> Result<Vec<String>, SideError> {
+    fn repositories(&self, _: &Cancel) -> Result<Vec<String>, SideError> {
         let index = self.layout()?.dir.index()?;
-        Ok(index.map(|index| index.repositories().into_iter().collect()).unwrap_or_default())
+        Ok(index
+            .map(|index| index.repositories().into_iter().collect())
+            .unwrap_or_default())
     }
 
     fn repository(&self, name: &str, is_destination: bool) -> Result<Arc<dyn Repository>, SideError> {
@@ -520,7 +523,7 @@ mod tests {
         // Each step is made by another process.
         let step = || {
             let again = OciLayoutPlace::open(to.path()).expect("a layout");
-            assert_eq!(again.repositories().expect("listed"), [""; 0]);
+            assert_eq!(again.repositories(&Cancel::default()).expect("listed"), [""; 0]);
             again.repository("a", true).expect("a repository")
         };
         for blob in &parts.blobs {
@@ -627,7 +630,10 @@ mod tests {
         let odd = json!({"manifests": [{"digest": "sha256:../../../etc/passwd", "size": 1}, {}, 1, null]});
         fs::write(&index, odd.to_string()).expect("written");
         assert_eq!(
-            OciLayoutPlace::open(dir.path()).expect("opened").repositories().expect("listed"),
+            OciLayoutPlace::open(dir.path())
+                .expect("opened")
+                .repositories(&Cancel::default())
+                .expect("listed"),
             [""; 0]
         );
         fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).expect("written");

@@ -20,6 +20,8 @@ pub struct ReplicationState {
     pub journals: Journals,
     /// The memory for chunks.
     pub buffers: Buffers,
+    /// Locked while an execution takes over what an earlier one has left.
+    pub continuing: Mutex<()>,
     dir: PathBuf,
     known: Mutex<HashMap<String, Arc<KnownBlobs>>>,
 }
@@ -32,7 +34,13 @@ impl ReplicationState {
     pub fn open(dir: &Path) -> Result<(Self, Vec<Arc<Journal>>), JournalError> {
         let (journals, unfinished) = Journals::open(dir)?;
         let buffers = Buffers::new(CHUNKS * usize::try_from(CHUNK).unwrap_or(usize::MAX));
-        let state = ReplicationState { journals, buffers, dir: dir.to_owned(), known: Mutex::default() };
+        let state = ReplicationState {
+            journals,
+            buffers,
+            continuing: Mutex::default(),
+            dir: dir.to_owned(),
+            known: Mutex::default(),
+        };
         Ok((state, unfinished))
     }
 

@@ -23,6 +23,7 @@ use crate::image::prune;
 use crate::replication::fault::fault;
 use crate::replication::local_blob;
 use crate::replication::upload::Uploads;
+use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::platform::Platform;
@@ -85,7 +86,7 @@ impl Place for StorePlace {
         "store:".to_owned()
     }
 
-    fn repositories(&self) -> Result<Vec<String>, SideError> {
+    fn repositories(&self, _: &Cancel) -> Result<Vec<String>, SideError> {
         let entries = images::entries(&self.shared.store).map_err(store_error)?;
         let names = entries.iter().flat_map(|(_, names)| names);
         let repositories = names.filter_map(|name| Reference::parse(name).ok()).map(|name| name.name());
@@ -582,7 +583,7 @@ mod tests {
         copy(&*source, &*target, "1").expect("copied");
         assert_eq!(target.head("1").expect("asked"), source.head("1").expect("asked"));
         let place = StorePlace::new(Arc::clone(&shared)).expect("opened");
-        assert_eq!(place.repositories().expect("listed"), [APP]);
+        assert_eq!(place.repositories(&Cancel::default()).expect("listed"), [APP]);
         let stored = open(&shared, APP, false);
         assert_eq!(stored.tags().expect("listed"), ["1"]);
         let out =

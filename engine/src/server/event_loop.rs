@@ -15,7 +15,7 @@ use crate::fifos::Fifos;
 use crate::image::resolve;
 use crate::job_ids::JobIds;
 use crate::outbox::Message;
-use crate::tasks::{self, Task};
+use crate::tasks;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -26,9 +26,8 @@ use sampan_daemon::systemd::{self, NotifyState, Watchdog};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
 use sampan_ipc::replication::ExecutionRequest;
 use sampan_job::cancel::Cancel;
-use sampan_job::table::{JobEntry, JobTable, RUNNING_MAX};
+use sampan_job::table::JobTable;
 use sampan_os::memory;
-use sampan_os::mutex::lock;
 use sampan_spec::runtime;
 use sampan_store::images;
 use std::collections::{HashMap, VecDeque};
@@ -89,10 +88,10 @@ pub struct Server {
     fifos: Fifos,
     inbox: Receiver<Message>,
     pub(super) shared: Arc<Shared>,
-    clients: HashMap<usize, Client>,
+    pub(super) clients: HashMap<usize, Client>,
     next_client: usize,
     pub(super) jobs: JobTable,
-    job_ids: JobIds,
+    pub(super) job_ids: JobIds,
     containers: ContainerManager,
     pub(super) replications: Replications,
     tasks: usize,
@@ -100,7 +99,7 @@ pub struct Server {
     /// Running logins, by client token.
     pub(super) logins: HashMap<usize, Arc<Cancel>>,
     accept: Accept,
-    stop: bool,
+    pub(super) stop: bool,
     started: Instant,
     next_tick: Instant,
     watchdog: Watchdog,
@@ -174,6 +173,7 @@ impl Server {
         }
         systemd::notify(&[NotifyState::Stopping]);
         self.jobs.cancel_all();
+        self.leave_waiting();
         let deadline = Instant::now() + STOP_TIMEOUT;
         while (self.jobs.running() > 0 || self.containers.is_working()) && Instant::now() < deadline {
             self.run_once(&mut events)?;
@@ -308,9 +308,8 @@ impl Server {
                         client.send(&Answer::Serving { address });
                     }
                 }
-                Ok(Message::ReplicationBegun(journal)) => self.on_begun(journal),
-                Ok(Message::ReplicationFailed { job, policy, failure }) => {
-                    self.on_begin_failed(job, &policy, failure);
+                Ok(Message::ExecutionBegun { id, policy, begun, client }) => {
+                    self.on_begun(id, &policy, begun, client);
                 }
                 Ok(Message::ImageEvent { image, seen }) => self.on_image_event(&image, &seen),
                 Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
@@ -423,7 +422,7 @@ impl Server {
             return;
         };
         let Some(entry) = self.jobs.get(job) else {
-            client.send(&Answer::Error(no_job(job)));
+            client.send(&Answer::Error(error::no_job(job)));
             client.state = State::Closing;
             return;
         };
@@ -477,16 +476,12 @@ impl Server {
             Request::Push(push) => self.on_push(client, push),
             Request::Login(login) => self.on_login(token, client, login),
             Request::Verify(verify) => self.on_verify(client, verify),
-            Request::Replicate(replicate) => self.on_replicate(client, *replicate),
+            Request::Replicate(replicate) => self.on_replicate(token, client, *replicate),
             Request::RunPolicy { name, dry_run, detach } => {
-                self.on_run_policy(client, &name, dry_run, detach)
-            }
-            Request::Execution { id, request: ExecutionRequest::Show } if self.is_beginning(id) => {
-                self.show_beginning(client, id);
-                Ok(())
+                self.on_run_policy(token, client, &name, (dry_run, detach))
             }
             Request::Execution { id, request: asked } if asked != ExecutionRequest::Show => {
-                self.on_execution(client, id, &asked)
+                self.on_execution(token, client, id, &asked)
             }
             Request::Policies => self.send_policies(client),
             Request::ReplicationGraph => {
@@ -560,112 +555,11 @@ impl Server {
         }
     }
 
-    fn send_jobs(&self, client: &mut Client) {
-        let mut jobs = self.jobs.list();
-        let fits = |jobs: &Vec<engine::Job>| sampan_ipc::frame::encode(&Answer::Jobs(jobs.clone())).is_ok();
-        if !fits(&jobs) {
-            jobs.iter_mut().for_each(|job| job.rows.clear());
-        }
-        client.send(&Answer::Jobs(jobs));
-        client.send(&Answer::Done(Done::default()));
-    }
-
     fn send_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
         client.send(&Answer::CredentialHelpers(
             resolve::credential_helpers(&self.shared.config).map_err(error::explain)?,
         ));
         client.send(&Answer::Done(Done::default()));
-        Ok(())
-    }
-
-    /// Makes the client follow the job's progress; with `detach`, answers once and lets it go.
-    pub(super) fn follow(&mut self, client: &mut Client, id: u64, detach: bool) {
-        let Some(entry) = self.jobs.get(id) else { return };
-        let reference = entry.subject.clone();
-        if detach {
-            client.send(&Answer::Job(entry.describe(id).0));
-            client.send(&Answer::Done(Done { reference, ..Done::default() }));
-            return;
-        }
-        self.jobs.watch(id);
-        if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
-            client.send(&Answer::Job(job));
-            // The job may have added notes before this client followed it.
-            for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
-                client.send(&Answer::Note(note));
-            }
-            client.state = State::Watching { job: id, version };
-        }
-    }
-
-    /// Starts a job on its own thread.
-    pub(super) fn start(
-        &mut self,
-        kind: &'static str,
-        subject: String,
-        key: Option<String>,
-        run: impl FnOnce(Task) + Send + 'static,
-    ) -> Result<u64, Failure> {
-        let job = self.reserve_job_id();
-        self.start_with_id(job, kind, subject, key, run).map(|()| job)
-    }
-
-    /// Reserves the number of a job, also beyond a restart of the engine.
-    pub(super) fn reserve_job_id(&mut self) -> u64 {
-        let id = self.jobs.reserve_id();
-        self.job_ids.claim(id);
-        id
-    }
-
-    /// Starts a job whose number is reserved.
-    pub(super) fn start_with_id(
-        &mut self,
-        job: u64,
-        kind: &'static str,
-        subject: String,
-        key: Option<String>,
-        run: impl FnOnce(Task) + Send + 'static,
-    ) -> Result<(), Failure> {
-        if self.stop {
-            return Err(error::new(Code::Failed, "the engine is stopping", "try again when it is back"));
-        }
-        if self.jobs.get(job).is_none() {
-            self.add_job(job, kind, subject, key)?;
-        }
-        let entry = self.jobs.get(job).ok_or_else(|| no_job(job))?;
-        let (progress, cancel) = (Arc::clone(&entry.progress), Arc::clone(&entry.cancel));
-        let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
-        sampan_os::thread::spawn(format!("job-{job}"), STACK, move || run(task)).map(|_| ()).map_err(
-            |error| {
-                let failure =
-                    error::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "");
-                self.jobs.end(job, Err(failure.clone()));
-                failure
-            },
-        )
-    }
-
-    /// Adds a job to the table, whose thread starts later.
-    pub(super) fn add_job(
-        &mut self,
-        job: u64,
-        kind: &'static str,
-        subject: String,
-        key: Option<String>,
-    ) -> Result<(), Failure> {
-        if self.jobs.running() >= RUNNING_MAX {
-            let message = format!("{RUNNING_MAX} jobs are running, the maximum");
-            return Err(error::new(Code::Conflict, message, "'sampan jobs' lists them"));
-        }
-        let progress = tasks::progress(&self.shared.announcer, job, kind, &subject);
-        if matches!(kind, "pull" | "import" | "load")
-            && let Some(advice) = lock(&self.shared.advice).take()
-        {
-            progress.note(&advice);
-        }
-        let mut entry = JobEntry::new(kind, subject, progress);
-        entry.key = key;
-        self.jobs.insert_with_id(job, entry);
         Ok(())
     }
 
@@ -687,11 +581,6 @@ impl Server {
             }
         }
     }
-}
-
-/// Makes the failure of a request about an unknown job.
-pub(super) fn no_job(job: u64) -> Failure {
-    error::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists all jobs")
 }
 
 /// Formats a request for the log, without environment variables, which may hold secrets.

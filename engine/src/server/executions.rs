@@ -11,6 +11,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Most executions that run at a time, each with a thread and its tasks' threads; further ones wait.
+const RUNNING_MAX: usize = 32;
+/// Most executions that wait; further ones are refused.
+const WAITING_MAX: usize = 1000;
 /// Longest sleep before the clock is looked at again: it may have been set.
 const CLOCK_CHECK: Duration = Duration::from_secs(3600);
 
@@ -20,7 +24,7 @@ pub(super) struct Replications {
     pub(super) running: HashMap<u64, Running>,
     /// The policies of executions that are being written into their journals.
     pub(super) beginning: Vec<String>,
-    /// Executions that wait because their policy is busy, the oldest first.
+    /// Executions that wait for their turn, the oldest first: their policy is busy, or too many run.
     pub(super) waiting: VecDeque<Waiting>,
     /// The last execution of each policy, and its state.
     pub(super) last: HashMap<String, (u64, State)>,
@@ -36,6 +40,8 @@ pub(super) struct Waiting {
     pub(super) id: u64,
     pub(super) policy: String,
     pub(super) journal: Arc<Journal>,
+    /// False if an earlier engine has begun it.
+    pub(super) is_new: bool,
 }
 
 impl Replications {
@@ -68,9 +74,20 @@ impl Replications {
         }
     }
 
+    /// Whether no further execution can wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() + self.beginning.len() >= WAITING_MAX
+    }
+
+    /// Takes the oldest execution that waits and may run now.
+    pub(super) fn take_next(&mut self) -> Option<Waiting> {
+        let at = self.waiting.iter().position(|waiting| self.has_room(&waiting.policy))?;
+        self.waiting.remove(at)
+    }
+
     /// Whether one more execution of the policy may run now.
     pub(super) fn has_room(&self, policy: &str) -> bool {
         let most = self.policies.get(policy).map_or(1, |policy| policy.executions_max);
-        policy.is_empty() || self.running_of(policy) < most as usize
+        self.running.len() < RUNNING_MAX && (policy.is_empty() || self.running_of(policy) < most as usize)
     }
 }

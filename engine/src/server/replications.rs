@@ -3,18 +3,17 @@
 //! Methods of [`Server`]. An execution is a job with a thread of its own; this module starts it, stops it, and makes a
 //! policy's further executions wait. It never reads a journal: threads do.
 
-use super::client::Client;
+use super::client::{Client, State as ClientState};
 use super::event_loop::{STACK, Server};
 use super::executions::{Running, Waiting};
 use crate::error;
 use crate::outbox::Message;
 use crate::replication::triggers::{self, ImageEvent};
-use crate::tasks::{self, Begin};
+use crate::tasks::{self, Wish};
 use sampan_ipc::engine::{Answer, Code, Done, Failure};
 use sampan_ipc::paths::Paths;
-use sampan_ipc::replication::{Execution, ExecutionRequest, Policy as PolicyInfo, Replicate, State, Trigger};
+use sampan_ipc::replication::{ExecutionRequest, Policy as PolicyInfo, Replicate, State, Trigger};
 use sampan_ipc::report;
-use sampan_job::table::JobEntry;
 use sampan_replication::command::Wanted;
 use sampan_replication::control::Control;
 use sampan_replication::journal::Journal;
@@ -22,6 +21,7 @@ use sampan_replication::policy::Policy;
 use sampan_replication::policy::file::Overlap;
 use sampan_replication::record::Order;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 
 impl Server {
     /// Takes up the executions that an earlier engine has left.
@@ -32,7 +32,12 @@ impl Server {
         self.watch_events();
     }
 
-    pub(super) fn on_replicate(&mut self, client: &mut Client, asked: Replicate) -> Result<(), Failure> {
+    pub(super) fn on_replicate(
+        &mut self,
+        token: usize,
+        client: &mut Client,
+        asked: Replicate,
+    ) -> Result<(), Failure> {
         let order = Order {
             source: asked.source,
             destination: asked.destination,
@@ -41,18 +46,16 @@ impl Server {
             ..Order::default()
         };
         Wanted::of(&order).map_err(|error| error::usage(&error))?;
-        let id = self.reserve_job_id();
-        self.run_execution(id, &order.clone(), Begin::Order(Box::new(order)))?;
-        self.follow(client, id, asked.detach);
-        Ok(())
+        client.state = ClientState::Waiting;
+        self.begin(Wish::Order(Box::new(order)), String::new(), Some((token, asked.detach)), None)
     }
 
     pub(super) fn on_run_policy(
         &mut self,
+        token: usize,
         client: &mut Client,
         name: &str,
-        dry_run: bool,
-        detach: bool,
+        (dry_run, detach): (bool, bool),
     ) -> Result<(), Failure> {
         let Some(policy) = self.replications.policies.get(name) else {
             let message = format!("there is no replication policy {name}");
@@ -60,27 +63,13 @@ impl Server {
         };
         let mut order = triggers::order(policy, Trigger::Manual, Vec::new());
         order.options.dry_run |= dry_run;
-        let id = self.trigger(order, None)?;
-        self.follow(client, id, detach);
-        Ok(())
-    }
-
-    /// Whether an execution has a job and is not in a journal yet: a thread is writing it there.
-    pub(super) fn is_beginning(&self, id: u64) -> bool {
-        let runs = |entry: &JobEntry| entry.kind == "replicate" && entry.outcome.is_none();
-        self.jobs.get(id).is_some_and(runs) && self.shared.replication.journals.get(id).is_none()
-    }
-
-    /// Describes an execution that is not in a journal yet.
-    pub(super) fn show_beginning(&self, client: &mut Client, id: u64) {
-        let execution =
-            Execution { id, state: State::Pending, started: sampan_ipc::time::now(), ..Execution::default() };
-        client.send(&Answer::Execution(Box::new(execution)));
-        client.send(&Answer::Done(Done::default()));
+        client.state = ClientState::Waiting;
+        self.begin(Wish::Order(Box::new(order)), name.to_owned(), Some((token, detach)), None)
     }
 
     pub(super) fn on_execution(
         &mut self,
+        token: usize,
         client: &mut Client,
         id: u64,
         asked: &ExecutionRequest,
@@ -91,11 +80,8 @@ impl Server {
             ExecutionRequest::Cancel => self.stop_execution(client, id, State::Canceled),
             ExecutionRequest::Resume | ExecutionRequest::Retry => {
                 let only_failed = *asked == ExecutionRequest::Retry;
-                let new = self.reserve_job_id();
-                let order = Order { source: format!("execution {id}"), ..Order::default() };
-                self.run_execution(new, &order, Begin::Again { id, only_failed })?;
-                self.follow(client, new, true);
-                Ok(())
+                client.state = ClientState::Waiting;
+                self.begin(Wish::Again { id, only_failed }, String::new(), Some((token, true)), None)
             }
         }
     }
@@ -110,11 +96,10 @@ impl Server {
             return false;
         };
         let Some(waiting) = self.replications.waiting.remove(at) else { return false };
-        // Its thread ends it at once, by its journal.
+        // A thread ends it at once, and records that.
         let control = Arc::<Control>::default();
         control.stop(state);
-        let order = waiting.journal.read(|model| model.order.clone());
-        if let Err(failure) = self.run_controlled(id, &order, Begin::Recovered(waiting.journal), control) {
+        if let Err(failure) = self.run_execution(waiting.journal, waiting.is_new, control) {
             log::error!("execution {id} cannot be stopped: {}", failure.message);
         }
         true
@@ -171,14 +156,14 @@ impl Server {
     /// Starts the policies whose time has come.
     pub(super) fn run_due_policies(&mut self) {
         for order in self.replications.policies.due(sampan_ipc::time::now()) {
-            self.trigger_unwatched(order, None);
+            self.trigger(order, None);
         }
     }
 
     /// Starts the policies that an event of an image starts. `seen` is dropped once they are in their journals.
-    pub(super) fn on_image_event(&mut self, image: &ImageEvent, seen: &std::sync::mpsc::Sender<()>) {
+    pub(super) fn on_image_event(&mut self, image: &ImageEvent, seen: &Sender<()>) {
         for order in self.replications.policies.started_by(image) {
-            self.trigger_unwatched(order, Some(seen.clone()));
+            self.trigger(order, Some(seen.clone()));
         }
     }
 
@@ -191,107 +176,127 @@ impl Server {
         let cursor = self.shared.config.replication.join("events.cursor");
         let socket = Paths::from_env().events_socket();
         replications.watches_events = triggers::watch_images(&socket, &cursor, move |image| {
-            let (seen, wait) = std::sync::mpsc::channel();
+            let (seen, wait) = mpsc::channel();
             shared.outbox.send(Message::ImageEvent { image, seen });
             // Ends when every order has dropped its sender.
             while wait.recv().is_ok() {}
         });
     }
 
-    /// Writes the order of a policy into a journal, on a thread; [`Server::on_begun`] follows. Returns the number of the
-    /// execution.
-    fn trigger(&mut self, order: Order, seen: Option<std::sync::mpsc::Sender<()>>) -> Result<u64, Failure> {
+    /// Has an execution written into a journal, on a thread; [`Server::on_begun`] follows, and answers the client. `seen`
+    /// is dropped once the execution is in its journal.
+    fn begin(
+        &mut self,
+        wish: Wish,
+        policy: String,
+        client: Option<(usize, bool)>,
+        seen: Option<Sender<()>>,
+    ) -> Result<(), Failure> {
+        if self.stop {
+            return Err(error::new(Code::Failed, "the engine is stopping", "try again when it is back"));
+        }
+        if self.replications.is_full() {
+            let message = "too many executions wait for their turn";
+            return Err(error::new(Code::Conflict, message, "'sampan replication ls' lists them"));
+        }
         let id = self.reserve_job_id();
-        self.add_job(id, "replicate", subject(&order), None)?;
-        self.jobs.detach(id);
-        let policy = self.replications.policies.get(&order.policy);
-        let skips = policy.is_some_and(|policy| policy.overlap == Overlap::Skip)
-            && !self.replications.has_room(&order.policy);
-        if !skips {
-            self.replications.beginning.push(order.policy.clone());
+        let skips = self.replications.policies.get(&policy).is_some_and(|p| p.overlap == Overlap::Skip);
+        let is_skipped = skips && !self.replications.has_room(&policy);
+        if !is_skipped {
+            self.replications.beginning.push(policy.clone());
         }
-        let (policy, name) = (order.policy.clone(), order.policy.clone());
-        let shared = Arc::clone(&self.shared);
+        let (shared, name) = (Arc::clone(&self.shared), policy.clone());
         let begin = move || {
-            let begun = tasks::begin_execution(&shared, id, order, skips);
+            let begun = tasks::begin_execution(&shared, id, wish, is_skipped);
             drop(seen);
-            shared.outbox.send(match begun {
-                Ok(Some(journal)) => Message::ReplicationBegun(journal),
-                Ok(None) => Message::Ended { job: id, outcome: Ok(Done::default()) },
-                Err(failure) => Message::ReplicationFailed { job: id, policy: name, failure },
-            });
+            shared.outbox.send(Message::ExecutionBegun { id, policy: name, begun, client });
         };
-        if let Err(error) = sampan_os::thread::spawn("begin", STACK, begin) {
-            let message = format!("cannot start a thread for the execution: {error}");
-            let failure = error::new(Code::Failed, message, "");
-            self.jobs.end(id, Err(failure.clone()));
+        sampan_os::thread::spawn("begin", STACK, begin).map(|_| ()).map_err(|error| {
             self.replications.forget_beginning(&policy);
-            return Err(failure);
-        }
-        Ok(id)
+            let message = format!("cannot start a thread for the execution: {error}");
+            error::new(Code::Failed, message, "")
+        })
     }
 
     /// Starts a policy that nobody waits for; logs why it cannot run.
-    fn trigger_unwatched(&mut self, order: Order, seen: Option<std::sync::mpsc::Sender<()>>) {
+    fn trigger(&mut self, order: Order, seen: Option<Sender<()>>) {
         let policy = order.policy.clone();
-        if let Err(failure) = self.trigger(order, seen) {
+        if let Err(failure) = self.begin(Wish::Order(Box::new(order)), policy.clone(), None, seen) {
             log::error!("replication policy {policy} cannot run: {}", failure.message);
         }
     }
 
-    /// Ends an execution whose journal cannot be written.
-    pub(super) fn on_begin_failed(&mut self, job: u64, policy: &str, failure: Failure) {
-        self.replications.forget_beginning(policy);
-        self.jobs.end(job, Err(failure));
-    }
-
-    pub(super) fn on_begun(&mut self, journal: Arc<Journal>) {
-        let policy = journal.read(|model| model.order.policy.clone());
-        self.replications.forget_beginning(&policy);
-        self.admit(journal, true);
-    }
-
-    /// Runs an execution from its journal, or makes it wait for its turn.
-    fn admit(&mut self, journal: Arc<Journal>, is_new: bool) {
-        let (id, order) = (journal.id(), journal.read(|model| model.order.clone()));
-        let has_room = self.replications.has_room(&order.policy);
-        if !has_room {
-            let policy = order.policy.clone();
-            log::info!("execution {id} waits, because policy {policy} is busy");
-            if self.jobs.get(id).is_none()
-                && let Err(failure) = self.add_job(id, "replicate", subject(&order), None)
-            {
-                log::warn!("execution {id} waits without a job: {}", failure.message);
-            }
-            self.jobs.detach(id);
-            self.replications.waiting.push_back(Waiting { id, policy, journal });
-            return;
-        }
-        let begin = if is_new { Begin::Begun(journal) } else { Begin::Recovered(journal) };
-        if let Err(failure) = self.run_execution(id, &order, begin) {
-            log::error!("execution {id} cannot run: {}", failure.message);
-        }
-    }
-
-    fn run_execution(&mut self, id: u64, order: &Order, begin: Begin) -> Result<(), Failure> {
-        self.run_controlled(id, order, begin, Arc::default())
-    }
-
-    fn run_controlled(
+    /// Runs an execution that is in its journal now, and answers the client that has waited for that.
+    pub(super) fn on_begun(
         &mut self,
         id: u64,
-        order: &Order,
-        begin: Begin,
+        policy: &str,
+        begun: Result<Option<Arc<Journal>>, Failure>,
+        client: Option<(usize, bool)>,
+    ) {
+        self.replications.forget_beginning(policy);
+        let begun = begun.map(|journal| match journal {
+            Some(journal) => self.admit(journal, true),
+            None => {
+                self.add_job(id, "replicate", policy.to_owned(), None);
+                self.jobs.end(id, Ok(Done::default()));
+            }
+        });
+        let Some((token, detach)) = client else {
+            if let Err(failure) = begun {
+                log::error!("replication policy {policy} cannot run: {}", failure.message);
+            }
+            return;
+        };
+        let Some(mut client) = self.clients.remove(&token) else { return };
+        client.state = ClientState::Closing;
+        match begun {
+            Ok(()) => self.follow(&mut client, id, detach),
+            Err(failure) => client.send(&Answer::Error(failure)),
+        }
+        self.clients.insert(token, client);
+    }
+
+    /// Makes a job of an execution, and runs it when its turn comes.
+    fn admit(&mut self, journal: Arc<Journal>, is_new: bool) {
+        let (id, order) = (journal.id(), journal.read(|model| model.order.clone()));
+        self.add_job(id, "replicate", subject(&order), None);
+        self.jobs.detach(id);
+        self.replications.waiting.push_back(Waiting { id, policy: order.policy, journal, is_new });
+        self.run_waiting();
+    }
+
+    /// Ends the jobs of executions that wait, when the engine ends: the next engine takes the executions up.
+    pub(super) fn leave_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.replications.waiting) {
+            let failure = error::new(Code::Cancelled, "the engine is stopping", tasks::RESUMES);
+            self.jobs.end(waiting.id, Err(failure));
+        }
+    }
+
+    /// Runs the executions whose turn has come.
+    fn run_waiting(&mut self) {
+        while let Some(waiting) = self.replications.take_next() {
+            let (id, journal) = (waiting.id, Arc::clone(&waiting.journal));
+            if let Err(failure) = self.run_execution(journal, waiting.is_new, Arc::default()) {
+                log::error!("execution {id} waits, because it cannot run: {}", failure.message);
+                self.replications.waiting.push_front(waiting);
+                return;
+            }
+        }
+    }
+
+    fn run_execution(
+        &mut self,
+        journal: Arc<Journal>,
+        is_new: bool,
         control: Arc<Control>,
     ) -> Result<(), Failure> {
-        let subject = subject(order);
-        let (name, own) = (subject.clone(), Arc::clone(&control));
-        self.start_with_id(id, "replicate", subject, None, move |task| task.replicate(begin, &name, &own))?;
-        if let Some(entry) = self.jobs.get(id) {
-            tasks::suspend_with(&entry.cancel, &control);
-        }
-        self.jobs.detach(id);
-        let policy = order.policy.clone();
+        let (id, order) = (journal.id(), journal.read(|model| model.order.clone()));
+        let (name, own) = (subject(&order), Arc::clone(&control));
+        let cancel = self.start_thread(id, move |task| task.replicate(&journal, is_new, &name, &own))?;
+        tasks::suspend_with(&cancel, &control);
+        let policy = order.policy;
         if !policy.is_empty() {
             self.replications.last.insert(policy.clone(), (id, State::Running));
         }
@@ -299,20 +304,15 @@ impl Server {
         Ok(())
     }
 
-    /// Takes note that a job has ended; starts the next execution of its policy, if it was one.
+    /// Takes note that a job has ended; runs the executions whose turn has come by that.
     pub(super) fn on_replication_end(&mut self, id: u64) {
         let Some(ended) = self.replications.running.remove(&id) else { return };
         if let Some(last) = self.replications.last.get_mut(&ended.policy).filter(|last| last.0 == id) {
-            last.1 = match self.jobs.get(id).and_then(|entry| entry.outcome.as_ref()) {
-                Some(Err(failure)) if failure.code == Code::Cancelled => State::Stopped,
-                Some(Err(_)) => State::Error,
-                _ => State::Finished,
-            };
+            let outcome = self.jobs.get(id).and_then(|entry| entry.outcome.as_ref());
+            let own = if outcome.is_some_and(Result::is_err) { State::Error } else { State::Finished };
+            last.1 = ended.control.wanted().unwrap_or(own);
         }
-        let next = self.replications.waiting.iter().position(|waiting| waiting.policy == ended.policy);
-        if let Some(waiting) = next.and_then(|at| self.replications.waiting.remove(at)) {
-            self.admit(waiting.journal, true);
-        }
+        self.run_waiting();
     }
 }
 

@@ -4,7 +4,7 @@
 //! They never block: registries and layers are read on threads.
 
 use super::client::{Client, State};
-use super::event_loop::{STACK, Server, no_job};
+use super::event_loop::{STACK, Server};
 use crate::error;
 use crate::image::import::ImportRequest;
 use crate::image::pull::PullRequest;
@@ -198,13 +198,13 @@ impl Server {
     }
 
     pub(super) fn on_watch(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {
-        self.jobs.get(job).ok_or_else(|| no_job(job))?;
+        self.jobs.get(job).ok_or_else(|| error::no_job(job))?;
         self.follow(client, job, false);
         Ok(())
     }
 
     pub(super) fn on_cancel(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {
-        let entry = self.jobs.get(job).ok_or_else(|| no_job(job))?;
+        let entry = self.jobs.get(job).ok_or_else(|| error::no_job(job))?;
         let unchanged = entry.outcome.is_some();
         let reference = entry.subject.clone();
         if !unchanged {
