@@ -5,6 +5,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`buffers`] | a budget of memory that all jobs share |
 //! | [`cancel`] | the cancellation of a job |
 //! | [`limits`] | limits that all jobs share: transfers at a time, bytes per second, one download of a blob at a time |
 //! | [`cpu`] | permits to compute, which threads lend to each other while they wait |
@@ -14,6 +15,7 @@
 //! | [`table`] | the jobs: running and ended ones, with their watchers and results |
 #![forbid(unsafe_code)]
 
+pub mod buffers;
 pub mod cancel;
 pub mod cpu;
 pub mod limits;

@@ -31,8 +31,8 @@ struct State {
 }
 
 impl State {
-    fn has_spare(&self) -> bool {
-        self.free > 0 && self.queue.is_empty()
+    fn has_spare(&self, count: usize) -> bool {
+        self.free >= count && self.queue.is_empty()
     }
 }
 
@@ -43,17 +43,22 @@ impl Permits {
     }
 
     pub(crate) fn take(&self, cancel: Option<&Cancel>) -> Result<(), Cancelled> {
+        self.take_many(1, cancel)
+    }
+
+    /// Takes `count` permits at once; no more than there are in all.
+    pub(crate) fn take_many(&self, count: usize, cancel: Option<&Cancel>) -> Result<(), Cancelled> {
         let mut state = lock(&self.state);
-        if state.has_spare() {
-            state.free -= 1;
+        if state.has_spare(count) {
+            state.free -= count;
             return Ok(());
         }
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.queue.push_back(ticket);
         let result = loop {
-            if state.free > 0 && state.queue.front() == Some(&ticket) {
-                state.free -= 1;
+            if state.free >= count && state.queue.front() == Some(&ticket) {
+                state.free -= count;
                 break Ok(());
             }
             if let Err(cancelled) = cancel.map_or(Ok(()), Cancel::check) {
@@ -70,8 +75,12 @@ impl Permits {
     }
 
     pub(crate) fn release(&self) {
+        self.release_many(1);
+    }
+
+    pub(crate) fn release_many(&self, count: usize) {
         let mut state = lock(&self.state);
-        state.free += 1;
+        state.free += count;
         self.wake_waiters(&state);
     }
 
@@ -90,7 +99,7 @@ impl Permits {
     pub(crate) fn take_spare(&self, done: &AtomicBool) -> bool {
         let mut state = lock(&self.state);
         while !done.load(Ordering::SeqCst) {
-            if state.has_spare() {
+            if state.has_spare(1) {
                 state.free -= 1;
                 return true;
             }

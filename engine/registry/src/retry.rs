@@ -34,15 +34,44 @@ pub const PAUSES_MAX: Duration = Duration::from_secs(900);
 /// Shortest pause that costs no attempt. A shorter one is no pause: the requests would follow each other at once.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// Counts the failed attempts of one request.
+/// Counts failed attempts, and computes the waits between them.
 ///
 /// A pause that a `Retry-After` header demands costs no attempt, unless it is longer than [`RETRY_AFTER_MAX`], or the
 /// pauses together are longer than [`PAUSES_MAX`]. [`crate::host_gate`] holds all other requests to the host meanwhile.
-#[derive(Clone, Debug, Default)]
-pub struct Backoff {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waits {
     failed: u32,
     /// Sum of the pauses that cost no attempt.
     paused: Duration,
+}
+
+impl Waits {
+    /// The wait before the next attempt, after the HTTP status `status` (0 without an answer) and a demand of the
+    /// registry (zero without one); `None` if no attempt is left.
+    pub fn next(&mut self, status: u16, demanded: Duration) -> Option<Duration> {
+        let is_pause = matches!(status, 429 | 503) && (PAUSE_MIN..=RETRY_AFTER_MAX).contains(&demanded);
+        if is_pause && self.paused + demanded <= PAUSES_MAX {
+            self.paused += demanded;
+            return Some(demanded);
+        }
+        self.failed += 1;
+        if self.failed >= TRIES {
+            return None;
+        }
+        let doublings = self.failed - 1;
+        let whole = match (status, demanded) {
+            // The gate of the host holds the next request at least as long as that.
+            (429, Duration::ZERO) => refused_pause(doublings),
+            _ => FIRST.saturating_mul(1 << doublings.min(16)).min(LONGEST),
+        };
+        Some(whole.mul_f64(0.5 + 0.5 * random_fraction()).max(demanded.min(RETRY_AFTER_MAX)))
+    }
+}
+
+/// Counts the failed attempts of one request, and decides whether another one may help.
+#[derive(Clone, Debug, Default)]
+pub struct Backoff {
+    waits: Waits,
 }
 
 impl Backoff {
@@ -53,26 +82,11 @@ impl Backoff {
 
     /// The wait before the next attempt after `error`; `None` to give up.
     pub fn after(&mut self, error: &RegistryError) -> Option<Duration> {
-        let (status, requested) = match error.last() {
+        let (status, demanded) = match error.last() {
             RegistryError::Status { status, retry_after, .. } => (*status, retry_after.unwrap_or_default()),
             _ => (0, Duration::ZERO),
         };
-        let is_pause = matches!(status, 429 | 503) && (PAUSE_MIN..=RETRY_AFTER_MAX).contains(&requested);
-        if is_pause && self.paused + requested <= PAUSES_MAX {
-            self.paused += requested;
-            return Some(requested);
-        }
-        self.failed += 1;
-        if self.failed >= TRIES || !is_passing(error) {
-            return None;
-        }
-        let doublings = self.failed - 1;
-        let whole = match (status, requested) {
-            // The gate of the host holds the next request at least as long as that.
-            (429, Duration::ZERO) => refused_pause(doublings),
-            _ => FIRST.saturating_mul(1 << doublings.min(16)).min(LONGEST),
-        };
-        Some(whole.mul_f64(0.5 + 0.5 * random_fraction()).max(requested.min(RETRY_AFTER_MAX)))
+        if is_passing(error) { self.waits.next(status, demanded) } else { None }
     }
 
     /// Passes a message about the wait to `on_retry`, and waits for the time that [`Backoff::after`] returns.
@@ -217,7 +231,7 @@ mod tests {
             let waits = std::iter::repeat_with(|| backoff.after(&busy(seconds))).take_while(Option::is_some);
             assert_eq!(waits.count(), TRIES as usize - 1, "{seconds}");
         }
-        let mut backoff = Backoff { failed: TRIES - 1, paused: PAUSES_MAX };
+        let mut backoff = Backoff { waits: Waits { failed: TRIES - 1, paused: PAUSES_MAX } };
         backoff.reset();
         assert_eq!(backoff.after(&busy(1)), Some(PAUSE_MIN));
     }

@@ -12,7 +12,6 @@
 
 use crate::attempts;
 use crate::blob::Sides;
-use crate::buffers::Buffers;
 use crate::command::Wanted;
 use crate::control::Control;
 use crate::journal::Journal;
@@ -25,6 +24,7 @@ use crate::selection;
 use crate::side::{FailureKind, Place, Repository, Session, SideError};
 use crate::task::{self, TaskOrder};
 use sampan_ipc::replication::{LastError, Operation, State};
+use sampan_job::buffers::Buffers;
 use sampan_job::limits::Limits;
 use sampan_job::progress::Progress;
 use sampan_job::rate_limit::RateLimit;
@@ -38,8 +38,6 @@ use std::sync::{Arc, Mutex};
 const TASKS_MAX: usize = 4;
 /// Stack of a task's thread, in bytes: enough for TLS.
 const STACK: usize = 1 << 20;
-/// Most artifacts of one journal record.
-const ARTIFACTS_PER_RECORD: usize = 1000;
 
 /// What an execution needs from the engine.
 pub struct Host<'a> {
@@ -191,9 +189,7 @@ impl Execution<'_> {
                 (_, Some(artifact)) => vec![artifact],
                 _ => continue,
             };
-            for artifacts in artifacts.chunks(ARTIFACTS_PER_RECORD) {
-                self.run.record(Record::Artifacts { task, artifacts: artifacts.to_vec() })?;
-            }
+            Record::artifacts(task, &artifacts).try_for_each(|record| self.run.record(record))?;
         }
         Ok(())
     }
@@ -289,10 +285,11 @@ impl Execution<'_> {
 
     /// Announces a task's state, and derives the execution's state from those of all tasks.
     fn on_task_state(&self, task: u32, state: State) -> Result<(), Halt> {
-        let (name, percent) = self.run.journal.read(|model| {
+        let name = self.run.journal.read(|model| {
             let name = model.tasks.get(task as usize).map(|task| task.task.destination.clone());
-            (name.unwrap_or_default(), model.describe_percent())
+            name.unwrap_or_default()
         });
+        let percent = self.run.rows.percent();
         self.run.events.job(
             "progress",
             &[
@@ -368,9 +365,7 @@ impl Execution<'_> {
             let (source, destination) = (task.source, task.destination);
             self.run.record(Record::Planned { source, destination, operation: Operation::Delete })?;
             let pairs: Vec<(String, String)> = tags.into_iter().map(|tag| (tag.clone(), tag)).collect();
-            for artifacts in pairs.chunks(ARTIFACTS_PER_RECORD) {
-                self.run.record(Record::Artifacts { task: index, artifacts: artifacts.to_vec() })?;
-            }
+            Record::artifacts(index, &pairs).try_for_each(|record| self.run.record(record))?;
         }
         refused.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -430,9 +425,7 @@ pub fn continuation(old: &model::Model, takes: impl Fn(State) -> bool) -> Option
         }
         let (source, destination) = (task.task.source.clone(), task.task.destination.clone());
         records.push(Record::Planned { source, destination, operation: task.task.operation });
-        for artifacts in left.chunks(ARTIFACTS_PER_RECORD) {
-            records.push(Record::Artifacts { task: tasks, artifacts: artifacts.to_vec() });
-        }
+        records.extend(Record::artifacts(tasks, &left));
         tasks += 1;
     }
     if tasks == 0 && !(old.tasks.is_empty() && takes(old.execution.state)) {

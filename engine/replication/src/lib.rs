@@ -9,7 +9,6 @@
 //! | `task`, `copy`, `tree`, `selection` | one repository; one artifact; its manifests; which artifacts |
 //! | [`blob`], `blob_reader` | copies one blob, and reads it in chunks |
 //! | [`run`] | what all threads of an execution share; `attempts` decides on retries, `rows` shows progress |
-//! | [`buffers`] | the memory for chunks |
 //! | [`machine`] | a generic state machine |
 //! | [`table`] | the transitions of a task, and their drawing |
 //! | [`record`], [`model`] | what happens to an execution, and the state that follows from it |
@@ -28,7 +27,6 @@ pub mod artifact;
 mod attempts;
 pub mod blob;
 mod blob_reader;
-pub mod buffers;
 pub mod command;
 pub mod control;
 mod copy;

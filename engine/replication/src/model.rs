@@ -135,16 +135,6 @@ impl Model {
         waiting.map_or_else(String::new, |task| format!("retrying: {}", task.task.error.message))
     }
 
-    /// How much of the artifacts has ended, in percent.
-    pub fn describe_percent(&self) -> u32 {
-        let (mut all, mut ended) = (0_u64, 0);
-        for artifact in self.tasks.iter().flat_map(|task| &task.artifacts) {
-            all += 1;
-            ended += u64::from(artifact.state.is_final());
-        }
-        u32::try_from((ended * 100).checked_div(all).unwrap_or_default()).unwrap_or(100)
-    }
-
     /// The execution with all counts.
     pub fn describe(&self) -> Execution {
         let mut execution = self.execution.clone();

@@ -186,7 +186,15 @@ pub enum Record {
     LostSessions(Vec<String>),
 }
 
+/// Most artifacts of one record.
+const ARTIFACTS_MAX: usize = 1000;
+
 impl Record {
+    /// The records for the artifacts of a task, as source and target.
+    pub fn artifacts(task: u32, artifacts: &[(String, String)]) -> impl Iterator<Item = Record> {
+        artifacts.chunks(ARTIFACTS_MAX).map(move |part| Record::Artifacts { task, artifacts: part.to_vec() })
+    }
+
     /// Whether the record must be on the disk before the copier goes on.
     pub fn is_urgent(&self) -> bool {
         match self {

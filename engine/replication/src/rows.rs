@@ -58,6 +58,12 @@ impl Rows {
         });
     }
 
+    /// How many of the artifacts have ended, in percent.
+    pub(crate) fn percent(&self) -> u64 {
+        let counts = lock(&self.state);
+        (counts.artifacts_done * 100).checked_div(counts.artifacts).unwrap_or_default()
+    }
+
     /// Adds to the bytes that are to be sent.
     pub(crate) fn to_send(&self, bytes: u64) {
         self.count(|counts| counts.bytes += bytes);

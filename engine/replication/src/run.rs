@@ -4,7 +4,6 @@
 //! disk refuses. A *soft* stop ends waits and is checked between chunks; a *hard* stop ends running requests.
 
 use crate::attempts::Attempts;
-use crate::buffers::Buffers;
 use crate::journal::{Journal, JournalError};
 use crate::known_blobs::KnownBlobs;
 use crate::record::{Order, Record};
@@ -12,6 +11,7 @@ use crate::rows::Rows;
 use crate::side::{FailureKind, SideError};
 use sampan_ipc::replication::{ErrorClass, LastError, State};
 use sampan_ipc::report;
+use sampan_job::buffers::Buffers;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
 use sampan_job::rate_limit::RateLimit;

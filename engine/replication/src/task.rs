@@ -16,11 +16,9 @@ use crate::tree::{self, Tree};
 use sampan_ipc::replication::{Artifact, Bytes, LastError, Operation, Outcome, State};
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Most artifacts of one journal record.
-const ARTIFACTS_PER_RECORD: usize = 1000;
 /// How often an artifact is read again because its tag moved while it was copied.
 const MOVED_MAX: u32 = 2;
 
@@ -49,6 +47,8 @@ pub(crate) struct Task<'a> {
     order: TaskOrder<'a>,
     copier: Option<Copier<'a>>,
     current: Option<Current>,
+    /// Numbers of artifacts without a decision, in the order of their turns.
+    queue: VecDeque<u32>,
     /// Number of attempts that have failed.
     failed: usize,
     /// The failure that the next transition records.
@@ -81,7 +81,15 @@ pub(crate) fn run<'a>(
 ) -> Result<(), Halt> {
     let mut machine = machine(order.operation);
     on_machine(machine.desired());
-    let mut task = Task { run, order, copier: None, current: None, failed: 0, error: LastError::default() };
+    let mut task = Task {
+        run,
+        order,
+        copier: None,
+        current: None,
+        queue: VecDeque::new(),
+        failed: 0,
+        error: LastError::default(),
+    };
     machine.start(&mut task, State::Running)
 }
 
@@ -168,9 +176,7 @@ impl<'a> Handler<State, Task<'a>, Halt> for Initialize {
         if task.artifacts(|artifacts| artifacts.is_empty()) {
             let found = (task.order.select)(&copier.sides);
             let found = task.noted(found)?;
-            for artifacts in found.chunks(ARTIFACTS_PER_RECORD) {
-                task.run.record(Record::Artifacts { task: index, artifacts: artifacts.to_vec() })?;
-            }
+            Record::artifacts(index, &found).try_for_each(|record| task.run.record(record))?;
             task.run.rows.artifacts(found.len() as u64, 0);
         }
         Ok(Next::Continue)
@@ -282,6 +288,7 @@ impl<'a> Task<'a> {
         // Opened anew for each attempt: the place may be another stick by now.
         let sides = (self.order.open)()?;
         self.copier = Some(Copier { run: self.run, sides, present: Default::default() });
+        self.queue.clear();
         Ok(())
     }
 
@@ -293,12 +300,19 @@ impl<'a> Task<'a> {
     }
 
     /// The next artifact without a decision: those that have not failed before come first.
-    fn next_artifact(&self) -> Option<(u32, Artifact)> {
-        self.artifacts(|artifacts| {
-            let pending = artifacts.iter().enumerate().filter(|(_, a)| a.state == State::Pending);
-            let next = pending.min_by_key(|(number, artifact)| (artifact.attempts, *number))?;
-            Some((u32::try_from(next.0).unwrap_or(u32::MAX), next.1.clone()))
-        })
+    fn next_artifact(&mut self) -> Option<(u32, Artifact)> {
+        // A tag that moved is undecided again, so that the queue is filled until nothing is left.
+        if self.queue.is_empty() {
+            let mut pending = self.artifacts(|artifacts| {
+                let pending = artifacts.iter().zip(0..).filter(|(a, _)| a.state == State::Pending);
+                pending.map(|(artifact, number)| (artifact.attempts, number)).collect::<Vec<_>>()
+            });
+            pending.sort_unstable();
+            self.queue = pending.into_iter().map(|(_, number)| number).collect();
+        }
+        let number = self.queue.pop_front()?;
+        let artifact = self.artifacts(|artifacts| artifacts.get(number as usize).cloned())?;
+        Some((number, artifact))
     }
 
     fn place(&self, artifact: u32) -> Place {

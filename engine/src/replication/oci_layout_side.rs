@@ -96,9 +96,7 @@ impl Place for OciLayoutPlace {
 
     fn repositories(&self, _: &Cancel) -> Result<Vec<String>, SideError> {
         let index = self.layout()?.dir.index()?;
-        Ok(index
-            .map(|index| index.repositories().into_iter().collect())
-            .unwrap_or_default())
+        Ok(index.map(|index| index.repositories().into_iter().collect()).unwrap_or_default())
     }
 
     fn repository(&self, name: &str, is_destination: bool) -> Result<Arc<dyn Repository>, SideError> {

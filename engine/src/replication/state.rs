@@ -2,9 +2,9 @@
 //!
 //! Made once, in `main`; in [`crate::context::Shared`]. Runs nothing.
 
+use sampan_job::buffers::Buffers;
 use sampan_os::mutex::lock;
 use sampan_replication::blob::CHUNK;
-use sampan_replication::buffers::Buffers;
 use sampan_replication::journal::{Journal, JournalError, Journals};
 use sampan_replication::known_blobs::KnownBlobs;
 use std::collections::HashMap;
