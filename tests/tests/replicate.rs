@@ -3,7 +3,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sampan_ipc::replication::{ExecutionRequest, Outcome, State};
+use sampan_ipc::replication::{ErrorClass, ExecutionRequest, Outcome, State};
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_tests::host::{Host, need_root};
@@ -599,4 +599,34 @@ fn a_rate_limit_holds() {
     replicator.ok(&args);
     // The bytes take three seconds, minus the first burst.
     assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
+}
+
+#[test]
+fn an_image_of_another_platform_is_not_copied() {
+    let pair = Pair::plain();
+    let source = pair.source.client();
+    for (tag, architecture) in [("amd", "amd64"), ("arm", "arm64")] {
+        source.push_image("a", tag, &Image::of(&[layer(tag, 1000)], architecture));
+    }
+    // An artifact that is no image is for all platforms.
+    let chart = Image::of(&[layer("chart", 1000)], "amd64");
+    source.push_image("a", "chart", &chart);
+    let manifest = String::from_utf8(chart.manifest).expect("text");
+    let manifest = manifest.replace(oci::CONFIG, "application/vnd.example.config.v1+json");
+    assert_eq!(source.push_manifest("a", "chart", oci::MANIFEST, manifest.as_bytes()).status(), 201);
+    let replicator = Replicator::start(&pair);
+    let arm = ["replicate", "--platform", "linux/arm64"];
+    let to = pair.destination.url("a");
+    let named = replicator.sampan(&[&arm[..], &[&pair.source.url("a:amd"), &to]].concat());
+    let said = String::from_utf8_lossy(&named.stderr).into_owned();
+    assert!(!named.status.success() && said.contains("the image is for linux/amd64"), "{said}");
+    let report = replicator.report(replicator.newest());
+    assert_eq!(report.artifact("amd").error.class, ErrorClass::NotFound, "{report:#?}");
+    replicator.ok(&[&arm[..], &["--all-tags", &pair.source.url("a"), &to]].concat());
+    let report = replicator.report(replicator.newest());
+    let amd = report.artifact("amd");
+    assert_eq!((amd.outcome, amd.note.as_str()), (Outcome::Skipped, "the image is for linux/amd64"));
+    let mut tags = pair.destination.client().tags("a");
+    tags.sort();
+    assert_eq!(tags, ["arm", "chart"]);
 }

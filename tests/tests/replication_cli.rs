@@ -297,6 +297,11 @@ fn every_option_of_replicate_reaches_the_engine() {
     {
         assert_eq!(engine.run(args).status.code(), Some(125), "{args:?}");
     }
+    for platform in ["arm64", "linux/", "linux/arm/v7/x", "linux/a b", ""] {
+        let ran = engine.run(&["replicate", "--platform", platform, "a.example/x", "b.example"]);
+        let said = format!("error: {platform:?} is not a platform\n");
+        assert!(ran.status.code() == Some(125) && ran.stderr.starts_with(&said), "{}", ran.stderr);
+    }
 }
 
 #[test]

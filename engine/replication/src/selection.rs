@@ -8,12 +8,7 @@ use crate::command::Wanted;
 use crate::run::{Halt, Run};
 use crate::side::{FailureKind, SideError};
 use sampan_ipc::replication::Options;
-use sampan_oci::digest::Digest;
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
-
-/// Longest config that is read for a filter, in bytes.
-const CONFIG_MAX: u64 = sampan_oci::CONFIG_MAX;
 
 /// What filters know of an artifact.
 #[derive(Default)]
@@ -99,21 +94,8 @@ fn facts(run: &Run<'_>, sides: &Sides, tag: &str, with_config: bool) -> Result<F
         let manifest = run.persist(&about, || source.manifest(&target))?;
         parts = crate::artifact::parts(&manifest.bytes).unwrap_or_default();
     }
-    let Some(config) = parts.blobs.first().filter(|config| config.size <= CONFIG_MAX) else {
-        return Ok(facts);
-    };
-    let bytes = run.persist(&about, || {
-        let mut bytes = Vec::new();
-        let read = source.blob(config, 0, None)?.reader.take(CONFIG_MAX).read_to_end(&mut bytes);
-        read.map(|_| bytes).map_err(|error| {
-            let kind = FailureKind::Temporary(None);
-            SideError::new(kind, format!("cannot read the config of {about}: {error}"))
-        })
-    })?;
-    // Only the config that the manifest names may decide.
-    if config.digest.algorithm() == sampan_oci::digest::Algorithm::Sha256
-        && Digest::of(&bytes) == config.digest
-    {
+    let Some(config) = parts.blobs.first() else { return Ok(facts) };
+    if let Some(bytes) = crate::tree::config_bytes(run, source.as_ref(), config, &about)? {
         let config: sampan_oci::Config = serde_json::from_slice(&bytes).unwrap_or_default();
         facts.labels = config.config.labels.into_iter().collect();
         facts.created = config.created.filter(|created| !created.is_empty());

@@ -12,7 +12,7 @@ use crate::record::{ArtifactNews, Record};
 use crate::run::{Halt, Run};
 use crate::side::{FailureKind, Manifest, SideError};
 use crate::table;
-use crate::tree::{self, Tree};
+use crate::tree::{self, Filtered, Tree};
 use sampan_ipc::replication::{Artifact, Bytes, LastError, Operation, Outcome, State};
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
@@ -347,7 +347,13 @@ impl<'a> Task<'a> {
         let exact = exact.map_or_else(|| source.clone(), Digest::to_string);
         let manifest = run.persist(&about(&from.name(), source), || from.manifest(&exact))?;
         let source_digest = manifest.digest.clone();
-        let (root, only) = tree::filter(manifest, options)?;
+        let (root, only) = match tree::filter(run, &copier.sides, manifest)? {
+            Filtered::Copy(root, only) => (root, only),
+            Filtered::Other(why) => {
+                self.end_artifact(at, Outcome::Skipped, &[why])?;
+                return Ok(None);
+            }
+        };
         let digest = Some(root.digest.to_string());
         self.news(at, ArtifactNews { digest, ..self.pulling() })?;
         if is_equal(&root.digest) && !options.verify {

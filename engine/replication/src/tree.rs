@@ -1,18 +1,20 @@
 //! Reads an artifact from the source: its manifest, and all manifests below it.
 //!
-//! Called by the task before it copies anything. Manifests are kept byte for byte. An index is read to its leaves;
-//! bounds on depth, number and bytes hold against hostile ones.
+//! Called by the task before it copies anything. Applies the platform filter. Manifests are kept byte for byte. An index
+//! is read to its leaves; bounds on depth, number and bytes hold against hostile ones.
 
 use crate::artifact::{self, Parts};
 use crate::blob::Sides;
+use crate::command::Wanted;
 use crate::run::{Halt, Run};
-use crate::side::{FailureKind, Manifest, SideError};
-use sampan_ipc::replication::{Options, Sparse};
+use crate::side::{FailureKind, Manifest, Repository, SideError};
+use sampan_ipc::replication::Sparse;
 use sampan_ipc::report;
 use sampan_oci::Descriptor;
-use sampan_oci::digest::Digest;
+use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::platform::Platform;
 use std::collections::HashSet;
+use std::io::Read;
 
 /// Deepest nesting of indexes.
 const DEPTH_MAX: usize = 16;
@@ -63,21 +65,36 @@ struct Collector<'a> {
     bytes: usize,
 }
 
-/// Applies the execution's platform filter to the artifact's own manifest. Returns the manifest to copy, and the
-/// children to copy if these are not all.
-pub(crate) fn filter(root: Manifest, options: &Options) -> Result<(Manifest, Option<HashSet<Digest>>), Halt> {
+/// What the platform filter makes of an artifact.
+pub(crate) enum Filtered {
+    /// Copies this manifest, and only these of its children if these are not all.
+    Copy(Manifest, Option<HashSet<Digest>>),
+    /// Leaves the artifact alone, since it is for other platforms; the text says so.
+    Other(String),
+}
+
+/// Applies the execution's platform filter to the artifact's own manifest.
+///
+/// # Errors
+/// [`FailureKind::NotFound`]: the artifact is for other platforms, and is the only one that was named.
+pub(crate) fn filter(run: &Run<'_>, sides: &Sides, root: Manifest) -> Result<Filtered, Halt> {
+    let options = &run.order.options;
     let wanted: Vec<Platform> =
         options.platforms.iter().filter_map(|text| Platform::parse(text).ok()).collect();
     let parts = parts_of(&root)?;
-    if wanted.is_empty() || parts.children.is_empty() {
-        return Ok((root, None));
+    if wanted.is_empty() {
+        return Ok(Filtered::Copy(root, None));
     }
-    let of_platform = |child: &Descriptor| {
-        child.platform.as_ref().is_none_or(|field| {
-            let platform = field.platform();
-            wanted.iter().any(|wanted| wanted.rank(&platform).is_some())
-        })
-    };
+    let is_wanted = |platform: &Platform| wanted.iter().any(|wanted| wanted.rank(platform).is_some());
+    if parts.children.is_empty() {
+        return match image_platform(run, sides, &root, &parts)? {
+            Some(platform) if !is_wanted(&platform) => other(run, format!("the image is for {platform}")),
+            // Artifacts that are no images are for all platforms.
+            _ => Ok(Filtered::Copy(root, None)),
+        };
+    }
+    let of_platform =
+        |child: &Descriptor| child.platform.as_ref().is_none_or(|field| is_wanted(&field.platform()));
     let images: HashSet<String> =
         parts.children.iter().filter(|child| of_platform(child)).map(|c| c.digest.to_string()).collect();
     let keep = |child: &Descriptor| {
@@ -86,10 +103,7 @@ pub(crate) fn filter(root: Manifest, options: &Options) -> Result<(Manifest, Opt
     let kept: HashSet<Digest> =
         parts.children.iter().filter(|child| keep(child)).map(|child| child.digest.clone()).collect();
     if kept.is_empty() {
-        let names = options.platforms.join(", ");
-        return Err(
-            SideError::new(FailureKind::NotFound, format!("the index has no image for {names}")).into()
-        );
+        return other(run, format!("the index has no image for {}", options.platforms.join(", ")));
     }
     let root = match options.sparse {
         Sparse::Keep => root,
@@ -98,7 +112,61 @@ pub(crate) fn filter(root: Manifest, options: &Options) -> Result<(Manifest, Opt
             None => root,
         },
     };
-    Ok((root, Some(kept)))
+    Ok(Filtered::Copy(root, Some(kept)))
+}
+
+/// An artifact for other platforms: a mistake if it was named, and passed over if it is one of several.
+fn other(run: &Run<'_>, why: String) -> Result<Filtered, Halt> {
+    match Wanted::of(run.order).is_ok_and(|wanted| wanted.only_artifact().is_some()) {
+        true => Err(SideError::new(FailureKind::NotFound, why).into()),
+        false => Ok(Filtered::Other(why)),
+    }
+}
+
+/// The platform in an image's config; `None` if the artifact is no image, or its config names no platform.
+fn image_platform(
+    run: &Run<'_>,
+    sides: &Sides,
+    root: &Manifest,
+    parts: &Parts,
+) -> Result<Option<Platform>, Halt> {
+    let is_image = |config: &&Descriptor| {
+        [sampan_oci::CONFIG, sampan_oci::DOCKER_CONFIG].contains(&config.media_type.as_str())
+    };
+    let Some(config) = parts.blobs.first().filter(is_image) else { return Ok(None) };
+    let about = format!("config of {} of {}", root.digest, sides.source.name());
+    let bytes = config_bytes(run, sides.source.as_ref(), config, &about)?;
+    let platform: Option<Platform> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let platform = platform.filter(|platform| !platform.os.is_empty() && !platform.architecture.is_empty());
+    Ok(platform.map(|own| Platform::of(&own.os, &own.architecture, own.variant.as_deref())))
+}
+
+/// Reads a config that a filter needs; `None` if it is longer than an image's may be, or is not what its descriptor says.
+///
+/// # Errors
+/// [`Halt`]: the source failed.
+pub(crate) fn config_bytes(
+    run: &Run<'_>,
+    source: &dyn Repository,
+    config: &Descriptor,
+    about: &str,
+) -> Result<Option<Vec<u8>>, Halt> {
+    if config.size > sampan_oci::CONFIG_MAX {
+        return Ok(None);
+    }
+    let bytes = run.persist(about, || {
+        let mut bytes = Vec::new();
+        let reader = source.blob(config, 0, None)?.reader;
+        let read = reader.take(sampan_oci::CONFIG_MAX).read_to_end(&mut bytes);
+        read.map(|_| bytes).map_err(|error| {
+            let kind = FailureKind::Temporary(None);
+            SideError::new(kind, format!("cannot read the config of {about}: {error}"))
+        })
+    })?;
+    // Only the config that the manifest names may decide.
+    let mut hasher = Hasher::new(config.digest.algorithm());
+    hasher.update(&bytes);
+    Ok((hasher.finish() == config.digest).then_some(bytes))
 }
 
 /// Reads everything below `root`.

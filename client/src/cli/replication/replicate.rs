@@ -2,7 +2,7 @@
 
 use crate::cli::args::replication::{Replicate, Sparse};
 use crate::cli::engine::engine;
-use crate::cli::error::Failure;
+use crate::cli::error::{Failure, USAGE};
 use crate::cli::human_units::rate;
 use crate::cli::image::credentials;
 use crate::cli::image::pull::detached;
@@ -14,6 +14,7 @@ use sampan_ipc::replication;
 pub(crate) fn run(args: &Replicate) -> Result<(), Failure> {
     let (source, destination) = (place::parse(&args.source)?, place::parse(&args.destination)?);
     let options = options(args)?;
+    check(args)?;
     let engine = engine(&args.socket);
     let references: Vec<&str> =
         [&source, &destination].into_iter().filter_map(|place| place.reference.as_deref()).collect();
@@ -54,4 +55,22 @@ fn options(args: &Replicate) -> Result<replication::Options, Failure> {
         insecure_source: !args.src_tls_verify,
         insecure_destination: !args.dest_tls_verify,
     })
+}
+
+/// Checks the values that mean nothing together or by themselves.
+fn check(args: &Replicate) -> Result<(), Failure> {
+    if let Some(text) = args.platforms.iter().find(|text| !is_platform(text)) {
+        let failure = Failure::new(format!("{text:?} is not a platform")).status(USAGE);
+        return Err(failure.hint("write OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64 or linux/arm/v7"));
+    }
+    Ok(())
+}
+
+/// Whether `text` is `OS/ARCH[/VARIANT]`. The engine knows which of them there are.
+fn is_platform(text: &str) -> bool {
+    let is_word = |word: &str| {
+        (1..=32).contains(&word.len())
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    (2..=3).contains(&text.split('/').count()) && text.split('/').all(is_word)
 }
