@@ -712,3 +712,24 @@ fn lists_are_tables_or_json_and_their_filters_reach_the_engine() {
     let asked = engine.asked();
     assert_eq!(asked[asked.len() - 2..], [of(ExecutionRequest::Stop), of(ExecutionRequest::Cancel)]);
 }
+
+#[test]
+fn a_policy_whose_file_cannot_be_used_says_why_it_does_not_run() {
+    let engine = FakeEngine::start(|request, peer| match request {
+        Request::RunPolicy { name, .. } => peer.fail(&format!("there is no replication policy {name}")),
+        Request::Policies => {
+            let error = "cannot use /etc/x/bad.toml, line 3, key sped: there is no such key".into();
+            peer.send(Answer::Policies(vec![Policy { name: "bad".into(), error, ..Policy::default() }]));
+            peer.done();
+        }
+        other => panic!("unexpected: {other:?}"),
+    });
+    for more in [&[][..], &["--detach"]] {
+        let ran = engine.run(&[&["replication", "run", "bad"], more].concat());
+        let said = "error: there is no replication policy bad\n\
+                    hint: cannot use /etc/x/bad.toml, line 3, key sped: there is no such key\n";
+        assert_eq!((ran.status.code(), ran.stderr.as_str()), (Some(1), said));
+    }
+    let ran = engine.run(&["replication", "run", "other"]);
+    assert_eq!(ran.stderr, "error: there is no replication policy other\n");
+}

@@ -11,6 +11,7 @@ use crate::cli::json;
 use crate::cli::output;
 use crate::cli::replication::follow::follow;
 use crate::cli::table::Table;
+use sampan_client::Engine;
 use sampan_client::engine::{Answer, Request};
 use sampan_client::time;
 use sampan_ipc::replication::Policy;
@@ -18,12 +19,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 pub(crate) fn list(args: &Policies) -> Result<(), Failure> {
-    let mut policies = Vec::new();
-    for answer in engine(&args.socket).request(Request::Policies, &[])? {
-        if let Answer::Policies(more) = answer? {
-            policies.extend(more);
-        }
-    }
+    let policies = all(&engine(&args.socket))?;
     if args.format == ListFormat::Json {
         return output::print(&(json::line(&policies.iter().map(json_policy).collect::<Vec<_>>()) + "\n"));
     }
@@ -39,8 +35,32 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let (engine, name, detach) = (engine(&args.socket), args.policy.clone(), args.detach.detach);
     let request = Request::RunPolicy { name, dry_run: args.dry_run, detach };
     match detach {
-        true => detached(engine.request(request, &[])?),
+        true => engine.request(request, &[]).map_err(Failure::from).and_then(detached),
         false => follow(&engine, request, &args.policy, &args.report),
+    }
+    .map_err(|failure| with_reason(failure, &engine, &args.policy))
+}
+
+/// All policies of the engine, with those whose files cannot be used.
+fn all(engine: &Engine) -> Result<Vec<Policy>, Failure> {
+    let mut policies = Vec::new();
+    for answer in engine.request(Request::Policies, &[])? {
+        if let Answer::Policies(more) = answer? {
+            policies.extend(more);
+        }
+    }
+    Ok(policies)
+}
+
+/// Adds why the engine does not have the policy, if its file cannot be used.
+fn with_reason(failure: Failure, engine: &Engine, name: &str) -> Failure {
+    if failure.signal.is_some() || !failure.message.starts_with("there is no replication policy") {
+        return failure;
+    }
+    let policies = all(engine).unwrap_or_default();
+    match policies.into_iter().find(|policy| policy.name == name && !policy.error.is_empty()) {
+        Some(policy) => failure.hint(policy.error),
+        None => failure,
     }
 }
 

@@ -18,6 +18,36 @@ use std::io;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
+/// The keys outside of tables, and the tables.
+const KEYS: [&str; 21] = [
+    "source",
+    "destination",
+    "enabled",
+    "trigger",
+    "cron",
+    "time-zone",
+    "on",
+    "override",
+    "delete",
+    "delete-share-max",
+    "dry-run",
+    "speed",
+    "request-rate",
+    "executions-max",
+    "overlap",
+    "referrers",
+    "sparse",
+    "on-done",
+    "verify",
+    "filter",
+    "target",
+];
+/// The keys of `[filter]`.
+const FILTER_KEYS: [&str; 9] =
+    ["name", "exclude-name", "tag", "exclude-tag", "semver", "platform", "label", "media-type", "newest"];
+/// The keys of `[target]`.
+const TARGET_KEYS: [&str; 2] = ["namespace", "replace-components"];
+
 /// What is copied, where to, and when: one file of replication.d.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -196,7 +226,8 @@ impl Policy {
             let key = line.split_once('=').map_or("", |(key, _)| key.trim());
             invalid(span, key.to_owned(), error.message().to_owned())
         })?;
-        Policy::read(name, path, Section::top(top.get_ref()), zone)
+        Section::top(top.get_ref(), &KEYS)
+            .and_then(|top| Policy::read(name, path, &top, zone))
             .map(|policy| Policy { text: text.to_owned(), ..policy })
             .map_err(|Wrong { span, key, why }| invalid(span, key, why))
     }
@@ -204,10 +235,10 @@ impl Policy {
     fn read(
         name: &str,
         path: &Path,
-        mut top: Section<'_>,
+        top: &Section<'_>,
         zone: impl Fn(Option<&str>) -> Result<Zone, ScheduleError>,
     ) -> Result<Self, Wrong> {
-        let (mut filter, mut target) = (top.section("filter")?, top.section("target")?);
+        let (filter, target) = (top.section("filter", &FILTER_KEYS)?, top.section("target", &TARGET_KEYS)?);
         let policy = Policy {
             name: name.to_owned(),
             path: path.to_owned(),
@@ -216,9 +247,9 @@ impl Policy {
             source_glob: None,
             destination: top.required("destination", place)?,
             enabled: top.read("enabled", boolean)?.unwrap_or(true),
-            filter: filter_of(&mut filter)?,
-            target: target_of(&mut target)?,
-            trigger: trigger_of(&mut top, zone)?,
+            filter: filter_of(&filter)?,
+            target: target_of(&target)?,
+            trigger: trigger_of(top, zone)?,
             overwrite: top.read("override", boolean)?.unwrap_or(true),
             delete: top.read("delete", boolean)?.unwrap_or(false),
             delete_percent_max: top.read("delete-share-max", percent)?.unwrap_or(30),
@@ -236,9 +267,6 @@ impl Policy {
             on_done: top.read("on-done", command)?.unwrap_or_default(),
             verify: top.read("verify", boolean)?.unwrap_or(false),
         };
-        filter.refuse_unknown()?;
-        target.refuse_unknown()?;
-        top.refuse_unknown()?;
         policy.check().map_err(|(key, why)| top.wrong(key, why))
     }
 
@@ -307,7 +335,7 @@ impl Policy {
     }
 }
 
-fn filter_of(section: &mut Section<'_>) -> Result<Filter, Wrong> {
+fn filter_of(section: &Section<'_>) -> Result<Filter, Wrong> {
     let globs =
         |value: &DeValue<'_>| list(value, |text| Glob::parse(text).map_err(|error| error.to_string()));
     Ok(Filter {
@@ -332,7 +360,7 @@ fn filter_of(section: &mut Section<'_>) -> Result<Filter, Wrong> {
     })
 }
 
-fn target_of(section: &mut Section<'_>) -> Result<Target, Wrong> {
+fn target_of(section: &Section<'_>) -> Result<Target, Wrong> {
     let namespace = section.read("namespace", |value| match string(value)? {
         text if is_namespace(text) => Ok(text.to_owned()),
         text => Err(format!("{text:?} is not the path of a repository")),
@@ -346,7 +374,7 @@ fn target_of(section: &mut Section<'_>) -> Result<Target, Wrong> {
 }
 
 fn trigger_of(
-    top: &mut Section<'_>,
+    top: &Section<'_>,
     zone: impl Fn(Option<&str>) -> Result<Zone, ScheduleError>,
 ) -> Result<Trigger, Wrong> {
     let kinds = [("manual", 0), ("cron", 1), ("event", 2)];
@@ -485,7 +513,7 @@ mod tests {
             ("speed = \"fast\"", 3, "speed", "is not a size"),
             ("speed = \"0\"", 3, "speed", "is not a size"),
             ("speed = 10", 3, "speed", "is not a string but a TOML integer"),
-            ("\nsped = \"1M\"", 4, "sped", "no such key"),
+            ("\nsped = \"1M\"", 4, "sped", "no such key; did you mean speed?"),
             ("[filter]\nx = 1", 4, "filter.x", "no such key"),
             ("filter = 3", 3, "filter", "not a table"),
             ("[other]\nx = 1", 3, "other", "no such key"),
@@ -531,6 +559,12 @@ mod tests {
         }
         let error = parse("source = \"store:\"\n").expect_err("no destination").to_string();
         assert_eq!(error, "cannot use /etc/p/nightly.toml, line 1, key destination: it is missing");
+        // A misspelt key is the cause of the missing one, and of values that do not fit.
+        for text in ["source = \"store:\"\ndestinaton = \"x\"\n", "destinaton = \"x\"\nspeed = 1\n"] {
+            let error = parse(text).expect_err("no such key").to_string();
+            let why = "key destinaton: there is no such key; did you mean destination?";
+            assert!(error.ends_with(why), "{error}");
+        }
     }
 
     #[test]

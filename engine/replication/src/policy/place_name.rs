@@ -43,6 +43,9 @@ impl PlaceName {
         if text == "store:" {
             return Ok(PlaceName::Store);
         }
+        if text.starts_with("store:") {
+            return Err(refuse("store: stands alone in a policy; images are chosen by name under [filter]"));
+        }
         if let Some(directory) = text.strip_prefix("oci:") {
             let is_good = directory.starts_with('/') && !directory.contains('\0');
             return match is_good {
@@ -123,5 +126,7 @@ mod tests {
         ] {
             assert!(PlaceName::parse(text).is_err(), "{text}");
         }
+        let error = PlaceName::parse("store:team/web").expect_err("more than the store").to_string();
+        assert!(error.ends_with("store: stands alone in a policy; images are chosen by name under [filter]"));
     }
 }

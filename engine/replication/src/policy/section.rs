@@ -1,6 +1,6 @@
-//! Reads typed values from a table of TOML, and knows which keys it was asked for.
+//! Reads typed values from a table of TOML, all of whose keys are known.
 //!
-//! Used by `file`. Each error has its key and its position in the text.
+//! Used by `file`. Refuses keys that it does not know. Each error has its key and its position in the text.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -27,22 +27,25 @@ pub(crate) struct Wrong {
 pub(crate) struct Section<'a> {
     prefix: &'static str,
     table: &'a DeTable<'a>,
-    known: Vec<&'static str>,
+    known: &'static [&'static str],
 }
 
 impl<'a> Section<'a> {
-    /// The top of a file.
-    pub(crate) fn top(table: &'a DeTable<'a>) -> Self {
-        Section { prefix: "", table, known: Vec::new() }
+    /// The top of a file, whose keys are `known`.
+    ///
+    /// # Errors
+    /// It has another key. This comes first, since a misspelt key would make others look absent.
+    pub(crate) fn top(table: &'a DeTable<'a>, known: &'static [&'static str]) -> Result<Self, Wrong> {
+        Section { prefix: "", table, known }.checked()
     }
 
     /// Reads the value of `key`, if there is one.
     pub(crate) fn read<T>(
-        &mut self,
+        &self,
         key: &'static str,
         value: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
     ) -> Result<Option<T>, Wrong> {
-        self.known.push(key);
+        debug_assert!(self.known.contains(&key), "{key} is in the list of keys");
         self.table
             .get(key)
             .map(|found| value(found.get_ref()).map_err(|why| self.wrong(key, why)))
@@ -50,20 +53,24 @@ impl<'a> Section<'a> {
     }
 
     pub(crate) fn required<T>(
-        &mut self,
+        &self,
         key: &'static str,
         value: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
     ) -> Result<T, Wrong> {
         self.read(key, value)?.ok_or_else(|| self.wrong(key, "it is missing"))
     }
 
-    pub(crate) fn section(&mut self, key: &'static str) -> Result<Section<'a>, Wrong> {
-        self.known.push(key);
+    /// The table `key`, whose keys are `known`; an empty one if the file has none.
+    pub(crate) fn section(
+        &self,
+        key: &'static str,
+        known: &'static [&'static str],
+    ) -> Result<Section<'a>, Wrong> {
         let table = match self.table.get(key) {
             Some(found) => found.get_ref().as_table().ok_or_else(|| self.wrong(key, "it is not a table"))?,
             None => &EMPTY,
         };
-        Ok(Section { prefix: key, table, known: Vec::new() })
+        Section { prefix: key, table, known }.checked()
     }
 
     /// The error that the value of `key` is wrong.
@@ -73,14 +80,40 @@ impl<'a> Section<'a> {
         Wrong { span, key: format!("{}{dot}{key}", self.prefix), why: why.into() }
     }
 
-    pub(crate) fn refuse_unknown(&self) -> Result<(), Wrong> {
+    /// Refuses the first key that is not known.
+    fn checked(self) -> Result<Self, Wrong> {
         let unknown = |key: &&Spanned<_>| !self.known.contains(&AsRef::<str>::as_ref(key.get_ref()));
         let first = self.table.keys().filter(unknown).min_by_key(|key| key.span().start);
-        first.map_or(Ok(()), |key| {
-            Err(self
-                .wrong(key.get_ref(), format!("there is no such key; there are {}", self.known.join(", "))))
-        })
+        let Some(key) = first.map(|key| key.get_ref().as_ref()) else { return Ok(self) };
+        let rest = match self.known.iter().find(|known| is_near(key, known)) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("there are {}", self.known.join(", ")),
+        };
+        Err(self.wrong(key, format!("there is no such key; {rest}")))
     }
+}
+
+/// Whether `text` may be `key` misspelt: one letter in three may be wrong, absent or too many.
+fn is_near(text: &str, key: &str) -> bool {
+    let (text, key): (Vec<char>, Vec<char>) = (text.chars().collect(), key.chars().collect());
+    let edits_max = key.len() / 3;
+    if text.len().abs_diff(key.len()) > edits_max {
+        return false;
+    }
+    // The Levenshtein distance, one row of the matrix after the other.
+    let mut row: Vec<usize> = (0..=key.len()).collect();
+    for (at, letter) in text.iter().enumerate() {
+        let mut left = at + 1;
+        let mut next = vec![left];
+        for (pair, other) in row.windows(2).zip(&key) {
+            if let [diagonal, above] = pair {
+                left = (diagonal + usize::from(letter != other)).min(above + 1).min(left + 1);
+                next.push(left);
+            }
+        }
+        row = next;
+    }
+    row.last().is_some_and(|edits| *edits <= edits_max)
 }
 
 pub(crate) fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
@@ -127,4 +160,20 @@ pub(crate) fn choose<T: Copy>(text: &str, cases: &[(&str, T)]) -> Result<T, Stri
     let names = || cases.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let case = cases.iter().find(|(name, _)| *name == text);
     case.map(|(_, case)| *case).ok_or_else(|| format!("{text:?} is none of {}", names()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_with_a_few_wrong_letters_is_recognised() {
+        for (text, key) in [("destinaton", "destination"), ("sped", "speed"), ("exclude_tag", "exclude-tag")]
+        {
+            assert!(is_near(text, key), "{text}");
+        }
+        for (text, key) in [("x", "on"), ("", "on"), ("tags", "name"), ("destiny", "destination")] {
+            assert!(!is_near(text, key), "{text}");
+        }
+    }
 }
