@@ -262,7 +262,7 @@ impl Policy {
                 .unwrap_or(Overlap::Queue),
             referrers: top.read("referrers", boolean)?.unwrap_or(false),
             sparse: top
-                .read("sparse", |v| one_of(v, &[("rewrite", Sparse::Rewrite), ("sparse", Sparse::Keep)]))?
+                .read("sparse", |v| one_of(v, &[("rewrite", Sparse::Rewrite), ("keep", Sparse::Keep)]))?
                 .unwrap_or_default(),
             on_done: top.read("on-done", command)?.unwrap_or_default(),
             verify: top.read("verify", boolean)?.unwrap_or(false),
@@ -547,6 +547,8 @@ mod tests {
             ("on-done = []", 3, "on-done", "the command is missing"),
             ("enabled = true\nenabled = true", 4, "enabled", "duplicate key"),
             ("speed = ", 3, "speed", ""),
+            // The words are those of the command line.
+            ("sparse = \"sparse\"", 3, "sparse", "none of rewrite, keep"),
         ];
         for (text, at, expected, part) in table {
             match parse(&format!("{SIDES}{text}\n")) {
