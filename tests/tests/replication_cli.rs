@@ -639,7 +639,9 @@ fn a_job_that_waits_for_its_next_attempt_is_retrying() {
         let blob = Row { index: 1, current: 100, total: 100, ..Row::default() };
         let job = Job { rows: vec![summary, blob], ..one_failed().job() };
         let done = Job { id: 8, state: JobState::Done, ..job.clone() };
-        peer.send(Answer::Jobs(vec![job, done]));
+        let of = |error: &str| Job { state: JobState::Cancelled, error: error.into(), ..done.clone() };
+        let ended = [of("replication 9 was stopped"), of("replication 10 was canceled")];
+        peer.send(Answer::Jobs([job, done.clone()].into_iter().chain(ended).collect()));
         peer.done();
     });
     let ran = engine.run(&["jobs", "--format", "json"]);
@@ -647,6 +649,7 @@ fn a_job_that_waits_for_its_next_attempt_is_retrying() {
     let fields = ["kind", "state", "current", "total", "layers"].map(|key| jobs[0][key].clone());
     assert_eq!(fields, [json!("replicate"), json!("retrying"), json!(5), json!(9), json!(1)]);
     assert_eq!(jobs[1]["state"], "done");
+    assert_eq!((&jobs[2]["state"], &jobs[3]["state"]), (&json!("stopped"), &json!("cancelled")));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use crate::cli::human_units;
 use crate::cli::job::rows::{
-    Artifacts, JobRows, JobStage, Overall, RowProgress, Rows, is_finished, is_moving,
+    Artifacts, JobRows, JobStage, Overall, RowProgress, Rows, is_finished, is_moving, is_stopped,
 };
 use sampan_client::engine::Phase;
 use std::fmt::Write as _;
@@ -130,17 +130,21 @@ fn head(entry: &JobRows) -> String {
 fn row(line: &RowProgress, indent: &str, screen: Screen) -> String {
     let phase = line.row.phase;
     let (current, total) = (human_units::bytes(line.current()), human_units::bytes(line.row.total));
-    let (id, note) = (plain(&line.row.id), plain(&line.row.note));
+    let id = plain(&line.row.id);
+    let (word, note) = match is_stopped(&line.row) {
+        true => ("stopped", String::new()),
+        false => (phase.word(), plain(&line.row.note)),
+    };
     if screen.columns < WIDE {
         return match phase {
             // The bytes of a failed layer do not count.
-            Phase::Failed => format!("{id}: failed {note}").trim_end().to_owned(),
-            Phase::Verifying | Phase::Extracting => format!("{id}: {current}/{total} {}", phase.word()),
+            Phase::Failed => format!("{id}: {word} {note}").trim_end().to_owned(),
+            Phase::Verifying | Phase::Extracting => format!("{id}: {current}/{total} {word}"),
             _ => format!("{id}: {current}/{total} {note}").trim_end().to_owned(),
         };
     }
     let bar = bar(line.current(), line.row.total, bar_width(indent, screen));
-    let mut text = format!("{id:<12} {:<12} [{bar}] {current:>10} / {total:<10} ", phase.word());
+    let mut text = format!("{id:<12} {word:<12} [{bar}] {current:>10} / {total:<10} ");
     match (note.is_empty(), line.rate()) {
         (false, _) => text.push_str(&note),
         (true, Some(rate)) => {
@@ -317,13 +321,14 @@ mod tests {
         rows[2].note = "no\u{1b}[2J-such-blob-".repeat(9);
         rows.push(row(3, Phase::Extracting, 5, 5));
         rows.push(Row { note: "retrying in 3 s: reset".into(), ..row(4, Phase::Downloading, 1, 5) });
+        rows.push(Row { note: "stopped".into(), ..row(5, Phase::Failed, 1, 5) });
         draw(&mut bars, &mut terminal, &all_rows(&rows));
         let text = terminal.text();
         assert_eq!(text[..2], ["000000000000: 3.00 MiB/3.00 MiB", "000000000001: 1.00 MiB/4.00 MiB"]);
         assert!(text[2].starts_with("000000000002: failed no?[2J-such-blob") && text[2].len() == 79);
         assert_eq!(text[3], "000000000003: 5 B/5 B extracting");
         assert_eq!(text[4], "000000000004: 1 B/5 B retrying in 3 s: reset");
-        assert_eq!(text[5], "1/5 layers: 4.00 MiB/7.00 MiB");
+        assert_eq!(text[5..], ["000000000005: stopped", "1/6 layers: 4.00 MiB/7.00 MiB"]);
     }
 
     #[test]

@@ -106,6 +106,8 @@ fn state(job: &Job) -> &'static str {
         JobState::Running => "running",
         JobState::Done => "done",
         JobState::Failed => "failed",
+        // A stopped replication can be resumed. Jobs have no state of their own for it; their error says so.
+        JobState::Cancelled if is_replication(job) && job.error.ends_with(" was stopped") => "stopped",
         JobState::Cancelled => "cancelled",
     }
 }

@@ -209,6 +209,9 @@ fn plain_summary(row: &Row) -> String {
 }
 
 fn plain_line(row: &Row) -> String {
+    if crate::cli::job::rows::is_stopped(row) {
+        return format!("{}: {}", row.id, row.note);
+    }
     let mut line = format!("{}: {}", row.id, row.phase.word());
     let total = human_units::bytes(row.total);
     let is_moving = crate::cli::job::rows::is_moving(row.phase);
@@ -300,6 +303,8 @@ mod tests {
             (Phase::Verifying, 2048, ""),
             (Phase::Complete, 2048, ""),
             (Phase::Complete, 2048, ""),
+            (Phase::Failed, 1024, "stopped"),
+            (Phase::Failed, 1024, "403"),
         ] {
             lines += &plain(entry, false, &[row(phase, current, note)], &mut printed);
         }
@@ -310,6 +315,8 @@ mod tests {
 3277ec2e57cd: downloading 2.00 KiB/2.00 KiB: stalled\\n
 3277ec2e57cd: verifying
 3277ec2e57cd: complete 2.00 KiB
+3277ec2e57cd: stopped
+3277ec2e57cd: failed: 403
 image 3277ec2e57cd: uploading 0 B/2.00 KiB
 ";
         assert_eq!(lines, expected);

@@ -320,6 +320,11 @@ pub(crate) fn is_moving(phase: Phase) -> bool {
     matches!(phase, Phase::Downloading | Phase::Uploading | Phase::Saving)
 }
 
+/// Whether the row failed only because its job was stopped: no blame on the blob.
+pub(crate) fn is_stopped(row: &Row) -> bool {
+    row.phase == Phase::Failed && row.note == "stopped"
+}
+
 /// Whether the row is finished.
 pub(crate) fn is_finished(phase: Phase) -> bool {
     matches!(phase, Phase::Complete | Phase::Exists)
