@@ -100,7 +100,9 @@ impl Copy<'_> {
         let mut reader = ChunkReader::new(run, self.sides.source.as_ref(), self.blob);
         loop {
             row.set(open.at);
-            let halt = match self.send_rest(&mut open, &mut reader, &mut row) {
+            let sent = self.send_rest(&mut open, &mut reader, &mut row);
+            reader.free();
+            let halt = match sent {
                 Ok(()) => {
                     row.set(self.blob.size);
                     row.end(Phase::Complete);

@@ -50,8 +50,7 @@ impl<'a> ChunkReader<'a> {
         skip.and_then(|skip| self.chunk.get(skip..)).unwrap_or_default()
     }
 
-    /// Makes the chunk hold the `len` bytes from `at` on. If the chunk goes on behind `at` already, keeps it: then only
-    /// the destination has failed. Goes on in a chunk that broke off.
+    /// Makes the chunk hold the `len` bytes from `at` on. If the destination has taken a part of the chunk, keeps the rest.
     pub(crate) fn fill(&mut self, at: u64, len: u64) -> Result<(), Halt> {
         if at > self.chunk_at && !self.bytes_from(at).is_empty() {
             return Ok(());
@@ -78,6 +77,12 @@ impl<'a> ChunkReader<'a> {
             self.after_read(read.map(|_| len))?;
         }
         Ok(())
+    }
+
+    /// Frees the chunk: its share of the memory belongs to others while this copy waits. What is needed of it is read
+    /// again.
+    pub(crate) fn free(&mut self) {
+        self.chunk = Vec::new();
     }
 
     /// Computes the digest of the whole blob; reads what was not read yet.
