@@ -133,12 +133,10 @@ fn print(title: &str, pullers: &[Puller], costs: &[Vec<Cost>]) {
         let [cpu, cpu_ratio] = table::with_ratio(median(nth, |c| c.cpu), floor_cpu);
         let [_, wall_ours] = table::with_ratio(median(nth, |c| c.wall), our_wall);
         let [_, cpu_ours] = table::with_ratio(median(nth, |c| c.cpu), our_cpu);
-        let walls = || costs[nth].iter().map(|cost| cost.wall);
-        let (least, most) = (walls().fold(f64::INFINITY, f64::min), walls().fold(0.0, f64::max));
         rows.push(vec![
             puller.name().to_owned(),
             wall,
-            format!("[{} {}]", table::number(least), table::number(most)),
+            table::range(costs[nth].iter().map(|cost| cost.wall)),
             wall_ratio,
             wall_ours,
             cpu,

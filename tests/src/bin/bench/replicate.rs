@@ -311,14 +311,12 @@ fn print(title: &str, runs: &[Vec<Run>; 2]) {
         let own = &runs[copier as usize];
         let [wall, wall_ratio] = table::with_ratio(median(own, |c| c.wall), median(skopeo, |c| c.wall));
         let [cpu, cpu_ratio] = table::with_ratio(median(own, |c| c.cpu), median(skopeo, |c| c.cpu));
-        let walls = || own.iter().map(|run| run.cost.wall);
-        let (least, most) = (walls().fold(f64::INFINITY, f64::min), walls().fold(0.0, f64::max));
         let last = own.last().map(|run| [in_words(&run.source), in_words(&run.destination)]);
         let [source, destination] = last.unwrap_or_default();
         rows.push(vec![
             format!("{copier:?}").to_lowercase(),
             wall,
-            format!("[{} {}]", table::number(least), table::number(most)),
+            table::range(own.iter().map(|run| run.cost.wall)),
             wall_ratio,
             cpu,
             cpu_ratio,

@@ -7,7 +7,7 @@
 use crate::options::Options;
 use crate::orphans::{self, Run};
 use crate::runner::{Bare, Containerd, Runner, with_docker, with_podman};
-use crate::table::{median, number, print, row, with_ratio};
+use crate::table::{median, number, print, range, row, with_ratio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::container::Create;
@@ -121,9 +121,7 @@ fn print_runs(runners: &[Runner], all: &[Vec<Run>], mounts: f64, runs: u64) {
         let [wall_text, wall_ratio] = with_ratio(wall(nth), wall(0));
         let [whole_text, whole_ratio] = with_ratio(whole(nth), whole(0));
         let [cpu_text, cpu_ratio] = with_ratio(cpu(nth), cpu(0));
-        let walls = || all[nth].iter().map(|run| run.wall * 1e3);
-        let (least, most) = (walls().fold(f64::INFINITY, f64::min), walls().fold(0.0, f64::max));
-        let range = format!("[{} {}]", number(least), number(most));
+        let range = range(all[nth].iter().map(|run| run.wall * 1e3));
         let name = runner.name().to_owned();
         rows.push(vec![name, wall_text, range, wall_ratio, whole_text, whole_ratio, cpu_text, cpu_ratio]);
     }

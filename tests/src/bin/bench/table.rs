@@ -52,6 +52,12 @@ pub fn with_ratio(value: f64, bare: f64) -> [String; 2] {
     [number(value), ratio]
 }
 
+/// Formats the least and the most of `values`.
+pub fn range(values: impl Iterator<Item = f64> + Clone) -> String {
+    let (least, most) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max));
+    format!("[{} {}]", number(least), number(most))
+}
+
 /// Formats `value` with about three digits.
 pub fn number(value: f64) -> String {
     match value {
