@@ -1,6 +1,6 @@
-//! A TLS server in front of a server without TLS.
+//! TLS for tests: a server in front of a server without TLS, and certificates that openssl makes.
 //!
-//! Listens on 127.0.0.1; ends with the test's process.
+//! The server listens on 127.0.0.1, and ends with the test's process.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::{ServerConfig, ServerConnection};
@@ -9,8 +9,36 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+
+/// Runs an openssl command, which must succeed.
+pub fn openssl(args: &[&str]) {
+    let output = Command::new("openssl").args(args).stdin(Stdio::null()).output();
+    let output = output.expect("openssl of Debian's package openssl");
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes a self-signed certificate for 127.0.0.1 below `dir`, and its key; their paths. The certificate is not an
+/// authority's, which no strict client accepts from a server.
+pub fn self_signed(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
+    let mut args = vec!["-x509", "-days", "2", "-subj", "/CN=localhost"];
+    args.extend(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
+    with_new_key(dir, stem, &args)
+}
+
+/// Makes a key below `dir`, and what `openssl req` makes for the key: a certificate if `args` have `-x509`, else a
+/// request for one. The paths of the certificate or request, and of the key.
+pub fn with_new_key(dir: &Path, stem: &str, args: &[&str]) -> (PathBuf, PathBuf) {
+    let (made, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
+    let (made_name, key_name) = (made.display().to_string(), key.display().to_string());
+    let mut all = vec!["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    all.extend(["-keyout", &key_name, "-out", &made_name]);
+    all.extend(args);
+    openssl(&all);
+    (made, key)
+}
 
 /// Accepts TLS connections with this certificate and key, and forwards them to `target` as plain TCP. Returns its
 /// `127.0.0.1:PORT`.

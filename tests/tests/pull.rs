@@ -6,6 +6,7 @@ use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, Reply, ScriptedRegistry, index_of};
+use sampan_tests::tls;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -541,26 +542,7 @@ fn every_operation_and_every_failure_writes_its_event() {
 #[test]
 fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .args(["-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), cert.as_os_str()])
-        .stderr(Stdio::null())
-        .status()
-        .expect("openssl of Debian's package openssl");
-    assert!(made.success());
+    let (cert, key) = tls::self_signed(dir.path(), "server");
     let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
     let image = Image::of(&[Layer::large("data", 300_000, Packing::Gzip)], "amd64");
     let reference = registry.push("secure:1", std::slice::from_ref(&image));

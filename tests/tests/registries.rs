@@ -15,6 +15,7 @@ use sampan_registry::{Access, RegistryError};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, Reply, ScriptedRegistry};
+use sampan_tests::tls;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +23,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -356,34 +357,11 @@ struct Authority {
     dir: PathBuf,
 }
 
-fn openssl(args: &[&str]) {
-    let made = Command::new("openssl").args(args).stderr(Stdio::piped()).stdout(Stdio::null()).output();
-    let made = made.expect("openssl of Debian's package openssl");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-}
-
 impl Authority {
     fn new(dir: &Path) -> Self {
         let authority = Authority { dir: dir.to_owned() };
         fs::create_dir_all(dir).expect("made");
-        let (key, cert) = (authority.path("ca.key"), authority.path("ca.pem"));
-        openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=an authority",
-            "-keyout",
-            &key,
-            "-out",
-            &cert,
-        ]);
+        tls::with_new_key(dir, "ca", &["-x509", "-days", "2", "-subj", "/CN=an authority"]);
         authority
     }
 
@@ -393,26 +371,11 @@ impl Authority {
 
     /// Signs a certificate for `name`; returns the paths of the certificate and its key.
     fn sign(&self, stem: &str, name: &str) -> (PathBuf, PathBuf) {
-        let (key, request, cert) =
-            (self.path(&format!("{stem}.key")), self.path("request"), self.path(&format!("{stem}.cert")));
-        openssl(&[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            "/CN=x",
-            "-addext",
-            &format!("subjectAltName={name}"),
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ]);
+        let (name, cert) = (format!("subjectAltName={name}"), self.path(&format!("{stem}.cert")));
+        let (request, key) = tls::with_new_key(&self.dir, stem, &["-subj", "/CN=x", "-addext", &name]);
+        let request = request.display().to_string();
         let (ca, ca_key) = (self.path("ca.pem"), self.path("ca.key"));
-        openssl(&[
+        tls::openssl(&[
             "x509",
             "-req",
             "-in",
@@ -428,7 +391,7 @@ impl Authority {
             "-out",
             &cert,
         ]);
-        (cert.into(), key.into())
+        (cert.into(), key)
     }
 }
 
@@ -458,14 +421,8 @@ fn only_registries_with_an_authority_in_certs_d_are_trusted() {
 
 /// A self-signed certificate for 127.0.0.1, as `openssl req -x509` makes it; and its key.
 fn self_signed(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
-    let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
-    let (cert_name, key_name) = (cert.display().to_string(), key.display().to_string());
-    let curve = "ec_paramgen_curve:P-256";
-    let mut args = vec!["req", "-x509", "-newkey", "ec", "-pkeyopt", curve, "-nodes", "-days", "2"];
-    args.extend(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
-    args.extend(["-keyout", &key_name, "-out", &cert_name]);
-    openssl(&args);
-    (cert, key)
+    let names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"];
+    tls::with_new_key(dir, stem, &[&["-x509", "-days", "2"], &names[..]].concat())
 }
 
 #[test]

@@ -6,7 +6,7 @@ use sampan_tests::replication::client::Client;
 use sampan_tests::replication::compare::{Repository, differences};
 use sampan_tests::replication::corpus;
 use sampan_tests::replication::fault::{Fault, Moment, Reply, Rule};
-use sampan_tests::replication::pair::{PASSWORD, Pair, USERNAME, login, self_signed};
+use sampan_tests::replication::pair::{PASSWORD, Pair, USERNAME, login};
 use sampan_tests::replication::registry::{Registry, Settings};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -202,7 +202,7 @@ fn a_copier_survives_the_faults_that_it_can_survive() {
 #[test]
 fn a_registry_keeps_content_and_address_over_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
-    let tls = self_signed(dir.path(), "server");
+    let tls = sampan_tests::tls::self_signed(dir.path(), "server");
     let settings = Settings { tls: Some(tls), has_relative_urls: true, ..login() };
     let mut registry = Registry::start(dir.path(), settings);
     let client = registry.client();

@@ -5,6 +5,7 @@ use sampan_oci::digest::Digest;
 use sampan_tests::host::Host;
 use sampan_tests::installation::{Installation, arch};
 use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry, index_of};
+use sampan_tests::tls::openssl;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,6 @@ struct Pair {
     secret: PathBuf,
     public: PathBuf,
     ed25519: bool,
-}
-
-fn openssl(args: &[&str]) {
-    let output = Command::new("openssl").args(args).output().expect("openssl of Debian's package openssl");
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn text(path: &Path) -> &str {

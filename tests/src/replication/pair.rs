@@ -7,7 +7,6 @@ use super::registry::{Registry, Settings};
 use crate::tls;
 use sampan_ipc::replication::Execution;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// User of a destination that requires a login.
@@ -40,7 +39,7 @@ impl Side {
     pub fn behind_tls(dir: &Path, settings: Settings) -> Self {
         let registry = Registry::start(dir, settings);
         let recorder = Recorder::behind_tls(&registry.address);
-        let (cert, key) = self_signed(dir, "front");
+        let (cert, key) = tls::self_signed(dir, "front");
         let address = tls::front(&cert, &key, &recorder.address);
         Side { registry, recorder, address, certificate: Some(cert) }
     }
@@ -48,7 +47,7 @@ impl Side {
     /// Starts a registry that speaks TLS itself. No recorder is in front of it; the registry has an access log.
     pub fn own_tls(dir: &Path, settings: Settings) -> Self {
         std::fs::create_dir_all(dir).expect("a directory");
-        let (cert, key) = self_signed(dir, "own");
+        let (cert, key) = tls::self_signed(dir, "own");
         let registry = Registry::start(dir, Settings { tls: Some((cert.clone(), key)), ..settings });
         let (recorder, address) = (Recorder::before(&registry.address), registry.address.clone());
         Side { registry, recorder, address, certificate: Some(cert) }
@@ -195,30 +194,4 @@ impl Pair {
 /// Settings of a registry that accepts only [`USERNAME`].
 pub fn login() -> Settings {
     Settings { login: Some((USERNAME.to_owned(), PASSWORD.to_owned())), ..Settings::default() }
-}
-
-/// Makes a self-signed certificate for 127.0.0.1 below `dir`, and its key; their paths.
-pub fn self_signed(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
-    let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
-        // Not an authority's certificate, which no strict client accepts from a server.
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .args([&key, Path::new("-out"), &cert])
-        .stdin(Stdio::null())
-        .output()
-        .expect("openssl of Debian's package openssl");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    (cert, key)
 }
