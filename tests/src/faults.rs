@@ -4,11 +4,12 @@
 //! next fault of a queue ([`Proxy::next`]), or else the fault that is set ([`Proxy::set`]). Faults affect the bytes
 //! from the server. The proxy and its connections end when it is dropped.
 
+use crate::acceptor::Acceptor;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -43,6 +44,7 @@ pub enum Fault {
 pub struct Proxy {
     /// `127.0.0.1:PORT`, for clients.
     pub address: String,
+    acceptor: Acceptor,
     shared: Arc<Shared>,
 }
 
@@ -54,7 +56,6 @@ struct Shared {
     passed: AtomicU64,
     connections: AtomicUsize,
     faults: AtomicUsize,
-    ended: AtomicBool,
 }
 
 /// A client's connection and the one to the server.
@@ -72,8 +73,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Proxy {
     /// Starts a proxy in front of the server at `server`, which is `127.0.0.1:PORT`.
     pub fn before(server: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
         let shared = Arc::new(Shared {
             server: server.parse().expect("an address and a port"),
             fault: Mutex::default(),
@@ -82,11 +81,10 @@ impl Proxy {
             passed: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             faults: AtomicUsize::new(0),
-            ended: AtomicBool::new(false),
         });
         let state = Arc::clone(&shared);
-        std::thread::spawn(move || state.listen(&listener));
-        Proxy { address, shared }
+        let acceptor = Acceptor::start(move |client| state.on_client(client));
+        Proxy { address: acceptor.address().to_owned(), acceptor, shared }
     }
 
     /// Sets the fault of all new connections.
@@ -125,28 +123,20 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
+        self.acceptor.stop();
         self.reset_all();
-        // Connects to the listening thread, so that its accept(2) returns.
-        let _ = TcpStream::connect(&self.address);
     }
 }
 
 impl Shared {
-    fn listen(self: Arc<Self>, listener: &TcpListener) {
-        for client in listener.incoming() {
-            if self.ended.load(Ordering::SeqCst) {
-                return;
-            }
-            let Ok(client) = client else { continue };
-            self.connections.fetch_add(1, Ordering::SeqCst);
-            let fault = lock(&self.queue).pop_front().unwrap_or_else(|| *lock(&self.fault));
-            let state = Arc::clone(&self);
-            std::thread::spawn(move || {
-                // An error ends only this connection; the client reports it.
-                let _ = state.converse(client, fault);
-            });
-        }
+    fn on_client(self: &Arc<Self>, client: TcpStream) {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        let fault = lock(&self.queue).pop_front().unwrap_or_else(|| *lock(&self.fault));
+        let state = Arc::clone(self);
+        std::thread::spawn(move || {
+            // An error ends only this connection; the client reports it.
+            let _ = state.converse(client, fault);
+        });
     }
 
     fn converse(&self, client: TcpStream, fault: Fault) -> io::Result<()> {
@@ -225,6 +215,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     /// Starts a server that sends `len` bytes to each client, and waits for the client to close.
     fn server(len: usize) -> String {

@@ -1,6 +1,7 @@
 //! Helpers of the tests: they start the real programs, registries and other users, read what the kernel reports of a
 //! process, and run the fuzzer.
 
+pub mod acceptor;
 pub mod containers;
 pub mod cursor;
 pub mod disk;

@@ -8,14 +8,15 @@ pub use super::exchange::Request;
 use super::exchange::{After, Conversation, Ledger, lock, reset};
 use super::fault::Rule;
 use super::message::without_host;
+use crate::acceptor::Acceptor;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use regex_lite::Regex;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
@@ -23,6 +24,7 @@ use std::time::Instant;
 pub struct Recorder {
     /// `127.0.0.1:PORT`, for clients.
     pub address: String,
+    acceptor: Acceptor,
     shared: Arc<Shared>,
 }
 
@@ -30,7 +32,6 @@ struct Shared {
     server: String,
     ledger: Ledger,
     connected: Mutex<Vec<Weak<TcpStream>>>,
-    ended: AtomicBool,
 }
 
 impl Recorder {
@@ -45,8 +46,6 @@ impl Recorder {
     }
 
     fn start(server: &str, is_behind_tls: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
         let shared = Arc::new(Shared {
             server: server.to_owned(),
             ledger: Ledger {
@@ -57,11 +56,16 @@ impl Recorder {
                 faults: AtomicUsize::new(0),
             },
             connected: Mutex::default(),
-            ended: AtomicBool::new(false),
         });
         let state = Arc::clone(&shared);
-        std::thread::spawn(move || state.listen(&listener));
-        Recorder { address, shared }
+        let acceptor = Acceptor::start(move |client| {
+            let state = Arc::clone(&state);
+            std::thread::spawn(move || {
+                // An error ends only this connection; the client reports it.
+                let _ = state.serve(client);
+            });
+        });
+        Recorder { address: acceptor.address().to_owned(), acceptor, shared }
     }
 
     /// Adds a rule; earlier rules come first.
@@ -184,28 +188,12 @@ pub struct Session {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
+        self.acceptor.stop();
         self.reset_all();
-        // Connects to the listening thread, so that its accept(2) returns.
-        let _ = TcpStream::connect(&self.address);
     }
 }
 
 impl Shared {
-    fn listen(self: Arc<Self>, listener: &TcpListener) {
-        for client in listener.incoming() {
-            if self.ended.load(Ordering::SeqCst) {
-                return;
-            }
-            let Ok(client) = client else { continue };
-            let state = Arc::clone(&self);
-            std::thread::spawn(move || {
-                // An error ends only this connection; the client reports it.
-                let _ = state.serve(client);
-            });
-        }
-    }
-
     fn serve(&self, client: TcpStream) -> io::Result<()> {
         // A server that is down refuses the client too.
         let server = TcpStream::connect(&self.server).inspect_err(|_| reset(&client))?;
