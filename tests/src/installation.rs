@@ -1,5 +1,6 @@
 //! A whole installation for tests: monitord, engine, command line, and a registry whose replies the test chooses.
 
+use crate::command_line;
 use crate::host::{Host, PATIENCE, binary};
 use crate::registry::{Image, Layer, ScriptedRegistry};
 use sampan_oci::digest::Digest;
@@ -77,24 +78,17 @@ impl Installation {
 
     /// Runs a command that must succeed; returns its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
-        let output = self.sampan(args);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {stderr}\n{}", self.log());
-        String::from_utf8(output.stdout).expect("text")
+        command_line::ok(&mut self.command(args), || self.log())
     }
 
     /// Runs a command that must fail with this status; returns its standard output and standard error.
     pub fn fails(&self, args: &[&str], status: i32) -> String {
-        let output = self.sampan(args);
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert_eq!(output.status.code(), Some(status), "{args:?}: {text}\n{}", self.log());
-        text
+        command_line::fails(&mut self.command(args), status, || self.log())
     }
 
     /// Runs a command that must succeed and print JSON; returns it.
     pub fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).expect("JSON")
+        command_line::json(&mut self.command(args), || self.log())
     }
 
     /// Publishes an image as `name:t` and pulls it; returns its reference.

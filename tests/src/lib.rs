@@ -2,6 +2,7 @@
 //! process, and run the fuzzer.
 
 pub mod acceptor;
+pub mod command_line;
 pub mod containers;
 pub mod cursor;
 pub mod disk;

@@ -5,6 +5,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
+use sampan_tests::command_line;
 use sampan_tests::host::{binary, need_root, wait_until};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -80,10 +81,7 @@ impl Host {
 
     /// Standard output of a command that must succeed.
     fn ok(&self, args: &[&str]) -> String {
-        let output = self.sampan(args);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {stderr}\n{}", self.log());
-        String::from_utf8(output.stdout).expect("text")
+        command_line::ok(self.command("sampan").args(args), || self.log())
     }
 
     /// Exit code and standard error of a command.

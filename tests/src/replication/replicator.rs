@@ -7,6 +7,7 @@
 use super::client::basic;
 use super::pair::{PASSWORD, Pair, Side, USERNAME};
 use super::report::Report;
+use crate::command_line;
 use crate::host::{Host, PATIENCE, binary};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -195,25 +196,17 @@ impl Replicator {
 
     /// Runs a command that must succeed; returns its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
-        let output = self.sampan(args);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {stderr}\n{}", self.log());
-        String::from_utf8(output.stdout).expect("text")
+        command_line::ok(&mut self.command(args), || self.log())
     }
 
     /// Runs a command that must fail with this status; returns its standard output and standard error.
     pub fn fails(&self, status: i32, args: &[&str]) -> String {
-        let output = self.sampan(args);
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert_eq!(output.status.code(), Some(status), "{args:?}: {text}\n{}", self.log());
-        text
+        command_line::fails(&mut self.command(args), status, || self.log())
     }
 
     /// Runs a command that must succeed and print JSON.
     pub fn json(&self, args: &[&str]) -> Value {
-        let text = self.ok(args);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error} in {text}"))
+        command_line::json(&mut self.command(args), || self.log())
     }
 
     /// Runs `sampan replicate` in the background of the engine; the number of the execution.
