@@ -14,6 +14,16 @@ use sampan_oci::digest::Digest;
 use std::io;
 use ureq::{Body, SendBody};
 
+/// A request without its URL, which a redirect changes.
+#[derive(Clone, Copy)]
+struct RepeatableRequest<'a, 'p> {
+    /// The subject of the request, for errors.
+    what: &'a str,
+    method: &'a Method,
+    headers: Headers<'a>,
+    payload: Option<&'a Payload<'p>>,
+}
+
 impl Registry {
     /// Sends a request, follows redirects, and repeats the request once if the registry answers with a challenge.
     ///
@@ -31,30 +41,28 @@ impl Registry {
         if scheme == "https" && !url.starts_with("https://") && !self.insecure {
             return Err(self.bad_answer("has an upload at a URL without TLS".to_owned()));
         }
+        let to_send = RepeatableRequest { what, method, headers, payload };
         let sent = self.authorization()?;
-        let response = self.send_following_redirects(what, method, url, headers, payload)?;
+        let response = self.send_following_redirects(to_send, url)?;
         if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response, sent)? {
-            return self.send_following_redirects(what, method, url, headers, payload);
+            return self.send_following_redirects(to_send, url);
         }
         Ok(response)
     }
 
     fn send_following_redirects(
         &self,
-        what: &str,
-        method: &Method,
+        to_send: RepeatableRequest<'_, '_>,
         url: &str,
-        headers: Headers<'_>,
-        payload: Option<&Payload<'_>>,
     ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.send_once(what, method, &url, headers, payload)?;
+            let response = self.send_once(to_send, &url)?;
             let is_followed = match response.status() {
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
                 // After the other redirects a client may change the method to GET, so only HEAD and GET follow them.
                 // RFC 9110, section 15.4.
-                status => status.is_redirection() && matches!(*method, Method::HEAD | Method::GET),
+                status => status.is_redirection() && matches!(*to_send.method, Method::HEAD | Method::GET),
             };
             let location = response.headers().get(header::LOCATION).filter(|_| is_followed);
             let Some(location) = location else {
@@ -67,12 +75,10 @@ impl Registry {
 
     fn send_once(
         &self,
-        what: &str,
-        method: &Method,
+        to_send: RepeatableRequest<'_, '_>,
         url: &str,
-        headers: Headers<'_>,
-        payload: Option<&Payload<'_>>,
     ) -> Result<Response<Body>, RegistryError> {
+        let RepeatableRequest { what, method, headers, payload } = to_send;
         let failed = |source| self.send_error(what, source);
         let invalid = |error| self.send_error(what, ureq::Error::Http(error));
         let uri: Uri = url.parse().map_err(|error| invalid(::http::Error::from(error)))?;
