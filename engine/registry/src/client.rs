@@ -1,8 +1,9 @@
 //! Fetches blobs from a [`Registry`], and sends every GET and HEAD. OCI distribution-spec, "Pulling blobs".
 //!
-//! `manifest`, `list` and `referrers` send their requests by this module. The calls block, so callers use worker threads; [`Registry::shutdown`] aborts the calls. The first request detects
-//! whether the registry speaks HTTPS or plain HTTP. HTTP is tried only on loopback and at registries that are marked
-//! insecure. This module handles one registry; [`crate::mirrors`] chooses among several.
+//! `manifest`, `list` and `referrers` send their requests by this module. The calls block, so callers use worker
+//! threads; [`Registry::shutdown`] aborts the calls. The first request detects whether the registry speaks HTTPS or
+//! plain HTTP. HTTP is tried only on loopback and at registries that are marked insecure. This module handles one
+//! registry; [`crate::mirrors`] chooses among several.
 
 use crate::access::{BlobBody, BlobHead, Headers};
 use crate::error::{Failed, RegistryError};

@@ -138,7 +138,7 @@ impl HostGates {
         let pause = gate.pause(now);
         if was_open && !pause.is_zero() {
             let seconds = pause.as_millis().div_ceil(1000);
-            log::info!("{host} takes no more requests for now: all requests to it wait {seconds} s");
+            log::info!("{host} refuses requests: all requests to it wait {seconds} s");
         }
     }
 }
