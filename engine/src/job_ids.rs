@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// What an engine does that starts, runs `jobs` jobs, and is killed. Returns the numbers.
+    /// Numbers `jobs` jobs, as an engine does from its start until it is killed. Returns the numbers.
     fn run(dir: &Path, jobs: u64) -> Vec<u64> {
         let mut ids = JobIds::open(dir, 0);
         let numbers: Vec<u64> = (ids.first()..ids.first() + jobs).collect();

@@ -131,7 +131,7 @@ fn one_artifact_that_fails_does_not_fail_the_others() {
     let states = ["one", "two", "three"].map(|tag| report.artifact(tag).state);
     assert_eq!(states, [State::Finished, State::Error, State::Finished], "{report:#?}");
     assert_eq!((report.execution.artifacts.total, report.execution.artifacts.failed), (3, 1));
-    // Once the source is whole again, a retry copies the one that failed and asks for no other.
+    // Once the source is whole again, a retry copies the artifact that failed, and requests no other artifact.
     pair.source.recorder.heal();
     pair.forget();
     replicator.ok(&["replication", "retry", &id.to_string()]);

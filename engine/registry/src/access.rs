@@ -41,7 +41,7 @@ pub struct RawManifest {
     pub content_type: Option<String>,
 }
 
-/// A manifest or index that a registry has, as the registry describes it. Nothing of this is verified.
+/// A manifest or index that a registry has, as the registry describes it. This process does not verify it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestHead {
     /// The digest that the registry states; `None` if it states none.

@@ -163,7 +163,7 @@ impl Registry {
     /// Requests tokens that also allow pulls from the repository `other`, so that its blobs can be mounted. If there is
     /// a token without that right, the next request renews it.
     ///
-    /// A token has at most `EXTRA_SCOPES_MAX` (8) such repositories: the one that was added first makes room.
+    /// A token has at most `EXTRA_SCOPES_MAX` (8) such repositories: a further one replaces the oldest.
     pub fn add_pull_scope(&self, other: &str) {
         if other != self.repository {
             self.session.add_scope(format!("repository:{other}:pull"), EXTRA_SCOPES_MAX);

@@ -1,19 +1,19 @@
 //! An OCI image layout as a side of a replication: `oci:DIR`.
 //!
-//! Called by the replication's tasks, several at once. One directory holds many repositories: the index names a manifest
-//! `REPOSITORY:TAG`, and `layout_index` says which names of other tools a source understands. All repositories share the
-//! blobs, so a blob is never mounted: the layout has it or not. Manifests and blobs are stored byte for byte.
+//! Called by the replication's tasks, several at once. One directory holds many repositories: the index names a
+//! manifest `REPOSITORY:TAG`, and `layout_index` says which names of other tools a source understands. All repositories
+//! share the blobs, so a blob is never mounted: the layout has it or not. Manifests and blobs are stored byte for byte.
 //!
 //! - A tag is an entry of the index. A manifest that was asked for by digest is an entry without a name. A child of an
 //!   index is only a blob.
 //! - A manifest is listed only after all that it needs is in the layout, so a kill leaves at most blobs that nothing
 //!   names. The next copy uses them.
 //! - An upload is a file in `.sampan-uploads`; `layout_dir` says which names are written, and how.
-//! - Removing a tag removes the blobs that it alone needed. If it is unknown what another entry needs, all blobs stay.
+//! - Removing a tag removes the blobs that no other entry needs. If the needs of an entry are unknown, all blobs stay.
 //! - skopeo and umoci do not find an image whose manifest is of Docker's schema 2, since they look for OCI's media
 //!   types; this engine and containerd find it. A conversion would change its digest.
 //!
-//! Digests of blobs are not compared: the copier does that. The digest of a manifest is.
+//! This module compares the digests of manifests; the copier compares those of blobs.
 
 use crate::replication::fault::fault;
 use crate::replication::layout_dir::LayoutDir;
@@ -359,7 +359,7 @@ impl Repository for LayoutRepository {
     }
 
     fn cancel(&self, session: &Session) -> Result<bool, SideError> {
-        // After a stop as well: a canceled task deletes its sessions.
+        // This is allowed after a stop, too: a canceled task deletes its sessions.
         let uploads = self.layout.dir.present_uploads(&self.stopped)?;
         uploads.map_or(Ok(false), |uploads| uploads.remove(&session.location))
     }

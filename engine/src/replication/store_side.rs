@@ -3,9 +3,9 @@
 //! Called by the replication's tasks, several at once. A repository is the name of references without the tag, such as
 //! `docker.io/library/alpine`.
 //!
-//! As a source, the store has one manifest for each tag, byte for byte as its registry had it. Of an image that was
-//! chosen from an index, that is the manifest of one platform: the store does not keep the index. Opening a manifest pins
-//! the image, so that no blob is removed while it is copied.
+//! As a source, the store has one manifest for each tag, byte for byte as its registry had it. If an image was chosen
+//! from an index, the store has the manifest of one platform and not the index. Opening a manifest pins the image, so
+//! that no blob is removed while it is copied.
 //!
 //! As a destination, the store keeps images that can run on this host, not artifacts and signatures:
 //!

@@ -153,7 +153,9 @@ pub struct ImageEvent {
     pub is_copy: bool,
 }
 
-/// Starts the thread that waits for events of images. Calls `on_image` for each; `on_image` returns once the event's executions are in their journals. Returns whether the thread runs.
+/// Starts the thread that waits for events of images. Returns whether the thread runs.
+///
+/// The thread calls `on_image` for each event; `on_image` returns once the event's executions are in their journals.
 pub fn watch_images(socket: &Path, cursor: &Path, on_image: impl Fn(ImageEvent) + Send + 'static) -> bool {
     let mut watch =
         Watch::new().socket(socket).filter("type=image").cursor_file(cursor).cursor_interval(Duration::ZERO);

@@ -18,8 +18,8 @@ pub struct Repository<'a> {
 
 /// Compares a tag or digest of two repositories; the differences, one sentence each.
 ///
-/// What the source lacks, such as a child of a sparse index or a layer that is elsewhere, the destination need not
-/// have. A subject is not part of its referrer.
+/// The destination may lack what the source lacks, such as a child of a sparse index or a layer that is elsewhere. A
+/// subject is not part of its referrer.
 pub fn differences(source: Repository<'_>, destination: Repository<'_>, names: &[&str]) -> Vec<String> {
     let mut walk = Walk { source, destination, seen: HashSet::new(), found: Vec::new() };
     for name in names {

@@ -198,7 +198,7 @@ pub fn all() -> Vec<Artifact> {
     maker.document(&index(&outer));
     all.push(maker.end());
 
-    // One of the children is nowhere.
+    // No registry gets the other child.
     let mut maker = Maker::new("index-sparse");
     let present = maker.image("amd64");
     let absent = json!({"mediaType": oci::MANIFEST, "digest": Digest::of(b"nowhere"), "size": 1234,
@@ -279,7 +279,8 @@ fn unusual_documents() -> Vec<Artifact> {
     maker.document(&document);
     let data = maker.end();
 
-    // Fields of nobody, the order of keys, white space and escapes: whoever encodes the document anew changes it.
+    // Unknown fields, the order of keys, white space and escapes: a program that encodes the document anew changes
+    // them.
     let mut maker = Maker::new("custom-fields");
     let (config, layer) = (maker.config("amd64"), maker.layer(0, true));
     let text = format!(

@@ -92,7 +92,7 @@ pub enum Fault {
     /// After this number of bytes of the request's body, the client gets this answer, and the connection is closed. The
     /// server's connection breaks off.
     AnswerAt(u64, Reply),
-    /// The request is forwarded; its answer is replaced, as a gateway does that has lost patience.
+    /// The request is forwarded; its answer is replaced, as a gateway does after its time limit.
     Replace(Reply),
     /// The request is forwarded; the connection is reset in place of an answer.
     LoseAnswer,

@@ -1,8 +1,8 @@
 //! A host that replicates: monitord, an engine that knows a pair's certificates and credentials, and the command line.
 //!
-//! The engine keeps its files when it is killed, so that the next one continues. Credentials are where `sampan login`
-//! would have written them, in the home of a user who runs both the engine and the commands: an engine that was killed
-//! continues without a client.
+//! The files of an engine that was killed stay, so that the next engine continues. The engine and the commands have one
+//! home directory. It has the credentials, as if `sampan login` had written them, so an engine continues without a
+//! client.
 
 use super::client::basic;
 use super::pair::{PASSWORD, Pair, Side, USERNAME};

@@ -94,7 +94,8 @@ fn run(
     }
 }
 
-/// The style of the progress. A document on standard output needs none, except for a person who waits for it.
+/// The style of the progress. While standard output gets a document, the default style shows progress only on a
+/// terminal.
 fn style(shown: &Shown, is_document: bool) -> ProgressStyle {
     match shown.progress {
         ProgressStyle::Auto if is_document && !io::stderr().is_terminal() => ProgressStyle::None,

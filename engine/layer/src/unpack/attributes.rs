@@ -34,11 +34,12 @@ const LABEL: &[u8] = b"security.selinux";
 /// The privilege of this process over files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Privilege {
-    /// Root of the host, who may set every attribute.
+    /// The process is root of the host: it may set every attribute.
     Root,
-    /// Root of a user namespace, who may set owners that are mapped in the namespace, but may not create devices.
+    /// The process is root of a user namespace: it may set owners that are mapped in the namespace, but may not create
+    /// devices.
     Namespace,
-    /// An ordinary user, who owns all files that this process creates.
+    /// The process belongs to an ordinary user: this user owns all files that the process creates.
     User,
 }
 
