@@ -16,6 +16,13 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Computes the digest of `bytes`.
+    pub fn digest(self, bytes: &[u8]) -> Digest {
+        let mut hasher = Hasher::new(self);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
     /// The name of the algorithm: in a digest before the colon, and in the store a directory below `blobs/`.
     pub fn word(self) -> &'static str {
         match self {
@@ -68,9 +75,7 @@ impl Digest {
 
     /// Computes the SHA-256 digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        hasher.update(bytes);
-        hasher.finish()
+        Algorithm::Sha256.digest(bytes)
     }
 
     /// The hash algorithm.

@@ -10,7 +10,7 @@ use crate::headers::{content_length, content_type, stated_digest, without_parame
 use crate::registry::Registry;
 use ::http::{HeaderName, Method, StatusCode, header};
 use sampan_oci as oci;
-use sampan_oci::digest::{Algorithm, Digest, Hasher};
+use sampan_oci::digest::{Algorithm, Digest};
 use serde::Deserialize;
 use std::io::Read;
 
@@ -30,9 +30,7 @@ impl Registry {
         let content_type = content_type.and_then(|v| v.to_str().ok()).map(str::to_owned);
         let bytes = self.read_bounded(response, &what, oci::MANIFEST_MAX)?;
         let expected = Digest::parse(target).ok();
-        let mut hasher = Hasher::new(expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm));
-        hasher.update(&bytes);
-        let digest = hasher.finish();
+        let digest = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm).digest(&bytes);
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(RegistryError::Digest { expected, found: digest });
         }

@@ -1,4 +1,4 @@
-//! Errors of this host's files in the form that the copier acts on.
+//! Errors of this host's files, and of a stopped side, in the form that the copier acts on.
 //!
 //! Called by the sides in this folder. A full or failing disk is a [`FailureKind::Host`], which another attempt may
 //! cure; a file that may not be read or written, or that leads out of its directory, is refused.
@@ -6,6 +6,7 @@
 use nix::libc;
 use sampan_replication::side::{FailureKind, SideError};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An operation on a file, and its error.
 #[derive(Debug, thiserror::Error)]
@@ -36,4 +37,15 @@ pub fn fault(doing: impl Into<String>, source: io::Error) -> SideError {
         _ => source,
     };
     SideError { kind, source: Box::new(FileFault { doing: doing.into(), source }) }
+}
+
+/// Checks that nobody has stopped the side whose flag `stopped` is.
+///
+/// # Errors
+/// [`FailureKind::Temporary`]: it is stopped.
+pub fn check_running(stopped: &AtomicBool) -> Result<(), SideError> {
+    match stopped.load(Ordering::Relaxed) {
+        true => Err(SideError::new(FailureKind::Temporary(None), "stopped")),
+        false => Ok(()),
+    }
 }

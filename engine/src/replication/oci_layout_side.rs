@@ -15,7 +15,7 @@
 //!
 //! This module compares the digests of manifests; the copier compares those of blobs.
 
-use crate::replication::fault::fault;
+use crate::replication::fault::{check_running, fault};
 use crate::replication::layout_dir::LayoutDir;
 use crate::replication::layout_index::{Lookup, is_repository};
 use crate::replication::layout_links::{LayoutLinks, Links};
@@ -23,7 +23,7 @@ use crate::replication::local_blob;
 use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
 use sampan_oci::Descriptor;
-use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::digest::Digest;
 use sampan_oci::reference::is_tag;
 use sampan_os::mutex::lock;
 use sampan_replication::side::{
@@ -125,22 +125,15 @@ impl LayoutRepository {
         Ok(entry.map(|entry| (entry.digest.clone(), Some(entry))))
     }
 
-    fn check_running(&self) -> Result<(), SideError> {
-        match self.stopped.load(Ordering::Relaxed) {
-            true => Err(SideError::new(FailureKind::Temporary(None), "stopped")),
-            false => Ok(()),
-        }
-    }
-
     fn not_found(&self, target: &str) -> SideError {
         SideError::new(FailureKind::NotFound, format!("there is no {target} in {}", self.name()))
     }
 
     /// Stores a manifest; lists it under `entry`: a tag, or `None` for no name. Does not list a child.
     fn put(&self, digest: &Digest, manifest: &Manifest, entry: Entry<'_>) -> Result<Stored, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let Layout { dir, links } = &*self.layout;
-        let found = digest_like(&manifest.bytes, digest);
+        let found = digest.algorithm().digest(&manifest.bytes);
         if found != *digest {
             let why = format!("the manifest {digest} has digest {found}");
             return Err(SideError::new(FailureKind::Corrupt, why));
@@ -222,13 +215,6 @@ fn media_type<'a>(manifest: &'a Manifest, links: &Links) -> &'a str {
     }
 }
 
-/// The digest of `bytes` by the algorithm of `like`.
-fn digest_like(bytes: &[u8], like: &Digest) -> Digest {
-    let mut hasher = Hasher::new(like.algorithm());
-    hasher.update(bytes);
-    hasher.finish()
-}
-
 impl Repository for LayoutRepository {
     fn name(&self) -> String {
         let path = self.layout.dir.path().display();
@@ -241,7 +227,7 @@ impl Repository for LayoutRepository {
     }
 
     fn head(&self, target: &str) -> Result<Option<Head>, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let Layout { dir, links } = &*self.layout;
         let Some((digest, _)) = self.resolve(target)? else { return Ok(None) };
         // A blob that no entry leads to may be left from a copy that was killed.
@@ -251,15 +237,15 @@ impl Repository for LayoutRepository {
         }
         let Some(bytes) = dir.document(&digest)? else { return Ok(None) };
         // A damaged manifest is there, but is not what its entry says.
-        let is_right = digest_like(&bytes, &digest) == digest;
+        let is_right = digest.algorithm().digest(&bytes) == digest;
         Ok(Some(Head { digest: is_right.then_some(digest) }))
     }
 
     fn manifest(&self, target: &str) -> Result<Manifest, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let (digest, entry) = self.resolve(target)?.ok_or_else(|| self.not_found(target))?;
         let bytes = self.layout.dir.document(&digest)?.ok_or_else(|| self.not_found(target))?;
-        let found = digest_like(&bytes, &digest);
+        let found = digest.algorithm().digest(&bytes);
         if found != digest {
             let why = format!("the manifest {digest} in {} has digest {found}", self.name());
             return Err(SideError::new(FailureKind::Corrupt, why));
@@ -276,7 +262,7 @@ impl Repository for LayoutRepository {
     }
 
     fn blob(&self, blob: &Descriptor, offset: u64, _etag: Option<&str>) -> Result<BlobReader, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let (file, size) = self
             .layout
             .dir
@@ -286,12 +272,12 @@ impl Repository for LayoutRepository {
     }
 
     fn referrers(&self, subject: &Digest) -> Result<Option<Vec<Descriptor>>, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let Layout { dir, links } = &*self.layout;
         let Some(index) = dir.index()? else { return Ok(Some(Vec::new())) };
         let mut found: Vec<Descriptor> = Vec::new();
         for entry in index.descriptors() {
-            self.check_running()?;
+            check_running(&self.stopped)?;
             let is_known = found.iter().any(|known| known.digest == entry.digest);
             // A document that cannot be read refers to nothing.
             let Ok(Some(links)) = links.get(dir, &entry.digest) else { continue };
@@ -313,7 +299,7 @@ impl Repository for LayoutRepository {
     }
 
     fn has_blob(&self, blob: &Descriptor) -> Result<bool, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         self.layout.dir.has_blob(&blob.digest, blob.size)
     }
 
@@ -326,7 +312,7 @@ impl Repository for LayoutRepository {
     }
 
     fn begin(&self, blob: &Descriptor, _from: Option<&str>) -> Result<Begin, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         // All repositories of the layout share the blobs, and another task may just have finished this one.
         if self.layout.dir.has_blob(&blob.digest, blob.size)? {
             return Ok(Begin::Mounted);
@@ -347,12 +333,12 @@ impl Repository for LayoutRepository {
         at: u64,
         bytes: &[u8],
     ) -> Result<u64, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         self.layout.dir.uploads(&self.stopped)?.write(&session.location, blob, at, bytes)
     }
 
     fn finish(&self, session: &Session, blob: &Descriptor) -> Result<(), SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let uploads = self.layout.dir.uploads(&self.stopped)?;
         let file = uploads.check(&session.location, blob, &self.stopped)?;
         self.layout.dir.name_blob(uploads, &session.location, &file, &blob.digest)
@@ -380,7 +366,7 @@ impl Repository for LayoutRepository {
     }
 
     fn delete(&self, target: &str) -> Result<bool, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let dir = &self.layout.dir;
         if dir.index()?.is_none() {
             return Ok(false);

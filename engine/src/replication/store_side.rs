@@ -20,12 +20,12 @@
 use crate::context::Shared;
 use crate::image::disk_space::Claim;
 use crate::image::prune;
-use crate::replication::fault::fault;
+use crate::replication::fault::{check_running, fault};
 use crate::replication::local_blob;
 use crate::replication::upload::Uploads;
 use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
-use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::digest::Digest;
 use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_oci::{Config, Descriptor, Document, PlatformField};
@@ -133,13 +133,6 @@ impl StoreRepository {
         let separator = if Digest::parse(target).is_ok() { '@' } else { ':' };
         Reference::parse(&format!("{}{separator}{target}", self.name))
             .map_err(|error| refused(FailureKind::Refused, error))
-    }
-
-    fn check_running(&self) -> Result<(), SideError> {
-        match self.stopped.load(Ordering::Relaxed) {
-            true => Err(SideError::new(FailureKind::Temporary(None), "stopped")),
-            false => Ok(()),
-        }
     }
 
     /// The entries of this repository's images, each with its references here.
@@ -320,7 +313,7 @@ impl Repository for StoreRepository {
     }
 
     fn head(&self, target: &str) -> Result<Option<Head>, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let Some((entry, _)) = self.located(target)?.into_iter().next() else { return Ok(None) };
         let digest = match Digest::parse(target) {
             Ok(asked) => asked,
@@ -331,7 +324,7 @@ impl Repository for StoreRepository {
     }
 
     fn manifest(&self, target: &str) -> Result<Manifest, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let not_found = || {
             let why = format!("there is no {target} of {} in the store", self.name);
             SideError::new(FailureKind::NotFound, why)
@@ -351,7 +344,7 @@ impl Repository for StoreRepository {
     }
 
     fn blob(&self, blob: &Descriptor, offset: u64, _etag: Option<&str>) -> Result<BlobReader, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let path = self.store().blob_path(&blob.digest);
         let failed = |source| fault(format!("open blob {} of the store", blob.digest), source);
         let file = File::open(&path).map_err(failed)?;
@@ -365,7 +358,7 @@ impl Repository for StoreRepository {
     }
 
     fn has_blob(&self, blob: &Descriptor) -> Result<bool, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         Ok(self.is_here(blob))
     }
 
@@ -378,7 +371,7 @@ impl Repository for StoreRepository {
     }
 
     fn begin(&self, blob: &Descriptor, _from: Option<&str>) -> Result<Begin, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         // All repositories share the blobs, and a pull may just have stored this one.
         if self.is_here(blob) {
             return Ok(Begin::Mounted);
@@ -402,7 +395,7 @@ impl Repository for StoreRepository {
         at: u64,
         bytes: &[u8],
     ) -> Result<u64, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         // A resumed upload was neither pinned nor claimed by this process.
         self.pin(&blob.digest);
         self.claim(&session.location, blob, blob.size.saturating_sub(at))?;
@@ -410,7 +403,7 @@ impl Repository for StoreRepository {
     }
 
     fn finish(&self, session: &Session, blob: &Descriptor) -> Result<(), SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         self.pin(&blob.digest);
         self.uploads.check(&session.location, blob, &self.stopped)?;
         partial_blob::finish_upload(self.store(), &session.location, &blob.digest).map_err(store_error)?;
@@ -425,11 +418,11 @@ impl Repository for StoreRepository {
     }
 
     fn put_manifest(&self, target: &str, manifest: &Manifest) -> Result<Stored, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let reference = self.reference(target)?;
         let digest = match reference.digest() {
             Some(wanted) => {
-                let found = digest_like(&manifest.bytes, wanted);
+                let found = wanted.algorithm().digest(&manifest.bytes);
                 if found != *wanted {
                     let why = format!("the manifest for {reference} has digest {found}");
                     return Err(SideError::new(FailureKind::Corrupt, why));
@@ -457,7 +450,7 @@ impl Repository for StoreRepository {
     }
 
     fn put_child(&self, manifest: &Manifest) -> Result<Stored, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let Manifest { digest, bytes, .. } = manifest;
         let parts = artifact::parts(bytes).map_err(|error| refused(FailureKind::Refused, error))?;
         if let Some(missing) = parts.blobs.iter().find(|blob| !self.is_here(blob)) {
@@ -469,7 +462,7 @@ impl Repository for StoreRepository {
     }
 
     fn delete(&self, target: &str) -> Result<bool, SideError> {
-        self.check_running()?;
+        check_running(&self.stopped)?;
         let mut deleted = false;
         for (_, name) in self.located(target)? {
             deleted |= self.remove(&name)?;
@@ -480,12 +473,6 @@ impl Repository for StoreRepository {
     fn shutdown(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
-}
-
-fn digest_like(bytes: &[u8], like: &Digest) -> Digest {
-    let mut hasher = Hasher::new(like.algorithm());
-    hasher.update(bytes);
-    hasher.finish()
 }
 
 fn refused(kind: FailureKind, error: impl Error + Send + Sync + 'static) -> SideError {

@@ -135,7 +135,7 @@ impl Store {
         let path = self.blob_path(digest);
         let file = small_file::open(&path).map_err(file_error("open", &path))?;
         let bytes = small_file::read(file, max).map_err(file_error("read", &path))?;
-        let found = digest_of(&bytes, digest);
+        let found = digest.algorithm().digest(&bytes);
         if found != *digest {
             return Err(StoreError::Digest {
                 what: path.display().to_string(),
@@ -151,7 +151,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Digest`] if `bytes` have another digest; [`StoreError::File`] if the blob cannot be written.
     pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
-        let found = digest_of(bytes, digest);
+        let found = digest.algorithm().digest(bytes);
         if found != *digest {
             return Err(StoreError::Digest {
                 what: "a document".to_owned(),
@@ -315,10 +315,4 @@ impl Store {
     pub fn has_pinned_garbage(&self) -> bool {
         self.has_pinned_garbage.load(Ordering::Relaxed)
     }
-}
-
-fn digest_of(bytes: &[u8], like: &Digest) -> Digest {
-    let mut hasher = sampan_oci::digest::Hasher::new(like.algorithm());
-    hasher.update(bytes);
-    hasher.finish()
 }

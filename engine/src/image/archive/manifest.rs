@@ -6,7 +6,7 @@
 
 use crate::image::archive::source::{ArchiveError, Source, document};
 use sampan_oci as oci;
-use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::digest::Digest;
 use sampan_oci::platform::Platform;
 use sampan_oci::reference::{Reference, ReferenceError};
 use sampan_oci::{Config, Descriptor, Document, Index, Manifest, OciError};
@@ -319,9 +319,7 @@ fn blob(source: &mut dyn Source, descriptor: &Descriptor, max: u64) -> Result<Ve
 }
 
 fn compare(name: &str, expected: &Digest, bytes: &[u8]) -> Result<(), ManifestError> {
-    let mut hasher = Hasher::new(expected.algorithm());
-    hasher.update(bytes);
-    let found = hasher.finish();
+    let found = expected.algorithm().digest(bytes);
     if found == *expected {
         return Ok(());
     }
