@@ -6,7 +6,7 @@
 use crate::cli::args::display::Progress;
 use crate::cli::error::Failure;
 use crate::cli::job::view::{ResultFormat, View, unwritable};
-use crate::cli::output;
+use crate::cli::output::{self, Watcher};
 use crate::cli::signals::{self, Signals};
 use sampan_client::Engine;
 use sampan_client::engine::{Answer, Answers, Done, EngineError, Request};
@@ -46,6 +46,26 @@ pub(crate) fn follow_to(
     let followed = Follow::new(std::slice::from_ref(&name), progress, &mut start)?.run()?;
     let outcomes = followed.finish(words, [(0, name.as_str())])?;
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
+}
+
+/// Watches the output of `view`: ends the wait of `streams` when the reader of a pipe or socket leaves, and interrupts
+/// the wait when a terminal with bars changes its size. The caller drops the result after its last wait.
+pub(crate) fn watch_output(view: &View, streams: &Streams) -> Result<Option<Watcher>, Failure> {
+    let mut watcher = None;
+    if view.is_shown() && !output::is_redirected() {
+        // Without this thread only the next line would fail, and a stalled transfer may print no line for minutes.
+        let target = output::target().try_clone_to_owned().map_err(cannot_catch)?;
+        watcher = Some(output::stop_when_reader_leaves(target, streams.stopper()?).map_err(cannot_catch)?);
+    }
+    if view.is_bars() {
+        signals::wake_on_resize(streams.waker()?.into()).map_err(cannot_catch)?;
+    }
+    Ok(watcher)
+}
+
+/// The failure of a command that cannot watch its signals or its output.
+pub(crate) fn cannot_catch(error: io::Error) -> Failure {
+    Failure::new(format!("cannot catch signals: {error}"))
 }
 
 /// The subject of a request, which is shown until the engine reports the job's subject.
@@ -121,17 +141,8 @@ impl<'a> Follow<'a> {
 
     /// Follows all jobs until they end, a signal comes, or the reader of the output closes it.
     pub(crate) fn run(mut self) -> Result<Followed, Failure> {
-        let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
-        let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
-        let mut watcher = None;
-        if self.view.is_shown() && !output::is_redirected() {
-            // Without this thread only the next line would fail, and a stalled download may print no line for minutes.
-            let target = output::target().try_clone_to_owned().map_err(cannot)?;
-            watcher = Some(output::stop_when_reader_leaves(target, self.streams.stopper()?).map_err(cannot)?);
-        }
-        if self.view.is_bars() {
-            signals::wake_on_resize(self.streams.waker()?.into()).map_err(cannot)?;
-        }
+        let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot_catch)?;
+        let watcher = watch_output(&self.view, &self.streams)?;
         let ended = self.follow();
         drop(watcher);
         // Closing the connections ends the jobs.

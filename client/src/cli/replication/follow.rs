@@ -8,6 +8,7 @@ use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::replication::{Report as Shown, ReportFormat};
 use crate::cli::engine::finish;
 use crate::cli::error::Failure;
+use crate::cli::job::follow::{cannot_catch, watch_output};
 use crate::cli::job::view::{self, View, unwritable};
 use crate::cli::json;
 use crate::cli::output;
@@ -170,26 +171,17 @@ impl Following<'_> {
     /// Follows the job until it ends. Returns whether a first Ctrl-C has come; does not return after a signal that ends
     /// this command.
     fn run(&mut self, request: Request, on_interrupt: OnInterrupt) -> Result<bool, Failure> {
-        let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         // Catch before the engine gets the request, since Ctrl-C must reach an execution that has begun.
         let (wake, stop) = (self.streams.waker()?.into(), self.streams.stopper()?.into());
         let (interrupt, signals) = match on_interrupt {
             OnInterrupt::Stop => {
-                let interrupt = Interrupt::catch(&wake).map_err(cannot)?;
+                let interrupt = Interrupt::catch(&wake).map_err(cannot_catch)?;
                 (Some(interrupt), Signals::catch_but_interrupt(&stop))
             }
             OnInterrupt::Leave => (None, Signals::catch(&stop)),
         };
-        let signals = signals.map_err(cannot)?;
-        let mut watcher = None;
-        if self.view.is_shown() && !output::is_redirected() {
-            // Without this thread only the next line would fail, and a stalled copy may print no line for minutes.
-            let target = output::target().try_clone_to_owned().map_err(cannot)?;
-            watcher = Some(output::stop_when_reader_leaves(target, self.streams.stopper()?).map_err(cannot)?);
-        }
-        if self.view.is_bars() {
-            signals::wake_on_resize(self.streams.waker()?.into()).map_err(cannot)?;
-        }
+        let signals = signals.map_err(cannot_catch)?;
+        let watcher = watch_output(&self.view, &self.streams)?;
         self.streams.add(self.engine.request(request, &[])?);
         let followed = self.follow(interrupt.as_ref());
         drop(watcher);
