@@ -433,6 +433,7 @@ impl LayoutDir {
                 }
                 Err((_, errno)) => return Err(failed(errno)),
             }
+            // flock(2) has no timeout, and another engine's unlock is no event, but `stop` must end the wait.
             std::thread::sleep(LOCK_RETRY);
         }
     }

@@ -107,6 +107,7 @@ impl Listener {
             if Instant::now() >= deadline {
                 return Err(busy());
             }
+            // The kernel reports no event when another process closes its listening socket.
             std::thread::sleep(RETRY_DELAY);
         }
         if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {

@@ -5,14 +5,11 @@
 
 use super::client::Client;
 use super::message::without_host;
+use crate::host::wait_until;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// Longest wait for the server to listen.
-const START: Duration = Duration::from_secs(20);
 
 /// What a registry requires of its clients, and what it accepts.
 #[derive(Clone, Debug, Default)]
@@ -83,15 +80,13 @@ impl Registry {
             .stderr(log("error.log"))
             .spawn()
             .expect("docker-registry of Debian's package docker-registry");
-        self.child = Some(child);
-        let deadline = Instant::now() + START;
-        while TcpStream::connect(&self.address).is_err() {
-            let child = self.child.as_mut().expect("just started");
-            let ended = child.try_wait().expect("ours").is_some();
-            let log = fs::read_to_string(self.dir.join("error.log")).unwrap_or_default();
-            assert!(!ended && Instant::now() < deadline, "no registry on {}\n{log}", self.address);
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let (child, address) = (self.child.insert(child), &self.address);
+        let log = || fs::read_to_string(self.dir.join("error.log")).unwrap_or_default();
+        wait_until(&format!("a registry on {address}"), log, || {
+            let ended = child.try_wait().expect("ours");
+            assert!(ended.is_none(), "no registry on {address}: {ended:?}\n{}", log());
+            TcpStream::connect(address).is_ok()
+        });
     }
 
     /// Process ID.

@@ -10,6 +10,7 @@ use super::report::Report;
 use crate::command_line;
 use crate::host::{Host, PATIENCE, binary};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use sampan_ipc::engine::{Answer, Failure, Opening, Request, VERSION};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
@@ -20,7 +21,6 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Instant;
 
 /// A host that replicates.
 pub struct Replicator {
@@ -103,13 +103,14 @@ impl Replicator {
     /// Starts the engine and waits until it replies. It must not run.
     pub fn start_engine(&mut self) {
         self.spawn_engine();
-        let deadline = Instant::now() + PATIENCE;
-        while !self.is_serving() {
-            let ended = self.engine.as_mut().expect("just started").try_wait().expect("ours");
-            let is_late = Instant::now() > deadline;
-            assert!(ended.is_none() && !is_late, "the engine does not come up: {ended:?}\n{}", self.log());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        let engine = Pid::from_raw(self.pid().cast_signed());
+        // WNOWAIT leaves the status for the later wait of `Child`.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        self.wait_until("the engine to serve", || {
+            let status = waitid(Id::Pid(engine), flags).expect("ours");
+            assert_eq!(status, WaitStatus::StillAlive, "the engine has ended\n{}", self.log());
+            self.is_serving()
+        });
     }
 
     /// Starts the engine without waiting. It must not run.

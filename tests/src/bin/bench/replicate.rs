@@ -1,8 +1,8 @@
 //! `bench replicate`: the cost of copying images from one docker-registry to another, by `sampan replicate` and by
 //! skopeo.
 //!
-//! Both registries are on loopback and speak plain HTTP; their CPU time is not counted, the time that copiers wait for
-//! them is. Copiers alternate, and each round begins with the other one. A cold copy has an empty destination, and
+//! Both registries are on loopback and speak plain HTTP; their CPU time is not counted, but the copiers' waiting time
+//! for them is. Copiers alternate, and each round begins with the other one. A cold copy has an empty destination, and
 //! neither copier remembers anything: skopeo has an empty cache of blob locations, and Sampan a new engine with empty
 //! directories. In the other tables both remember what they have copied. Each run has a new engine, so that its peak of
 //! memory is that run's. Requests are counted in the registries' access logs.
@@ -221,11 +221,12 @@ impl Rig {
     }
 }
 
-/// Counts the requests after the first `before` ones. A registry logs a request after its answer, so the count is taken
-/// once it no longer changes.
+/// Counts the requests after the first `before` ones.
 fn requests(registry: &Registry, before: usize) -> Requests {
     let mut count = registry.request_count();
     loop {
+        // docker-registry writes a line of its access log after the answer, and does not say that the last line is
+        // written. So take the count once it no longer changes.
         std::thread::sleep(LOOK_AGAIN);
         let now = registry.request_count();
         if now == count {
@@ -240,8 +241,8 @@ fn requests(registry: &Registry, before: usize) -> Requests {
     requests
 }
 
-/// A layer of bytes that do not compress, as a gzip stream: skopeo compresses a layer that is none, which would be
-/// other work.
+/// A layer of bytes that do not compress, as a gzip stream: skopeo compresses a layer that is not compressed,
+/// which would be more work.
 fn layer(bytes: u64, seed: u64) -> io::Result<Vec<u8>> {
     let mut random = Random::new(seed);
     let mut layer = GzEncoder::new(Vec::new(), Compression::none());
