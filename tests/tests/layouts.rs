@@ -1,6 +1,7 @@
 //! OCI layouts that a replication writes and reads, and that skopeo and umoci read and write.
 
 use sampan_engine::replication::oci_layout_side::OciLayoutPlace;
+use sampan_job::cancel::Cancel;
 use sampan_oci::digest::Digest;
 use sampan_replication::artifact;
 use sampan_replication::side::{Begin, Place, Repository};
@@ -82,7 +83,8 @@ fn skopeo_and_umoci_read_a_layout_that_a_replication_wrote() {
     // skopeo adds an image beside it, and the replication another: all stay.
     tool("skopeo", &["copy", "-q", &name, &format!("oci:{}:bare", stick.display())]);
     copy(&*open(&from, "other", false), &*open(&stick, "other", true), "1.0");
-    let mut repositories = OciLayoutPlace::open(&stick).expect("opened").repositories().expect("listed");
+    let place = OciLayoutPlace::open(&stick).expect("opened");
+    let mut repositories = place.repositories(&Cancel::default()).expect("listed");
     repositories.sort();
     assert_eq!(repositories, ["", "other", "team/app"]);
     // skopeo compares every digest while it copies.
