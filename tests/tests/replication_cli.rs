@@ -238,7 +238,7 @@ fn artifact(tag: &str, state: State, outcome: Outcome) -> Artifact {
         ..Artifact::default()
     };
     if state == State::Error {
-        artifact.error = LastError { class: ErrorClass::Refused, message: format!("cannot push {tag}") };
+        artifact.error = LastError { class: ErrorClass::Temporary, message: format!("cannot push {tag}") };
     }
     artifact
 }
@@ -329,7 +329,7 @@ fn a_replication_ends_with_a_table_and_fails_with_an_artifact() {
 3277ec2e57cd: uploading 1.00 MiB/2.00 MiB
 SOURCE         DESTINATION    RESULT  DIGEST        COPIED    MOUNTED  SKIPPED   ATTEMPTS  MESSAGE
 a.example/x:1  b.example/x:1  copied  0123456789ab  1.00 KiB  0 B      3.00 KiB  1
-a.example/x:2  b.example/x:2  failed  0123456789ab  1.00 KiB  0 B      3.00 KiB  1         refused: cannot push 2
+a.example/x:2  b.example/x:2  failed  0123456789ab  1.00 KiB  0 B      3.00 KiB  1         temporary: cannot push 2
 2 artifacts: 1 copied, 1 failed; 2.00 KiB copied, 0 B mounted, 6.00 KiB skipped
 ";
     assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(1), expected));
@@ -358,7 +358,7 @@ fn a_json_report_is_one_document_and_nothing_else() {
     assert_eq!((&document["id"], &document["state"]), (&json!(7), &json!("error")));
     let failed = &document["tasks"][0]["artifacts"][1];
     assert_eq!(failed["result"], "failed");
-    assert_eq!(failed["error"], json!({ "class": "refused", "message": "cannot push 2" }));
+    assert_eq!(failed["error"], json!({ "class": "temporary", "message": "cannot push 2" }));
     assert_eq!(failed["bytes"]["skipped"], 3072);
     // With progress, the report is the last of many lines.
     let ran = engine.run(&["replicate", "--progress", "json", "a.example/x", "b.example/x"]);

@@ -6,7 +6,7 @@ use crate::cli::error::Failure;
 use sampan_client::Engine;
 use sampan_client::engine::{Answer, Request};
 use sampan_ipc::replication::{
-    Artifact, Execution, ExecutionRequest, LastError, Operation, Outcome, State, Task,
+    Artifact, ErrorClass, Execution, ExecutionRequest, LastError, Operation, Outcome, State, Task,
 };
 
 /// An execution and what became of its artifacts.
@@ -81,21 +81,56 @@ impl Report {
     pub(crate) fn verdict(&self) -> Result<(), Failure> {
         let Execution { id, state, .. } = self.execution;
         let failed = self.artifacts().filter(|(_, artifact)| has_failed(artifact)).count();
-        let resume = format!("sampan replication resume {id} continues it");
+        let resume = || match state {
+            State::Stopped if self.execution.dry_run => String::new(),
+            State::Stopped => format!("sampan replication resume {id} continues it"),
+            _ => self.hint(format!("sampan replication resume {id} continues it")),
+        };
         match state {
-            State::Stopped => Err(Failure::new(format!("execution {id} was stopped")).hint(resume)),
+            State::Stopped => Err(Failure::new(format!("execution {id} was stopped")).hint(resume())),
             State::Canceled => Err(Failure::new(format!("execution {id} was canceled"))),
             _ if failed > 0 => {
                 let all = self.artifacts().count();
                 let noun = if all == 1 { "artifact" } else { "artifacts" };
                 let failure = Failure::new(format!("execution {id}: {failed} of {all} {noun} failed"));
-                Err(failure.hint(format!("sampan replication retry {id} repeats what failed")))
+                Err(failure.hint(self.hint(format!("sampan replication retry {id} repeats what failed"))))
             }
-            State::Error => Err(Failure::new(format!("execution {id} failed")).hint(resume)),
+            State::Error => Err(Failure::new(format!("execution {id} failed")).hint(resume())),
             _ if self.failed_tasks().next().is_some() => {
-                Err(Failure::new(format!("execution {id} failed")).hint(resume))
+                Err(Failure::new(format!("execution {id} failed")).hint(resume()))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl Report {
+    /// What a person can do about the failures: `repeat`, unless a repetition would fail in the same way.
+    fn hint(&self, repeat: String) -> String {
+        let Execution { dry_run, ref policy, ref source, ref error, .. } = self.execution;
+        let failed = self.artifacts().map(|(_, artifact)| artifact).filter(|artifact| has_failed(artifact));
+        let errors =
+            failed.map(|artifact| &artifact.error).chain(self.failed_tasks().map(|task| &task.error));
+        let errors: Vec<&LastError> = errors.chain((!error.message.is_empty()).then_some(error)).collect();
+        let lasts = |error: &&LastError| {
+            matches!(error.class, ErrorClass::NotFound | ErrorClass::Refused | ErrorClass::Denied)
+        };
+        if !dry_run && (errors.is_empty() || !errors.iter().all(lasts)) {
+            return repeat;
+        }
+        if errors.iter().any(|error| error.message.contains("are not at the source, which is more than")) {
+            return match policy.is_empty() {
+                true => "--prune-max PERCENT allows a larger share".to_owned(),
+                false => "delete-share-max of the policy allows a larger share".to_owned(),
+            };
+        }
+        // The person has named no tag.
+        let is_default = |error: &&LastError| {
+            error.class == ErrorClass::NotFound && error.message.starts_with("latest is not in ")
+        };
+        match policy.is_empty() && self.artifacts().count() == 1 && !source.ends_with(":latest") {
+            true if errors.iter().any(is_default) => "--all-tags copies all tags".to_owned(),
+            _ => String::new(),
         }
     }
 }
@@ -198,6 +233,37 @@ mod tests {
         assert!(none.verdict().is_err());
         none.tasks[0].task.state = State::Error;
         assert_eq!(none.problems()[0].subject, "a.example/x");
+    }
+
+    #[test]
+    fn a_hint_to_repeat_is_only_for_what_may_then_succeed() {
+        let hint = |class, message: &str, change: &dyn Fn(&mut Report)| {
+            let mut failed = report(State::Error, &[State::Error]);
+            failed.tasks[0].artifacts[0].error = LastError { class, message: message.into() };
+            change(&mut failed);
+            failed.verdict().expect_err("it failed").hint
+        };
+        let as_it_is = |_: &mut Report| {};
+        let repeat = "sampan replication retry 7 repeats what failed";
+        assert_eq!(hint(ErrorClass::Temporary, "503", &as_it_is), repeat);
+        assert_eq!(hint(ErrorClass::Temporary, "503", &|report| report.execution.dry_run = true), "");
+        for class in [ErrorClass::NotFound, ErrorClass::Refused, ErrorClass::Denied] {
+            assert_eq!(hint(class, "no", &as_it_is), "");
+        }
+        let absent = "latest is not in a.example/x";
+        assert_eq!(hint(ErrorClass::NotFound, absent, &as_it_is), "--all-tags copies all tags");
+        let named = |report: &mut Report| report.execution.source = "docker://a.example/x:latest".into();
+        assert_eq!(hint(ErrorClass::NotFound, absent, &named), "");
+        let share =
+            "cannot delete in b: 2 of its 4 tags are not at the source, which is more than 30 percent";
+        let mut kept = report(State::Error, &[State::Finished]);
+        kept.execution.error = LastError { class: ErrorClass::Refused, message: share.into() };
+        let of = |report: &Report| report.verdict().expect_err("it failed").hint;
+        assert_eq!(of(&kept), "--prune-max PERCENT allows a larger share");
+        kept.execution.policy = "nightly".into();
+        assert_eq!(of(&kept), "delete-share-max of the policy allows a larger share");
+        kept.execution.error.message = "x and y would both be copied to z".into();
+        assert_eq!(of(&kept), "");
     }
 
     #[test]
