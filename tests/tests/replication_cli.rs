@@ -297,6 +297,9 @@ fn every_option_of_replicate_reaches_the_engine() {
     {
         assert_eq!(engine.run(args).status.code(), Some(125), "{args:?}");
     }
+    let ran = engine.run(&["replicate", "--prune", "a.example/x:1", "b.example/x"]);
+    assert_eq!(ran.status.code(), Some(125));
+    assert!(ran.stderr.starts_with("error: --prune needs --all-tags or a pattern\n"), "{}", ran.stderr);
     for platform in ["arm64", "linux/", "linux/arm/v7/x", "linux/a b", ""] {
         let ran = engine.run(&["replicate", "--platform", platform, "a.example/x", "b.example"]);
         let said = format!("error: {platform:?} is not a platform\n");

@@ -17,6 +17,26 @@ pub(crate) struct Place {
     pub reference: Option<String>,
 }
 
+impl Place {
+    /// Whether this source means all tags: it is a pattern, a registry, a directory or the whole store.
+    pub(crate) fn has_many(&self) -> bool {
+        let is_pattern = |text: &str| text.contains(['*', '?', '[', '{']);
+        if let Some(name) = self.text.strip_prefix("store:") {
+            return name.is_empty() || is_pattern(name);
+        }
+        if let Some(layout) = self.text.strip_prefix("oci:") {
+            return layout.split_once(':').is_none_or(|(_, name)| name.is_empty() || is_pattern(name));
+        }
+        let name = self.text.strip_prefix("docker://").unwrap_or(&self.text);
+        let (host, path) = name.split_once('/').unwrap_or((name, ""));
+        // The brackets of an IPv6 address are no wildcard.
+        let is_address = host.starts_with('[');
+        let is_host = is_address || host.contains(['.', ':']) || host == "localhost";
+        let is_place = is_host && (path.is_empty() || path.ends_with('/'));
+        is_place || is_pattern(if is_address { path } else { name })
+    }
+}
+
 /// Parses a place. A text without a transport is a repository of a registry.
 pub(crate) fn parse(text: &str) -> Result<Place, Failure> {
     if text.starts_with("store:") {
@@ -87,6 +107,18 @@ mod tests {
         let text = parse("oci:usb/images:v1").expect("good").text;
         assert_eq!(text, format!("oci:{}:v1", dir.join("usb/images").display()));
         assert_eq!(parse("oci:/usb").expect("good").text, "oci:/usb");
+    }
+
+    #[test]
+    fn a_source_without_a_repository_or_with_a_pattern_has_many_tags() {
+        for text in
+            ["r.example", "r.example/", "r.example/{a,b}", "[::1]:5000", "team/*", "store:", "oci:/usb"]
+        {
+            assert!(parse(text).expect(text).has_many(), "{text}");
+        }
+        for text in ["alpine", "alpine/x:3", "r.example/x", "[::1]:5000/x", "store:alpine", "oci:/usb:v1"] {
+            assert!(!parse(text).expect(text).has_many(), "{text}");
+        }
     }
 
     #[test]

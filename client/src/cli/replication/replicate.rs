@@ -7,14 +7,14 @@ use crate::cli::human_units::rate;
 use crate::cli::image::credentials;
 use crate::cli::image::pull::detached;
 use crate::cli::replication::follow::follow;
-use crate::cli::replication::place;
+use crate::cli::replication::place::{self, Place};
 use sampan_client::engine::Request;
 use sampan_ipc::replication;
 
 pub(crate) fn run(args: &Replicate) -> Result<(), Failure> {
     let (source, destination) = (place::parse(&args.source)?, place::parse(&args.destination)?);
     let options = options(args)?;
-    check(args)?;
+    check(args, &source)?;
     let engine = engine(&args.socket);
     let references: Vec<&str> =
         [&source, &destination].into_iter().filter_map(|place| place.reference.as_deref()).collect();
@@ -58,7 +58,11 @@ fn options(args: &Replicate) -> Result<replication::Options, Failure> {
 }
 
 /// Checks the values that mean nothing together or by themselves.
-fn check(args: &Replicate) -> Result<(), Failure> {
+fn check(args: &Replicate, source: &Place) -> Result<(), Failure> {
+    if args.prune && !args.all_tags && !source.has_many() {
+        let failure = Failure::new("--prune needs --all-tags or a pattern").status(USAGE);
+        return Err(failure.hint("the destination's tags are compared with all tags of the source"));
+    }
     if let Some(text) = args.platforms.iter().find(|text| !is_platform(text)) {
         let failure = Failure::new(format!("{text:?} is not a platform")).status(USAGE);
         return Err(failure.hint("write OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64 or linux/arm/v7"));
