@@ -630,3 +630,26 @@ fn an_image_of_another_platform_is_not_copied() {
     tags.sort();
     assert_eq!(tags, ["arm", "chart"]);
 }
+
+#[test]
+fn tags_that_go_with_one_manifest_are_all_deleted() {
+    let pair = Pair::plain();
+    let (source, destination) = (pair.source.client(), pair.destination.client());
+    source.push_image("a", "v1", &image("v1", 1000));
+    destination.push_image("a", "v1", &image("v1", 1000));
+    for tag in ["o2", "o3", "o4"] {
+        destination.push_image("a", tag, &image("old", 1000));
+    }
+    let replicator = Replicator::start(&pair);
+    let (from, to) = (pair.source.url("a"), pair.destination.url("a"));
+    let text = replicator.ok(&["replicate", "--all-tags", "--prune", "--prune-max", "100", &from, &to]);
+    assert_eq!(destination.tags("a"), ["v1"], "{}", pair.requests());
+    assert!(text.contains("4 artifacts: 1 unchanged, 3 deleted"), "{text}");
+    let report = replicator.report(replicator.newest());
+    for tag in ["o2", "o3", "o4"] {
+        assert_eq!(report.artifact(tag).outcome, Outcome::Deleted, "{report:#?}");
+        // It never was at the source.
+        let row = text.lines().find(|line| line.contains(&format!("/a:{tag} "))).expect("a row");
+        assert!(row.starts_with("  ") && row.matches(&format!("a:{tag}")).count() == 1, "{text}");
+    }
+}

@@ -16,7 +16,7 @@ use crate::tree::{self, Filtered, Tree};
 use sampan_ipc::replication::{Artifact, Bytes, LastError, Operation, Outcome, State};
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How often an artifact is read again because its tag moved while it was copied.
@@ -249,11 +249,11 @@ impl<'a> Handler<State, Task<'a>, Halt> for Delete {
     fn enter(&mut self, task: &mut Task<'a>) -> Result<Next<State>, Halt> {
         let opened = task.open();
         task.noted(opened)?;
-        let kept = task.kept_digests();
+        let digests = task.tag_digests();
         while let Some((number, artifact)) = task.next_artifact() {
             task.run.check()?;
             let at = task.place(number);
-            match task.delete(&artifact, &kept) {
+            match task.delete(&artifact, &digests) {
                 Ok(outcome) => task.end_artifact(at, outcome, &[])?,
                 Err(halt) => task.fail_artifact(at, halt)?,
             }
@@ -525,25 +525,27 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// For a deletion: the digests of the destination's tags that stay.
-    fn kept_digests(&self) -> Result<HashSet<Digest>, SideError> {
-        let Some(copier) = &self.copier else { return Ok(HashSet::new()) };
+    /// For a deletion: the digests of the destination's tags. A plan needs none.
+    fn tag_digests(&self) -> Result<TagDigests, SideError> {
+        let mut digests = TagDigests::default();
+        let Some(copier) = self.copier.as_ref().filter(|_| !self.run.order.options.dry_run) else {
+            return Ok(digests);
+        };
         let to = &copier.sides.destination;
         let deleted: HashSet<String> = self.artifacts(|all| all.iter().map(|a| a.target.clone()).collect());
-        let mut kept = HashSet::new();
-        for tag in to.tags()?.into_iter().filter(|tag| !deleted.contains(tag)) {
-            kept.extend(to.head(&tag)?.and_then(|head| head.digest));
+        for tag in to.tags()? {
+            let Some(digest) = to.head(&tag)?.and_then(|head| head.digest) else { continue };
+            match deleted.contains(&tag) {
+                true => drop(digests.deleted.insert(tag, digest)),
+                false => drop(digests.kept.insert(digest)),
+            }
         }
-        Ok(kept)
+        Ok(digests)
     }
 
     /// Deletes one artifact: its tag, or its manifest where the destination deletes no tags, unless another tag that
     /// stays names the same manifest.
-    fn delete(
-        &self,
-        artifact: &Artifact,
-        kept: &Result<HashSet<Digest>, SideError>,
-    ) -> Result<Outcome, Halt> {
+    fn delete(&self, artifact: &Artifact, digests: &Result<TagDigests, SideError>) -> Result<Outcome, Halt> {
         let Some(copier) = &self.copier else { return Ok(Outcome::None) };
         let (run, to, target) = (self.run, &copier.sides.destination, &artifact.target);
         let about = format!("deletion of {}", full_name(&to.name(), target));
@@ -556,15 +558,15 @@ impl<'a> Task<'a> {
             other => return other.map(deleted),
         }
         let Some(digest) = run.persist(&about, || to.head(target))?.and_then(|head| head.digest) else {
-            return Ok(Outcome::Unchanged);
+            return Ok(deleted(self.was_deleted_with_another(target, digests)));
         };
-        match kept {
+        match digests {
             Err(error) => Err(SideError::new(
                 error.kind,
                 format!("{about}: cannot tell which tags share its manifest: {error}"),
             )
             .into()),
-            Ok(kept) if kept.contains(&digest) => {
+            Ok(digests) if digests.kept.contains(&digest) => {
                 let why = format!(
                     "{about}: the destination deletes only whole manifests, and another tag names {digest}"
                 );
@@ -573,6 +575,23 @@ impl<'a> Task<'a> {
             Ok(_) => run.persist(&about, || to.delete(&digest.to_string())).map(deleted),
         }
     }
+
+    /// Whether this task has deleted the manifest of an absent tag, which another tag named too.
+    fn was_deleted_with_another(&self, target: &str, digests: &Result<TagDigests, SideError>) -> bool {
+        let Ok(TagDigests { deleted, .. }) = digests else { return false };
+        let Some(digest) = deleted.get(target) else { return false };
+        let is_it = |a: &Artifact| a.outcome == Outcome::Deleted && deleted.get(&a.target) == Some(digest);
+        self.artifacts(|artifacts| artifacts.iter().any(is_it))
+    }
+}
+
+/// The digests of a destination's tags, as a deletion finds them.
+#[derive(Default)]
+struct TagDigests {
+    /// Those of the tags that stay.
+    kept: HashSet<Digest>,
+    /// Those of the tags that are to be deleted.
+    deleted: HashMap<String, Digest>,
 }
 
 fn full_name(repository: &str, target: &str) -> String {

@@ -66,7 +66,11 @@ impl Report {
     /// All failures. An execution that has failed has at least one.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let failed = self.artifacts().filter(|(_, artifact)| has_failed(artifact));
-        let artifacts = failed.map(|(task, artifact)| problem(source(task, artifact), &artifact.error));
+        let subject = |task: &Task, artifact: &Artifact| match task.operation {
+            Operation::Transfer => source(task, artifact),
+            Operation::Delete => destination(task, artifact),
+        };
+        let artifacts = failed.map(|(task, artifact)| problem(subject(task, artifact), &artifact.error));
         let tasks = self.failed_tasks().map(|task| problem(task.source.clone(), &task.error));
         let problems: Vec<Problem> = artifacts.chain(tasks).collect();
         match self.execution.state {

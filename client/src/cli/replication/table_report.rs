@@ -8,7 +8,7 @@ use crate::cli::replication::report::{self, Report};
 use crate::cli::table::Table;
 use sampan_client::time;
 use sampan_ipc::event::escape;
-use sampan_ipc::replication::{Artifact, Bytes, Execution, LastError, Task, Trigger};
+use sampan_ipc::replication::{Artifact, Bytes, Execution, LastError, Operation, Task, Trigger};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -154,7 +154,12 @@ fn begin(task: &Task, artifact: &Artifact, result: &str) -> Vec<String> {
         "" => "-".to_owned(),
         digest => shorten(digest, false),
     };
-    vec![report::source(task, artifact), report::destination(task, artifact), result.to_owned(), digest]
+    // What is deleted is not at the source.
+    let source = match task.operation {
+        Operation::Transfer => report::source(task, artifact),
+        Operation::Delete => String::new(),
+    };
+    vec![source, report::destination(task, artifact), result.to_owned(), digest]
 }
 
 /// Bytes that a plan would send to the destination.
