@@ -63,6 +63,15 @@ impl Report {
         self.tasks.iter().filter(is_alone).map(|report| &report.task)
     }
 
+    /// The repositories of which the filter of the policy selects no tag.
+    pub(crate) fn unselected(&self) -> impl Iterator<Item = &str> {
+        let is_empty = |report: &&TaskReport| {
+            let Task { operation, state, .. } = report.task;
+            report.artifacts.is_empty() && operation == Operation::Transfer && state == State::Finished
+        };
+        self.tasks.iter().filter(is_empty).map(|report| report.task.source.as_str())
+    }
+
     /// All failures. An execution that has failed has at least one.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let failed = self.artifacts().filter(|(_, artifact)| has_failed(artifact));

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Columns of a table that hold names, and come first.
 const NAMES: usize = 2;
+/// Most repositories without a selected tag that are named.
+const UNSELECTED_MAX: usize = 3;
 /// Results in the order in which the totals list them.
 const RESULTS: [&str; 17] = [
     "copied",
@@ -35,14 +37,30 @@ const RESULTS: [&str; 17] = [
     "push_manifest",
 ];
 
-/// The closing report: the artifacts and the totals. Cropped to `columns` if it is given.
+/// The closing report: the artifacts, the totals, and what was not selected. Cropped to `columns` if it is given.
 pub(crate) fn closing(report: &Report, columns: Option<usize>) -> String {
-    let mut text = String::new();
     let is_plan = report.execution.dry_run;
     let table = if is_plan { plan(report) } else { artifacts(report) };
-    text += &cropped(&table, columns);
-    text += &if is_plan { plan_totals(report) } else { totals(report) };
-    text
+    let totals = if is_plan { plan_totals(report) } else { totals(report) };
+    cropped(&table, columns) + &totals + &unselected(report)
+}
+
+/// Lines about the repositories of which the filter leaves nothing, since the tables do not have them.
+fn unselected(report: &Report) -> String {
+    let empty: Vec<&str> = report.unselected().collect();
+    match empty.len() {
+        0 => String::new(),
+        1..=UNSELECTED_MAX => {
+            let mut text = String::new();
+            for name in empty {
+                text.push_str("no tag of ");
+                escape(&mut text, name);
+                text.push_str(" is selected\n");
+            }
+            text
+        }
+        count => format!("no tag of {count} repositories is selected\n"),
+    }
 }
 
 /// The execution itself, then the closing report, then the blobs that the engine keeps if `has_blobs` is true.
@@ -307,6 +325,21 @@ a.example/y    b.example/y    failed     -             -         -         -    
 3 artifacts: 1 copied, 1 unchanged, 1 failed; 2.01 KiB copied, 1.00 KiB mounted, 5.00 KiB skipped, in 4s (514 B/s)
 ";
         assert_eq!(closing(&report(false), None), expected);
+    }
+
+    #[test]
+    fn a_filter_that_leaves_nothing_is_told() {
+        let of = |name: &str| TaskReport {
+            task: Task { source: name.into(), state: State::Finished, ..Task::default() },
+            artifacts: Vec::new(),
+        };
+        let execution = Execution { state: State::Finished, ..Execution::default() };
+        let mut report = Report { execution, tasks: vec![of("a.example/x")] };
+        let expected =
+            "0 artifacts; 0 B copied, 0 B mounted, 0 B skipped\nno tag of a.example/x is selected\n";
+        assert!(closing(&report, None).ends_with(expected), "{}", closing(&report, None));
+        report.tasks.extend(["y", "z", "w"].map(of));
+        assert!(closing(&report, None).ends_with("\nno tag of 4 repositories is selected\n"));
     }
 
     #[test]
