@@ -75,10 +75,6 @@ impl Report {
     /// All failures. An execution that has failed has at least one.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let failed = self.artifacts().filter(|(_, artifact)| has_failed(artifact));
-        let subject = |task: &Task, artifact: &Artifact| match task.operation {
-            Operation::Transfer => source(task, artifact),
-            Operation::Delete => destination(task, artifact),
-        };
         let artifacts = failed.map(|(task, artifact)| problem(subject(task, artifact), &artifact.error));
         let tasks = self.failed_tasks().map(|task| problem(task.source.clone(), &task.error));
         let problems: Vec<Problem> = artifacts.chain(tasks).collect();
@@ -158,6 +154,14 @@ fn problem(subject: String, error: &LastError) -> Problem {
 
 fn has_failed(artifact: &Artifact) -> bool {
     artifact.state == State::Error
+}
+
+/// The full name of the artifact that a message is about. What is deleted is at the destination only.
+pub(crate) fn subject(task: &Task, artifact: &Artifact) -> String {
+    match task.operation {
+        Operation::Transfer => source(task, artifact),
+        Operation::Delete => destination(task, artifact),
+    }
 }
 
 /// The full name of an artifact at the source.

@@ -14,6 +14,10 @@ use std::time::Duration;
 
 /// Columns of a table that hold names, and come first.
 const NAMES: usize = 2;
+/// Fewest columns of a terminal in which messages are a column of the table.
+const MESSAGES_MIN: usize = 110;
+/// Before the further lines of a message.
+const INDENT: &str = "  ";
 /// Most repositories without a selected tag that are named.
 const UNSELECTED_MAX: usize = 3;
 /// Results in the order in which the totals list them.
@@ -38,11 +42,71 @@ const RESULTS: [&str; 17] = [
 ];
 
 /// The closing report: the artifacts, the totals, and what was not selected. Cropped to `columns` if it is given.
+///
+/// A narrow terminal has no room for the messages, which then are below the table; not those of failures, which the
+/// caller prints.
 pub(crate) fn closing(report: &Report, columns: Option<usize>) -> String {
+    listing(report, columns, false)
+}
+
+fn listing(report: &Report, columns: Option<usize>, has_failures: bool) -> String {
     let is_plan = report.execution.dry_run;
-    let table = if is_plan { plan(report) } else { artifacts(report) };
+    let narrow = columns.filter(|columns| *columns < MESSAGES_MIN && has_messages(report));
+    let table = if is_plan { plan(report, narrow.is_none()) } else { artifacts(report, narrow.is_none()) };
+    let messages = narrow.map(|columns| messages(report, columns, has_failures)).unwrap_or_default();
     let totals = if is_plan { plan_totals(report) } else { totals(report) };
-    cropped(&table, columns) + &totals + &unselected(report)
+    cropped(&table, columns) + &messages + &totals + &unselected(report)
+}
+
+fn has_messages(report: &Report) -> bool {
+    let has_one = |artifact: &Artifact| !message(&artifact.error, &artifact.note).is_empty();
+    report.artifacts().any(|(_, artifact)| has_one(artifact)) || report.failed_tasks().next().is_some()
+}
+
+/// The messages of the artifacts and tasks, each with its name, in lines of fewer than `columns` characters.
+fn messages(report: &Report, columns: usize, has_failures: bool) -> String {
+    let mut text = String::new();
+    let mut add = |name: &str, error: &LastError, note: &str| {
+        let is_failure = !error.message.is_empty();
+        let message = message(error, note);
+        if !message.is_empty() && (has_failures || !is_failure) {
+            let mut line = String::new();
+            escape(&mut line, &format!("{name}: {message}"));
+            text.push_str(&wrapped(&line, columns));
+        }
+    };
+    for (task, artifact) in report.artifacts() {
+        add(&report::subject(task, artifact), &artifact.error, &artifact.note);
+    }
+    for task in report.failed_tasks() {
+        add(&task.source, &task.error, "");
+    }
+    text
+}
+
+/// Breaks a line into lines of fewer than `columns` characters, where possible between words.
+fn wrapped(line: &str, columns: usize) -> String {
+    let room = columns.saturating_sub(1).max(INDENT.len() + 1);
+    let mut text = String::new();
+    let mut rest: Vec<char> = line.chars().collect();
+    let mut indent = "";
+    while !rest.is_empty() {
+        let width = room - indent.len();
+        let end = if rest.len() <= width {
+            rest.len()
+        } else {
+            // A blank just behind the room ends the line, too.
+            let blank = rest.iter().take(width + 1).rposition(|letter| *letter == ' ');
+            blank.filter(|at| *at > 0).unwrap_or(width)
+        };
+        let next = rest.split_off(end);
+        text.push_str(indent);
+        text.extend(rest);
+        text.push('\n');
+        rest = next.into_iter().skip_while(|letter| *letter == ' ').collect();
+        indent = INDENT;
+    }
+    text
 }
 
 /// Lines about the repositories of which the filter leaves nothing, since the tables do not have them.
@@ -65,7 +129,7 @@ fn unselected(report: &Report) -> String {
 
 /// The execution itself, then the closing report, then the blobs that the engine keeps if `has_blobs` is true.
 pub(crate) fn whole(report: &Report, has_blobs: bool, columns: Option<usize>) -> String {
-    let mut text = head(&report.execution) + "\n" + &closing(report, columns);
+    let mut text = head(&report.execution) + "\n" + &listing(report, columns, true);
     if has_blobs {
         let _ = write!(text, "\n{}", cropped(&blobs(report), columns));
     }
@@ -127,40 +191,44 @@ fn message(error: &LastError, note: &str) -> String {
     }
 }
 
-fn artifacts(report: &Report) -> Table {
-    let header =
-        ["SOURCE", "DESTINATION", "RESULT", "DIGEST", "COPIED", "MOUNTED", "SKIPPED", "ATTEMPTS", "MESSAGE"];
+fn artifacts(report: &Report, has_message: bool) -> Table {
+    let mut header =
+        vec!["SOURCE", "DESTINATION", "RESULT", "DIGEST", "COPIED", "MOUNTED", "SKIPPED", "ATTEMPTS"];
+    header.extend(has_message.then_some("MESSAGE"));
     let mut table = Table::new(&header);
     for (task, artifact) in report.artifacts() {
         let Bytes { done, mounted, skipped, .. } = artifact.bytes;
         let mut row = begin(task, artifact, report::result(artifact));
         row.extend([done, mounted, skipped].map(human_units::bytes));
-        row.extend([artifact.attempts.to_string(), message(&artifact.error, &artifact.note)]);
+        row.push(artifact.attempts.to_string());
+        row.extend(has_message.then(|| message(&artifact.error, &artifact.note)));
         table.row(row);
     }
     for task in report.failed_tasks() {
         let mut row = vec![task.source.clone(), task.destination.clone(), "failed".to_owned()];
         row.extend(["-"; 4].map(str::to_owned));
-        row.extend([task.attempts.to_string(), message(&task.error, "")]);
+        row.push(task.attempts.to_string());
+        row.extend(has_message.then(|| message(&task.error, "")));
         table.row(row);
     }
     table
 }
 
-fn plan(report: &Report) -> Table {
-    let mut table =
-        Table::new(&["SOURCE", "DESTINATION", "PLAN", "DIGEST", "MOVE", "MOUNT", "SKIP", "MESSAGE"]);
+fn plan(report: &Report, has_message: bool) -> Table {
+    let mut header = vec!["SOURCE", "DESTINATION", "PLAN", "DIGEST", "MOVE", "MOUNT", "SKIP"];
+    header.extend(has_message.then_some("MESSAGE"));
+    let mut table = Table::new(&header);
     for (task, artifact) in report.artifacts() {
         let Bytes { mounted, skipped, .. } = artifact.bytes;
         let mut row = begin(task, artifact, report::plan(task, artifact));
         row.extend([to_move(artifact.bytes), mounted, skipped].map(human_units::bytes));
-        row.push(message(&artifact.error, &artifact.note));
+        row.extend(has_message.then(|| message(&artifact.error, &artifact.note)));
         table.row(row);
     }
     for task in report.failed_tasks() {
         let mut row = vec![task.source.clone(), task.destination.clone(), "failed".to_owned()];
         row.extend(["-"; 4].map(str::to_owned));
-        row.push(message(&task.error, ""));
+        row.extend(has_message.then(|| message(&task.error, "")));
         table.row(row);
     }
     table
@@ -363,6 +431,26 @@ a.example/x:2  b.example/x:2  unchanged  0123456789ab  0 B       0 B       4.00 
             assert!(totals.lines().all(|line| line.chars().count() < columns), "{text}");
             assert!(table.starts_with("3 artifacts"));
         }
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_the_messages_below_the_table() {
+        let mut report = report(false);
+        report.tasks[0].artifacts[1].note = "a note".into();
+        let text = whole(&report, false, Some(60));
+        let below = "\
+a.example/x:2: a note
+a.example/x:3: denied: cannot push: 403\\u{1b}[2J
+a.example/y: not-found: no such repository
+3 artifacts: ";
+        assert!(text.contains(below) && !text.contains("MESSAGE"), "{text}");
+        // The caller prints failures itself.
+        let text = closing(&report, Some(60));
+        assert!(text.contains("\na.example/x:2: a note\n3 artifacts: "), "{text}");
+        assert!(whole(&report, false, Some(110)).contains("MESSAGE"));
+        assert_eq!(wrapped("one two three", 8), "one two\n  three\n");
+        assert_eq!(wrapped("0123456789 a", 8), "0123456\n  789 a\n");
+        assert_eq!(wrapped("abc", 1), "abc\n");
     }
 
     #[test]
