@@ -340,6 +340,30 @@ pub enum Sparse {
     Keep,
 }
 
+/// Whether a text selects by wildcards.
+pub fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?', '[', '{'])
+}
+
+/// Splits the name of a repository in a registry, as a person writes it, into its host, if it has one, and the rest. The
+/// last value tells whether the name stands for several repositories: a pattern, or a host alone.
+pub fn split_name(name: &str) -> (Option<&str>, &str, bool) {
+    let (front, rest) = name.split_once('/').unwrap_or((name, ""));
+    let is_address = front.starts_with('[');
+    let domain = front.split(':').next().unwrap_or(front);
+    // Without a slash, `alpine:3` is an image; only a domain stands for a whole registry.
+    let is_host = match name.contains('/') {
+        true => is_address || front.contains(['.', ':']) || front == "localhost",
+        false => is_address || domain.contains('.') || domain == "localhost",
+    };
+    // The brackets of an IPv6 address are no wildcard.
+    let has_many = is_pattern(if is_address { rest } else { name });
+    match is_host {
+        true => (Some(front), rest, has_many || rest.is_empty() || rest.ends_with('/')),
+        false => (None, name, has_many),
+    }
+}
+
 /// What an execution copies, and how. Used by commands and by policies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {

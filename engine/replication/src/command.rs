@@ -13,6 +13,7 @@ use crate::policy::Policy;
 use crate::policy::glob::Glob;
 use crate::policy::place_name::PlaceName;
 use crate::record::Order;
+use sampan_ipc::replication::{is_pattern, split_name};
 use sampan_oci::reference::{self, Reference};
 use std::path::PathBuf;
 
@@ -110,8 +111,7 @@ impl Wanted {
     fn of_command(source: &str, destination: &str, all_tags: bool) -> Result<Self, CommandError> {
         let from = side(source)?;
         let to = side(destination)?;
-        let is_glob =
-            from.path.contains(['*', '?', '[', '{']) || (from.path.is_empty() && from.target.is_none());
+        let is_glob = is_pattern(&from.path) || (from.path.is_empty() && from.target.is_none());
         if is_glob
             && (from.path.contains('@') || from.path.rsplit('/').next().unwrap_or_default().contains(':'))
         {
@@ -267,7 +267,7 @@ fn side(text: &str) -> Result<Side, CommandError> {
         return Ok(Side { location: Location::OciLayout(directory.into()), path, target });
     }
     if let Some(rest) = text.strip_prefix("store:") {
-        if rest.is_empty() || rest.contains(['*', '?', '[', '{']) || rest.ends_with('/') {
+        if rest.is_empty() || is_pattern(rest) || rest.ends_with('/') {
             return Ok(Side { location: Location::Store, path: rest.to_owned(), target: None });
         }
         let reference = parse(rest)?;
@@ -275,13 +275,9 @@ fn side(text: &str) -> Result<Side, CommandError> {
         return Ok(Side { location: Location::Store, path: reference.name(), target });
     }
     let rest = text.strip_prefix("docker://").unwrap_or(text);
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let is_host = host.contains(['.', ':']) || host == "localhost" || host.starts_with('[');
-    // The brackets of an IPv6 address are no wildcard.
-    let glob = if host.starts_with('[') { path } else { rest };
-    let is_place = is_host && (path.is_empty() || path.ends_with('/'));
-    if is_place || glob.contains(['*', '?', '[', '{']) {
-        let (host, path) = if is_host { (host, path) } else { ("docker.io", rest) };
+    let (host, path, has_many) = split_name(rest);
+    if has_many {
+        let host = host.unwrap_or("docker.io");
         return Ok(Side {
             location: Location::Registry(host.to_owned()),
             path: path.to_owned(),
@@ -348,6 +344,8 @@ mod tests {
             ("docker://a.example/team/app-*", "b.example/m/", "team/app-1", "m/app-1"),
             ("docker://a.example", "b.example/m", "team/app", "m/team/app"),
             ("alpine", "b.example/", "library/alpine", "library/alpine"),
+            ("alpine:3.18", "localhost:5000", "library/alpine", "library/alpine"),
+            ("registry:5000/", "10.0.0.1:5000/m", "team/app", "m/team/app"),
             ("a.example/team/app:1", "oci:/stick", "team/app", "team/app"),
             ("a.example/team/app:1", "store:", "team/app", "a.example/team/app"),
             ("store:docker.io/library/alpine", "b.example", "docker.io/library/alpine", "library/alpine"),
@@ -366,6 +364,7 @@ mod tests {
         for (source, destination, artifact) in [
             ("a.example/x:1", "b.example/x", ("1", "1")),
             ("a.example/x", "b.example/x", ("latest", "latest")),
+            ("alpine:3", "b.example", ("3", "3")),
             ("a.example/x:1", "b.example/x:2", ("1", "2")),
             ("oci:/stick:team/x:3", "b.example/x", ("3", "3")),
             ("oci:/stick:v1", "b.example/x", ("v1", "v1")),

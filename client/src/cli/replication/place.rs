@@ -6,6 +6,7 @@
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::image::transport::{self, Location};
 use sampan_client::engine::Container;
+use sampan_ipc::replication::{is_pattern, split_name};
 use std::path::Path;
 
 /// A source or a destination.
@@ -20,7 +21,6 @@ pub(crate) struct Place {
 impl Place {
     /// Whether this source means all tags: it is a pattern, a registry, a directory or the whole store.
     pub(crate) fn has_many(&self) -> bool {
-        let is_pattern = |text: &str| text.contains(['*', '?', '[', '{']);
         if let Some(name) = self.text.strip_prefix("store:") {
             return name.is_empty() || is_pattern(name);
         }
@@ -28,12 +28,7 @@ impl Place {
             return layout.split_once(':').is_none_or(|(_, name)| name.is_empty() || is_pattern(name));
         }
         let name = self.text.strip_prefix("docker://").unwrap_or(&self.text);
-        let (host, path) = name.split_once('/').unwrap_or((name, ""));
-        // The brackets of an IPv6 address are no wildcard.
-        let is_address = host.starts_with('[');
-        let is_host = is_address || host.contains(['.', ':']) || host == "localhost";
-        let is_place = is_host && (path.is_empty() || path.ends_with('/'));
-        is_place || is_pattern(if is_address { path } else { name })
+        split_name(name).2
     }
 }
 
