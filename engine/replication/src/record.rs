@@ -198,7 +198,11 @@ impl Record {
     /// Whether the record must be on the disk before the copier goes on.
     pub fn is_urgent(&self) -> bool {
         match self {
-            Record::Artifact { news, .. } => news.outcome != Some(Outcome::Unchanged),
+            // Reading changes nothing, and what is unchanged or left alone is found again.
+            Record::Artifact { news, .. } => {
+                let is_read = matches!(news.state, State::Pending | State::PullManifest);
+                !is_read && !matches!(news.outcome, Some(Outcome::Unchanged | Outcome::Skipped))
+            }
             Record::Artifacts { .. } | Record::Planned { .. } => false,
             Record::Blob { outcome, .. } => *outcome != Outcome::Unchanged,
             _ => true,
