@@ -340,6 +340,16 @@ pub enum Sparse {
     Keep,
 }
 
+/// The name of an artifact: its repository with a tag or a digest; the repository alone without one.
+pub fn artifact_name(repository: &str, target: &str) -> String {
+    match target {
+        "" => repository.to_owned(),
+        // A tag has no colon.
+        digest if digest.contains(':') => format!("{repository}@{digest}"),
+        tag => format!("{repository}:{tag}"),
+    }
+}
+
 /// Whether a text selects by wildcards.
 pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '[', '{'])

@@ -13,7 +13,7 @@ use crate::run::{Halt, Run};
 use crate::side::{FailureKind, Manifest, SideError};
 use crate::table;
 use crate::tree::{self, Filtered, Tree};
-use sampan_ipc::replication::{Artifact, Bytes, LastError, Operation, Outcome, State};
+use sampan_ipc::replication::{Artifact, Bytes, LastError, Operation, Outcome, State, artifact_name};
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -456,7 +456,7 @@ impl<'a> Task<'a> {
         let to = &copier.sides.destination;
         let digest = current.tree.nodes.last().map(|node| node.manifest.digest.to_string());
         let (name, source) =
-            (full_name(&to.name(), &current.target), full_name(&from.name(), &current.source));
+            (artifact_name(&to.name(), &current.target), artifact_name(&from.name(), &current.source));
         run.events.pushed(&name, &digest.unwrap_or_default(), &source);
         Ok(())
     }
@@ -548,7 +548,7 @@ impl<'a> Task<'a> {
     fn delete(&self, artifact: &Artifact, digests: &Result<TagDigests, SideError>) -> Result<Outcome, Halt> {
         let Some(copier) = &self.copier else { return Ok(Outcome::None) };
         let (run, to, target) = (self.run, &copier.sides.destination, &artifact.target);
-        let about = format!("deletion of {}", full_name(&to.name(), target));
+        let about = format!("deletion of {}", artifact_name(&to.name(), target));
         let deleted = |there: bool| if there { Outcome::Deleted } else { Outcome::Unchanged };
         if run.order.options.dry_run {
             return Ok(Outcome::Deleted);
@@ -592,9 +592,4 @@ struct TagDigests {
     kept: HashSet<Digest>,
     /// Those of the tags that are to be deleted.
     deleted: HashMap<String, Digest>,
-}
-
-fn full_name(repository: &str, target: &str) -> String {
-    let joint = if target.contains(':') { '@' } else { ':' };
-    format!("{repository}{joint}{target}")
 }

@@ -2,7 +2,7 @@
 //!
 //! Called by the job's thread at its end.
 
-use sampan_ipc::replication::{Artifact, Execution, Task};
+use sampan_ipc::replication::{Artifact, Execution, Task, artifact_name};
 use sampan_job::cancel::Cancel;
 use sampan_replication::command::{Wanted, full_name};
 use sampan_replication::record::Order;
@@ -85,8 +85,8 @@ pub fn to_json(execution: &Execution, tasks: &[(Task, Vec<Artifact>)]) -> Value 
     let artifacts = tasks.iter().flat_map(|(task, artifacts)| {
         artifacts.iter().map(move |artifact| {
             json!({
-                "source": named(&full_name(&execution.source, &task.source), &artifact.source),
-                "destination": named(&full_name(&execution.destination, &task.destination), &artifact.target),
+                "source": artifact_name(&full_name(&execution.source, &task.source), &artifact.source),
+                "destination": artifact_name(&full_name(&execution.destination, &task.destination), &artifact.target),
                 "state": artifact.state.word(),
                 "outcome": artifact.outcome.word(),
                 "digest": artifact.digest,
@@ -115,9 +115,4 @@ pub fn to_json(execution: &Execution, tasks: &[(Task, Vec<Artifact>)]) -> Value 
         "error": execution.error.message,
         "artifacts": artifacts.collect::<Vec<_>>(),
     })
-}
-
-fn named(repository: &str, target: &str) -> String {
-    let joint = if target.contains(':') { '@' } else { ':' };
-    format!("{repository}{joint}{target}")
 }

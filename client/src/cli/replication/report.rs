@@ -7,6 +7,7 @@ use sampan_client::Engine;
 use sampan_client::engine::{Answer, Request};
 use sampan_ipc::replication::{
     Artifact, ErrorClass, Execution, ExecutionRequest, LastError, Operation, Outcome, State, Task,
+    artifact_name,
 };
 
 /// An execution and what became of its artifacts.
@@ -166,21 +167,12 @@ pub(crate) fn subject(task: &Task, artifact: &Artifact) -> String {
 
 /// The full name of an artifact at the source.
 pub(crate) fn source(task: &Task, artifact: &Artifact) -> String {
-    name(&task.source, &artifact.source)
+    artifact_name(&task.source, &artifact.source)
 }
 
 /// The full name of an artifact at the destination.
 pub(crate) fn destination(task: &Task, artifact: &Artifact) -> String {
-    name(&task.destination, &artifact.target)
-}
-
-fn name(repository: &str, reference: &str) -> String {
-    match reference {
-        "" => repository.to_owned(),
-        // A tag has no colon.
-        digest if digest.contains(':') => format!("{repository}@{digest}"),
-        tag => format!("{repository}:{tag}"),
-    }
+    artifact_name(&task.destination, &artifact.target)
 }
 
 /// What became of an artifact: its outcome, or its state if it has no outcome.
@@ -285,8 +277,8 @@ mod tests {
 
     #[test]
     fn a_digest_is_told_from_a_tag_in_a_name() {
-        assert_eq!(name("a/b", "1.0"), "a/b:1.0");
-        assert_eq!(name("a/b", "sha256:00"), "a/b@sha256:00");
-        assert_eq!(name("oci:/usb", ""), "oci:/usb");
+        assert_eq!(artifact_name("a/b", "1.0"), "a/b:1.0");
+        assert_eq!(artifact_name("a/b", "sha256:00"), "a/b@sha256:00");
+        assert_eq!(artifact_name("oci:/usb", ""), "oci:/usb");
     }
 }
