@@ -1,0 +1,1 @@
+//! dfget_task.

@@ -1,0 +1,43 @@
+//! The supernode: lets the hosts of a fleet download files from each other. docs/peers.md
+//!
+//! One event loop ([`server`]) owns all managers, so they need no lock. What blocks runs on threads: requests to
+//! origins, fetches, and checks of files. Threads send messages to the loop. This crate knows no image store and no
+//! container.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`server`] | the event loop: ports, connections, routes, long polls |
+//! | [`v1`] | the wire of Dragonfly 1: names, codes, envelopes |
+//! | [`task_id`], [`piece`], [`piece_set`] | the identity of a task, the arithmetic of its pieces, sets of pieces |
+//! | [`cdn`] | fetches from origins, files, digests of pieces |
+//! | [`origin`] | requests to origins, and which origins are allowed |
+//! | [`access`] | who has shown access to a task; tickets |
+//! | [`task`], [`dfget_task`], [`peer`] | tasks, downloads, peers |
+//! | [`progress`], [`scheduler`] | who has and who fetches which piece; the choice of pieces and holders |
+//! | [`piece_error`], [`preheat`], [`gc`] | repair of bad pieces, downloads in advance, what is forgotten and deleted |
+//! | [`cluster`] | which supernode owns a task |
+//! | [`metrics`] | counters for Prometheus |
+//! | [`config`] | options and the `[supernode]` table |
+#![forbid(unsafe_code)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
+
+pub mod access;
+pub mod cdn;
+pub mod cluster;
+pub mod config;
+pub mod dfget_task;
+pub mod gc;
+pub mod metrics;
+pub mod origin;
+pub mod peer;
+pub mod piece;
+pub mod piece_error;
+pub mod piece_set;
+pub mod preheat;
+pub mod progress;
+pub mod scheduler;
+pub mod server;
+pub mod task;
+pub mod task_id;
+pub mod v1;

@@ -1,0 +1,4 @@
+//! The program `sampan-supernode`.
+#![forbid(unsafe_code)]
+
+fn main() {}
