@@ -9,8 +9,10 @@ use ::http::{Request, header};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sampan_daemon::accept::Accept;
-use sampan_http::connection::{Answer, Body, Budget, Connection, WaitsFor};
+use sampan_http::answer::{Answer, Body};
+use sampan_http::connection::{Budget, Connection, Reply, Timeouts, WaitsFor};
 use sampan_http::range::Range;
+use sampan_http::request::Limits;
 use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
@@ -21,6 +23,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LISTENER: Token = Token(0);
@@ -29,8 +32,9 @@ const FIRST: usize = 16;
 
 /// Most connections at a time; further connections wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 256;
-/// Time without a sent or received byte after which a connection is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time after which a connection is closed whose peer neither completes a request nor takes a byte.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUTS: Timeouts = Timeouts { idle: TIMEOUT, request: TIMEOUT, send: TIMEOUT };
 /// Number of slices of a second; the rate limit is granted slice by slice.
 const SLICES: u64 = 20;
 
@@ -128,9 +132,7 @@ impl Server {
                 WAKER => {}
                 Token(token) => {
                     if let Some(connection) = self.connections.get_mut(&token) {
-                        connection.readable |=
-                            event.is_readable() || event.is_read_closed() || event.is_error();
-                        connection.writable |= event.is_writable();
+                        connection.mark(event);
                     }
                 }
             }
@@ -142,9 +144,9 @@ impl Server {
     fn accept(&mut self) {
         while self.accept.is_ready(Instant::now()) && self.connections.len() < CONNECTIONS_MAX {
             match self.listener.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     self.accept.record_success();
-                    let mut connection = Connection::new(stream);
+                    let mut connection = Connection::new(stream, peer, Limits::READ_ONLY);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     if self.poll.registry().register(connection.stream(), Token(self.next), interest).is_ok()
                     {
@@ -171,16 +173,17 @@ impl Server {
         let full = self.connections.len() >= CONNECTIONS_MAX;
         // The map's order is random, so no connection is always the first to use the limited rate.
         self.connections.retain(|_, connection| {
-            match connection.step(rate, &mut |request| catalog.answer(store, request)) {
+            match connection.step(rate, &mut |request| Reply::Now(catalog.answer(store, request))) {
                 Err(_) => return false,
                 Ok(WaitsFor::Turn) => sooner(Duration::ZERO),
                 Ok(WaitsFor::Budget) => sooner(rate.wait()),
-                Ok(WaitsFor::Peer) => {
-                    let idle = now.saturating_duration_since(connection.active_at);
-                    if idle >= IDLE_TIMEOUT {
-                        return false;
+                Ok(WaitsFor::Peer | WaitsFor::Answer) => {
+                    if let Some(deadline) = connection.deadline(&TIMEOUTS) {
+                        if deadline <= now {
+                            return false;
+                        }
+                        sooner(deadline.saturating_duration_since(now));
                     }
-                    sooner(IDLE_TIMEOUT - idle);
                 }
             }
             true
@@ -289,7 +292,7 @@ impl Catalog {
         }
     }
 
-    fn answer(&mut self, store: &Store, request: &Request<()>) -> Answer {
+    fn answer(&mut self, store: &Store, request: &Request<&[u8]>) -> Answer {
         self.refresh(store);
         let path = request.uri().path();
         let query = request.uri().query().unwrap_or_default();
@@ -346,19 +349,20 @@ impl Catalog {
             Ok(bytes) => Answer {
                 status: 200,
                 headers: vec![("content-type", media_type), ("docker-content-digest", digest.to_string())],
-                body: Body::Bytes(bytes),
+                body: bytes.into(),
             },
             Err(error) => broken(&error),
         }
     }
 
-    fn blob(&self, store: &Store, name: &str, digest: &str, request: &Request<()>) -> Answer {
+    fn blob(&self, store: &Store, name: &str, digest: &str, request: &Request<&[u8]>) -> Answer {
         let digest = Digest::parse(digest).ok();
         let known = self.repositories.get(name).zip(digest).filter(|(r, d)| r.blobs.contains(d));
         let Some((_, digest)) = known else {
             return not_found("BLOB_UNKNOWN", "no such blob");
         };
-        let opened = File::open(store.blob_path(&digest)).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let opened = File::open(store.blob_path(&digest))
+            .and_then(|file| Ok((file.metadata()?.len(), Arc::new(file))));
         let (size, file) = match opened {
             Ok(opened) => opened,
             Err(error) => return broken(&error),
@@ -371,18 +375,14 @@ impl Catalog {
         ];
         let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok());
         match range.map_or(Range::All, |text| Range::parse(text, size)) {
-            Range::All => Answer { status: 200, headers, body: Body::File { file, offset: 0, len: size } },
+            Range::All => Answer { status: 200, headers, body: Body::file(file, 0, size) },
             Range::Part(first, last) => {
                 headers.push(("content-range", format!("bytes {first}-{last}/{size}")));
-                Answer {
-                    status: 206,
-                    headers,
-                    body: Body::File { file, offset: first, len: last - first + 1 },
-                }
+                Answer { status: 206, headers, body: Body::file(file, first, last - first + 1) }
             }
             Range::Outside => {
                 let headers = vec![("content-range", format!("bytes */{size}"))];
-                Answer { status: 416, headers, body: Body::Bytes(Vec::new()) }
+                Answer { status: 416, headers, body: Body::default() }
             }
         }
     }
@@ -417,7 +417,7 @@ fn json(status: u16, text: String) -> Answer {
         ("content-type", "application/json".to_owned()),
         ("docker-distribution-api-version", "registry/2.0".to_owned()),
     ];
-    Answer { status, headers, body: Body::Bytes(text.into_bytes()) }
+    Answer { status, headers, body: text.into() }
 }
 
 fn not_found(code: &str, message: &str) -> Answer {

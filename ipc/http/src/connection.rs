@@ -1,69 +1,60 @@
 //! One HTTP/1.1 connection: reads requests, writes answers, sends files by sendfile(2).
 //!
-//! Owned by the event loop of a server, which calls [`Connection::step`] when the socket is ready. ureq-proto parses
-//! the requests and formats the heads of answers; this module owns the socket, the bounds and the body. Accepts only
-//! GET and HEAD, and gives paths no meaning: the caller does.
+//! Owned by the event loop of a server, which calls [`Connection::step`] when the stream is ready or an answer has come.
+//! This module owns the stream, the order of requests and answers, and what is sent when. It gives paths no meaning,
+//! and measures no time: [`Connection::deadline`] says until when the caller should wait.
 
-use ::http::{Method, Request, Response};
+use crate::answer::{self, Answer, Persistence, Segment};
+use crate::request::{Exchange, Incoming, Limits};
+use crate::transport::Transport;
+use ::http::Request;
+use mio::event::Event;
 use mio::net::TcpStream;
-use nix::errno::Errno;
-use nix::sys::sendfile::sendfile64;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::time::Instant;
-use ureq_proto::server::{RecvRequestResult, Reply, SendResponseResult};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Longest head of a request, in bytes.
-const REQUEST_HEAD_MAX: usize = 16 << 10;
-/// Longest head of an answer, in bytes.
-const ANSWER_HEAD_MAX: usize = 4 << 10;
-/// Most body bytes that one connection sends before the other connections have their turn.
+/// Most bytes that one connection reads or sends before the other connections have their turn.
 const TURN_BYTES: u64 = 256 << 10;
-
+/// Most requests of one connection that are answered before the other connections have their turn.
+const TURN_REQUESTS: usize = 32;
+/// Most bytes that are read at once.
+const READ_BYTES: usize = 4 << 10;
+/// Most bytes of a body that are copied behind the head, so that both are sent at once.
+const INLINE_MAX: usize = 16 << 10;
+/// Largest buffer that a connection keeps for its next request, in bytes.
+const KEPT_BUFFER_MAX: usize = 4 << 10;
 /// Most bytes that are read and discarded from a peer that keeps sending after the last answer.
 const LINGER_MAX: usize = 1 << 20;
 
-/// The answer to a request.
-pub struct Answer {
-    /// The HTTP status code.
-    pub status: u16,
-    /// The headers, without `Content-Length`.
-    pub headers: Vec<(&'static str, String)>,
-    /// The body. The answer to HEAD contains only its length.
-    pub body: Body,
+/// What is done with a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// It is answered.
+    Now(Answer),
+    /// It is answered by a later call of [`Connection::answer`].
+    Later,
 }
 
-/// The body of an answer.
-pub enum Body {
-    /// Bytes in memory.
-    Bytes(Vec<u8>),
-    /// A part of a file.
-    File {
-        /// The file.
-        file: File,
-        /// The offset of the first byte.
-        offset: u64,
-        /// The number of bytes.
-        len: u64,
-    },
-}
-
-impl Body {
-    fn len(&self) -> u64 {
-        match self {
-            Body::Bytes(bytes) => bytes.len() as u64,
-            Body::File { len, .. } => *len,
-        }
-    }
-}
-
-/// A limit on the body bytes that all connections of a server send together.
+/// A limit on the bytes that all connections of a server send together.
 pub trait Budget {
     /// Returns how many of `wanted` bytes may be sent now; 0 means that the connection must wait.
     fn allow(&mut self, wanted: u64) -> u64;
-    /// Records that `bytes` were sent.
+    /// Records that `bytes` were sent. Bytes in memory are sent without a call of `allow`.
     fn spend(&mut self, bytes: u64);
+}
+
+/// No limit.
+pub struct Unlimited;
+
+impl Budget for Unlimited {
+    fn allow(&mut self, wanted: u64) -> u64 {
+        wanted
+    }
+
+    fn spend(&mut self, _: u64) {}
 }
 
 /// What a connection waits for after its turn.
@@ -71,110 +62,294 @@ pub trait Budget {
 pub enum WaitsFor {
     /// Its peer: no more bytes can be read or written now.
     Peer,
-    /// Its next turn: more bytes can be written, but other connections go first.
+    /// Its next turn: more can be done, but other connections go first.
     Turn,
     /// The [`Budget`].
     Budget,
+    /// A call of [`Connection::answer`].
+    Answer,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No byte of a request has arrived.
+    Idle,
+    /// A part of a request has arrived.
+    Receiving,
+    /// A request waits for its answer.
+    Waiting,
+    /// An answer is being sent.
+    Sending,
+    /// The last answer is sent, and the peer has not closed the connection yet.
+    Lingering,
+}
+
+/// How long a server waits for a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For the first byte of a request.
+    pub idle: Duration,
+    /// For all of a request, from its first byte on: a peer that sends a byte now and then gains nothing.
+    pub request: Duration,
+    /// For the peer to take another byte of an answer, and for its end after the last answer.
+    pub send: Duration,
+}
+
+/// Where the connection stands between request and answer.
+enum State {
+    /// The head of the next request is read.
+    Head,
+    /// The body of a request is read.
+    Body(Box<Incoming>),
+    /// A request waits for its answer.
+    Waiting(Exchange),
+    /// Nothing is read: the connection ends with what is being sent.
+    Ending,
+}
+
+/// A part of a file that is being sent.
+struct FilePart {
+    file: Arc<File>,
+    offset: u64,
+    left: u64,
 }
 
 /// One accepted connection.
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<T = TcpStream> {
+    stream: T,
+    peer: SocketAddr,
+    limits: Limits,
+    state: State,
     input: Vec<u8>,
+    /// Bytes at the front of `input` that are known to be no complete head.
+    scanned: usize,
+    /// The decoded part of a chunked body.
+    body: Vec<u8>,
     out: Vec<u8>,
     /// Bytes of `out` that were sent.
     sent: usize,
-    /// The file of the current answer, the next offset, and the number of bytes left.
-    file: Option<(File, u64, u64)>,
-    close: bool,
-    /// Bytes discarded since the last answer was sent; at least 1 once sending is shut down.
+    file: Option<FilePart>,
+    /// What follows `out` and `file`.
+    segments: std::vec::IntoIter<Segment>,
+    /// Bytes discarded since the last answer was sent; at least 1 once sending is ended.
     lingered: usize,
-    /// The socket may be readable. The caller sets this when the poll reports it.
-    pub readable: bool,
-    /// The socket may be writable. The caller sets this when the poll reports it.
-    pub writable: bool,
-    /// The time at which bytes were last received or sent.
-    pub active_at: Instant,
+    readable: bool,
+    writable: bool,
+    hung_up: bool,
+    active_at: Instant,
+    /// When the first byte of the current request arrived, the request began to wait, or the lingering began.
+    since: Instant,
 }
 
-impl Connection {
-    /// Takes over a connection that was just accepted.
-    pub fn new(stream: TcpStream) -> Self {
+impl<T: Transport> Connection<T> {
+    /// Takes over a connection that was just accepted from `peer`.
+    pub fn new(stream: T, peer: SocketAddr, limits: Limits) -> Self {
         // The head and the file go out in two packets. With Nagle's algorithm the second would wait until the peer
         // acknowledges the first, and peers delay acknowledgements by 40 ms (tcp(7)). A failure only costs that delay.
-        let _ = stream.set_nodelay(true);
+        let _ = stream.set_nodelay();
+        let now = Instant::now();
         Connection {
             stream,
+            peer,
+            limits,
+            state: State::Head,
             input: Vec::new(),
+            scanned: 0,
+            body: Vec::new(),
             out: Vec::new(),
             sent: 0,
             file: None,
-            close: false,
+            segments: Vec::new().into_iter(),
             lingered: 0,
             readable: true,
             writable: true,
-            active_at: Instant::now(),
+            hung_up: false,
+            active_at: now,
+            since: now,
         }
     }
 
-    /// The socket, for registration in a poll.
-    pub fn stream(&mut self) -> &mut TcpStream {
+    /// The stream, for registration in a poll.
+    pub fn stream(&mut self) -> &mut T {
         &mut self.stream
     }
 
+    /// The address of the peer.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Notes what the poll reports about the stream. [`Connection::step`] acts on it.
+    pub fn mark(&mut self, event: &Event) {
+        let is_over = event.is_read_closed() || event.is_write_closed() || event.is_error();
+        self.mark_ready(event.is_readable(), event.is_writable(), is_over);
+    }
+
+    /// Notes that the stream may be readable or writable, or that the peer has closed it.
+    pub fn mark_ready(&mut self, readable: bool, writable: bool, hung_up: bool) {
+        self.readable |= readable || hung_up;
+        self.writable |= writable;
+        self.hung_up |= hung_up;
+    }
+
+    /// What the connection is doing.
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Waiting(_) => Phase::Waiting,
+            State::Body(_) => Phase::Receiving,
+            _ if self.has_output() => Phase::Sending,
+            State::Ending => Phase::Lingering,
+            State::Head if self.input.is_empty() => Phase::Idle,
+            State::Head => Phase::Receiving,
+        }
+    }
+
+    /// Whether a request waits for a call of [`Connection::answer`].
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting(_))
+    }
+
+    /// When the caller should drop the connection, unless something happens before; `None` if the caller owes the peer
+    /// an answer.
+    pub fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
+        match self.phase() {
+            Phase::Idle => Some(self.active_at + timeouts.idle),
+            Phase::Receiving => Some(self.since + timeouts.request),
+            Phase::Waiting => None,
+            Phase::Sending => Some(self.active_at + timeouts.send),
+            Phase::Lingering => Some(self.since + timeouts.send),
+        }
+    }
+
+    /// Answers the request that waits, if one does. The caller calls [`Connection::step`] next, which sends the answer.
+    pub fn answer(&mut self, answer: Answer) {
+        if let State::Waiting(exchange) = self.state {
+            self.put(answer, exchange);
+        }
+    }
+
     /// Reads requests, calls `answer` for each, and writes the answers, until the connection must wait.
+    ///
+    /// While a request waits for its answer, nothing is read. If the peer closes the connection meanwhile, or only its
+    /// own direction, the connection has ended: nobody waits for the answer.
     ///
     /// # Errors
     /// The connection has ended and must be dropped: the peer closed it, it broke, or its last answer was sent.
     pub fn step(
         &mut self,
         budget: &mut impl Budget,
-        answer: &mut impl FnMut(&Request<()>) -> Answer,
+        answer: &mut impl FnMut(&Request<&[u8]>) -> Reply,
     ) -> io::Result<WaitsFor> {
-        let mut turn = TURN_BYTES;
+        let (mut bytes, mut requests) = (TURN_BYTES, TURN_REQUESTS);
+        self.flush()?;
         loop {
-            if !self.write_out()? {
-                return Ok(WaitsFor::Peer);
-            }
-            if let Some(wait) = self.write_file(budget, &mut turn)? {
+            if let Some(wait) = self.send(budget, &mut bytes)? {
                 return Ok(wait);
             }
-            if self.close {
-                return self.linger();
+            match self.state {
+                State::Ending => return self.linger(),
+                State::Waiting(_) if self.hung_up => return Err(io::ErrorKind::ConnectionReset.into()),
+                State::Waiting(_) => return Ok(WaitsFor::Answer),
+                State::Head | State::Body(_) if requests == 0 => return Ok(WaitsFor::Turn),
+                State::Head | State::Body(_) => {}
             }
             // Pipelined requests are answered one after the other.
-            if !self.take_request(budget, answer) && !self.read()? {
-                return Ok(WaitsFor::Peer);
+            if self.take_request(answer) {
+                requests -= 1;
+            } else if bytes == 0 {
+                return Ok(WaitsFor::Turn);
+            } else {
+                match self.read()? {
+                    0 => return Ok(WaitsFor::Peer),
+                    len => bytes = bytes.saturating_sub(len as u64),
+                }
             }
         }
+    }
+
+    fn has_output(&self) -> bool {
+        self.sent < self.out.len()
+            || self.file.is_some()
+            || !self.segments.as_slice().is_empty()
+            || self.stream.wants_flush()
     }
 
     /// Shuts down sending after the last answer and waits for the peer to close. Closing at once, with unread bytes of
     /// the peer, would reset the connection, and the peer could lose the last answer.
     fn linger(&mut self) -> io::Result<WaitsFor> {
         if self.lingered == 0 {
-            self.stream.shutdown(Shutdown::Write)?;
+            if !self.flush()? {
+                return Ok(WaitsFor::Peer);
+            }
+            self.stream.end_sending()?;
+            self.since = Instant::now();
+            self.lingered = 1;
         }
-        while self.read()? {
-            self.lingered += self.input.len();
+        loop {
             self.input.clear();
+            match self.read()? {
+                0 => return Ok(WaitsFor::Peer),
+                len => self.lingered += len,
+            }
             if self.lingered > LINGER_MAX {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
         }
-        self.lingered = self.lingered.max(1);
-        Ok(WaitsFor::Peer)
     }
 
-    /// Writes `out`; returns true once all of it is written.
-    fn write_out(&mut self) -> io::Result<bool> {
-        while self.sent < self.out.len() {
+    /// Hands bytes that the stream keeps to the socket; returns true once it keeps none.
+    fn flush(&mut self) -> io::Result<bool> {
+        while self.stream.wants_flush() {
             if !self.writable {
                 return Ok(false);
             }
-            match self.stream.write(self.out.get(self.sent..).unwrap_or_default()) {
+            match self.stream.flush() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what the current answer still lacks. Returns `None` once all of it is sent.
+    fn send(&mut self, budget: &mut impl Budget, turn: &mut u64) -> io::Result<Option<WaitsFor>> {
+        loop {
+            let wait = match self.write_out(budget, turn)? {
+                None => self.write_file(budget, turn)?,
+                wait => wait,
+            };
+            if wait.is_some() {
+                return Ok(wait);
+            }
+            match self.segments.next() {
+                None => return Ok(None),
+                Some(Segment::Bytes(bytes)) => self.out = bytes,
+                Some(Segment::File { file, offset, len }) => {
+                    self.file = Some(FilePart { file, offset, left: len });
+                }
+            }
+        }
+    }
+
+    fn write_out(&mut self, budget: &mut impl Budget, turn: &mut u64) -> io::Result<Option<WaitsFor>> {
+        while self.sent < self.out.len() {
+            if !self.writable {
+                return Ok(Some(WaitsFor::Peer));
+            }
+            if *turn == 0 {
+                return Ok(Some(WaitsFor::Turn));
+            }
+            let rest = self.out.get(self.sent..).unwrap_or_default();
+            let count = rest.len().min(usize::try_from(*turn).unwrap_or(usize::MAX));
+            match self.stream.write(rest.get(..count).unwrap_or_default()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     self.sent += len;
+                    *turn = turn.saturating_sub(len as u64);
+                    budget.spend(len as u64);
                     self.active_at = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
@@ -182,15 +357,14 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        self.out = Vec::new();
         self.sent = 0;
-        Ok(true)
+        empty(&mut self.out);
+        Ok(None)
     }
 
-    /// Sends the file of the answer. Returns `None` if there is no file or all of it is sent.
     fn write_file(&mut self, budget: &mut impl Budget, turn: &mut u64) -> io::Result<Option<WaitsFor>> {
-        while let Some((file, offset, left)) = &mut self.file {
-            if *left == 0 {
+        while let Some(part) = &mut self.file {
+            if part.left == 0 {
                 self.file = None;
                 return Ok(None);
             }
@@ -200,142 +374,168 @@ impl Connection {
             if *turn == 0 {
                 return Ok(Some(WaitsFor::Turn));
             }
-            let count = budget.allow((*left).min(*turn));
+            let count = budget.allow(part.left.min(*turn));
             if count == 0 {
                 return Ok(Some(WaitsFor::Budget));
             }
-            let mut at = i64::try_from(*offset).map_err(io::Error::other)?;
-            match sendfile64(
-                &self.stream,
-                &*file,
-                Some(&mut at),
-                usize::try_from(count).unwrap_or(usize::MAX),
-            ) {
+            match self.stream.send_file(&part.file, part.offset, count) {
                 // The file was truncated. Closing the connection early tells the peer that the body is incomplete.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
-                    let len = len as u64;
-                    (*offset, *left) = (*offset + len, *left - len);
+                    part.offset += len;
+                    part.left = part.left.saturating_sub(len);
                     *turn = turn.saturating_sub(len);
                     budget.spend(len);
                     self.active_at = Instant::now();
                 }
-                Err(Errno::EAGAIN) => self.writable = false,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
     }
 
-    /// Reads once into `input`; returns false if there is nothing to read now.
-    fn read(&mut self) -> io::Result<bool> {
+    /// Reads once, to the end of `input`. Returns the number of bytes; 0 if there is nothing to read now.
+    fn read(&mut self) -> io::Result<usize> {
         while self.readable {
-            let mut bytes = [0; 4096];
+            let mut bytes = [0; READ_BYTES];
             match self.stream.read(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
-                    self.input.extend_from_slice(bytes.get(..len).unwrap_or_default());
+                    // The end of the stream is not reported again, so it must be read.
+                    if len < bytes.len() && !self.hung_up && self.stream.is_empty_after_short_read() {
+                        self.readable = false;
+                    }
                     self.active_at = Instant::now();
-                    return Ok(true);
+                    if self.input.is_empty() && matches!(self.state, State::Head) {
+                        self.since = self.active_at;
+                    }
+                    self.input.extend_from_slice(bytes.get(..len).unwrap_or_default());
+                    return Ok(len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
+        Ok(0)
     }
 
-    /// Answers the first request in `input`; returns false if its head is incomplete.
-    fn take_request(
-        &mut self,
-        budget: &mut impl Budget,
-        answer: &mut impl FnMut(&Request<()>) -> Answer,
-    ) -> bool {
-        if self.input.is_empty() {
-            return false;
-        }
-        let Ok(mut reply) = Reply::new() else {
-            return self.refuse("500 Internal Server Error");
-        };
-        let request = match reply.try_request(&self.input) {
-            Err(_) => return self.refuse("400 Bad Request"),
-            Ok((_, None)) if self.input.len() >= REQUEST_HEAD_MAX => {
-                return self.refuse("431 Request Header Fields Too Large");
-            }
-            Ok((_, None)) => return false,
-            Ok((used, Some(request))) => {
-                self.input.drain(..used.min(self.input.len()));
-                request
-            }
-        };
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return self.refuse("405 Method Not Allowed");
-        }
-        // A request with a body is refused: no client of a registry sends a GET or HEAD with a body.
-        let Some(RecvRequestResult::ProvideResponse(reply)) = reply.proceed() else {
-            return self.refuse("400 Bad Request");
-        };
-        let answer = answer(&request);
-        let mut response =
-            Response::builder().status(answer.status).header("content-length", answer.body.len());
-        for (name, value) in &answer.headers {
-            response = response.header(*name, value);
-        }
-        let Some(mut reply) = response.body(()).ok().and_then(|r| reply.provide(r).ok()) else {
-            return self.refuse("500 Internal Server Error");
-        };
-        let mut head = vec![0; ANSWER_HEAD_MAX];
-        match reply.write(&mut head) {
-            Ok(len) if reply.is_finished() => head.truncate(len),
-            _ => return self.refuse("500 Internal Server Error"),
-        }
-        self.out = head;
-        let len = answer.body.len();
-        if *request.method() == Method::GET {
-            match answer.body {
-                Body::Bytes(bytes) => {
-                    budget.spend(len);
-                    self.out.extend_from_slice(&bytes);
+    /// Handles the first request in `input`; returns false if more bytes of it must be read first.
+    fn take_request(&mut self, answer: &mut impl FnMut(&Request<&[u8]>) -> Reply) -> bool {
+        match std::mem::replace(&mut self.state, State::Head) {
+            State::Head => {
+                // A head is parsed again only when a line was added to it.
+                let is_new_line = self.input.get(self.scanned..).unwrap_or_default().contains(&b'\n');
+                if !is_new_line && self.input.len() < self.limits.head_max {
+                    self.scanned = self.input.len();
+                    return false;
                 }
-                Body::File { file, offset, len } => self.file = Some((file, offset, len)),
+                match Incoming::parse(&self.input, &self.limits) {
+                    Err(refusal) => self.refuse(refusal.status()),
+                    Ok(None) => {
+                        self.scanned = self.input.len();
+                        return false;
+                    }
+                    Ok(Some((incoming, used))) => {
+                        self.scanned = 0;
+                        self.input.drain(..used.min(self.input.len()));
+                        return self.take_body(incoming, answer);
+                    }
+                }
             }
+            State::Body(incoming) => return self.take_body(*incoming, answer),
+            other => self.state = other,
         }
-        self.close = match reply.proceed() {
-            SendResponseResult::SendBody(mut reply) => {
-                // ureq-proto does not see the body, which sendfile sends: report its whole length here at once.
-                let is_counted =
-                    usize::try_from(len).is_ok_and(|len| reply.consume_direct_write(len).is_ok());
-                !is_counted || reply.proceed().must_close_connection()
-            }
-            SendResponseResult::Cleanup(reply) => reply.must_close_connection(),
-        };
         true
     }
 
-    /// Answers a bad request with `status`; the connection ends after that answer.
-    fn refuse(&mut self, status: &str) -> bool {
-        self.input.clear();
-        self.out =
-            format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes();
-        self.close = true;
+    /// Handles `incoming` if its body is complete; returns false if more bytes of it must be read first.
+    fn take_body(
+        &mut self,
+        mut incoming: Incoming,
+        answer: &mut impl FnMut(&Request<&[u8]>) -> Reply,
+    ) -> bool {
+        let len = match incoming.receive(&mut self.input, &mut self.body) {
+            Err(refusal) => {
+                self.refuse(refusal.status());
+                return true;
+            }
+            Ok(None) => {
+                let wants_continue = incoming.take_wants_continue();
+                if wants_continue {
+                    self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                }
+                self.state = State::Body(Box::new(incoming));
+                return wants_continue;
+            }
+            Ok(Some(len)) => len,
+        };
+        let plain = self.input.get(..len).unwrap_or_default();
+        let (request, exchange) =
+            incoming.with_body(if self.body.is_empty() { plain } else { self.body.as_slice() });
+        let reply = answer(&request);
+        drop(request);
+        empty(&mut self.body);
+        if len == self.input.len() {
+            empty(&mut self.input);
+        } else {
+            self.input.drain(..len);
+        }
+        self.since = self.active_at;
+        match reply {
+            Reply::Now(answer) => self.put(answer, exchange),
+            Reply::Later => self.state = State::Waiting(exchange),
+        }
         true
     }
+
+    /// Makes `answer` what is sent next.
+    fn put(&mut self, answer: Answer, exchange: Exchange) {
+        let persistence = match exchange {
+            Exchange { ends: true, .. } => Persistence::Ends,
+            Exchange { is_http_10: true, .. } => Persistence::StaysAsAsked,
+            Exchange { .. } => Persistence::Stays,
+        };
+        if !answer::write_head(&answer, persistence, &mut self.out) {
+            self.refuse(500);
+            return;
+        }
+        self.state = if exchange.ends { State::Ending } else { State::Head };
+        if exchange.is_head || answer::is_bodiless(answer.status) {
+            return;
+        }
+        let mut segments = answer.body.into_segments().into_iter();
+        while let Some(Segment::Bytes(bytes)) = segments.as_slice().first()
+            && self.out.len().saturating_add(bytes.len()) <= INLINE_MAX
+        {
+            self.out.extend_from_slice(bytes);
+            segments.next();
+        }
+        self.segments = segments;
+    }
+
+    /// Answers with `status`; the connection ends after that answer.
+    fn refuse(&mut self, status: u16) {
+        empty(&mut self.input);
+        empty(&mut self.body);
+        let mut answer = Answer::empty(status);
+        if status == 405 {
+            answer.headers.push(("allow", "GET, HEAD".to_owned()));
+        }
+        answer::write_head(&answer, Persistence::Ends, &mut self.out);
+        self.state = State::Ending;
+    }
+}
+
+/// Empties a buffer and keeps its memory for the next request, unless it is large: most connections are idle.
+fn empty(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > KEPT_BUFFER_MAX {
+        *buffer = Vec::new();
+    }
+    buffer.clear();
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_small_answer_does_not_wait_for_the_peer_to_acknowledge_its_head() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let _peer =
-            std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("connected");
-        let (stream, _) = listener.accept().expect("accepted");
-        stream.set_nonblocking(true).expect("set");
-        let mut connection = Connection::new(TcpStream::from_std(stream));
-        assert!(connection.stream().nodelay().expect("asked"));
-    }
-}
+mod tests;
