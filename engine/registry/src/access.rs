@@ -2,6 +2,7 @@
 //!
 //! The engine makes an [`Access`] for each job, from its own configuration and the client's request.
 
+use crate::address::AddressFilter;
 use crate::config::Registries;
 use crate::credentials::Credentials;
 use crate::host_gate::HostGates;
@@ -29,6 +30,8 @@ pub struct Access {
     pub stall: Option<Duration>,
     /// The pauses and the rates of requests of each host. All jobs of a process share them.
     pub gates: Arc<HostGates>,
+    /// The addresses that may be connected to.
+    pub addresses: AddressFilter,
 }
 
 /// A manifest or index: the bytes from the registry, and the digest that this process has computed from them.

@@ -3,6 +3,7 @@
 //! A [`crate::Registry`] owns one [`Agents`]. It makes each agent when it is first needed, and sends nothing itself.
 
 use crate::access::Access;
+use crate::address::AddressFilter;
 use crate::certs::{self, Certs};
 use crate::error::RegistryError;
 use crate::net::dial::Dialer;
@@ -36,6 +37,7 @@ pub(crate) struct Agents {
     connect: Duration,
     stall: Duration,
     proxies: Arc<Proxies>,
+    addresses: AddressFilter,
     plain: OnceLock<Agent>,
     /// The agent for HTTPS to the registry itself. It presents the client certificate, if there is one.
     own: OnceLock<Agent>,
@@ -62,6 +64,7 @@ impl Agents {
             connect: if is_mirror { MIRROR_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT },
             stall: access.stall.unwrap_or(STALL_TIMEOUT),
             proxies: Arc::new(Proxies::from_env()),
+            addresses: access.addresses.clone(),
             plain: OnceLock::new(),
             own: OnceLock::new(),
             other: OnceLock::new(),
@@ -109,7 +112,7 @@ impl Agents {
     /// replaces ureq's own TLS.
     fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>, connector: Option<Tls>) -> Agent {
         let socket = self.socket.as_ref().map(|path| (self.authority.clone(), path.clone()));
-        let dialer = Dialer::new(socket, Arc::clone(&self.proxies));
+        let dialer = Dialer::new(socket, Arc::clone(&self.proxies), self.addresses.clone());
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)

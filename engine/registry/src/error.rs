@@ -3,6 +3,7 @@
 //! All modules of this crate make these errors. The engine reads their kind and their hint; [`crate::retry`] decides
 //! by the kind whether another attempt may succeed.
 
+use crate::address::AddressRefused;
 use crate::config::RegistriesError;
 use crate::net::tls;
 use sampan_oci::digest::Digest;
@@ -143,6 +144,7 @@ impl fmt::Display for Failed {
             ureq::Error::Timeout(ureq::Timeout::RecvResponse) => f.write_str("no answer in time"),
             ureq::Error::Timeout(ureq::Timeout::PerRead) => f.write_str("no byte came in time"),
             ureq::Error::Timeout(ureq::Timeout::PerWrite) => f.write_str("no byte could be sent in time"),
+            ureq::Error::Other(error) => error.fmt(f),
             other => other.fmt(f),
         }
     }
@@ -151,6 +153,24 @@ impl fmt::Display for Failed {
 impl std::error::Error for Failed {}
 
 impl Failed {
+    /// The refusal of the address filter, if the request has failed because of it.
+    pub fn refused(&self) -> Option<&AddressRefused> {
+        match &self.0 {
+            ureq::Error::Other(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether a later attempt may succeed.
+    pub fn is_passing(&self) -> bool {
+        match &self.0 {
+            // TLS reports an untrusted certificate as invalid data. Another attempt would get the same certificate.
+            ureq::Error::Io(io) => io.kind() != io::ErrorKind::InvalidData,
+            ureq::Error::Timeout(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
+            _ => false,
+        }
+    }
+
     /// A suggestion for the person who reads the error.
     pub fn hint(&self) -> &'static str {
         let ureq::Error::Io(error) = &self.0 else { return UNREACHABLE };

@@ -18,9 +18,11 @@
 //! | `send` | sends each POST, PATCH, PUT and DELETE |
 //! | `headers`, `redirect`, `warning` | parsers for the headers of answers |
 //! | [`host_gate`] | the pauses and the rates of requests of each host, for all jobs |
+//! | `address` | which addresses may be connected to |
 //! | `agents`, `certs`, `net` | connections: certificates, TLS, proxies, name resolution |
 //! | [`mirrors`] | one image's repository, at its mirrors and at its registry |
 //! | [`blob_download`] | one blob as one stream of bytes, across broken connections |
+//! | [`web`] | requests to any HTTP server, without the protocol of registries |
 //! | [`retry`] | which failures are tried again, and after which wait: status 429, `Retry-After`, backoff |
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
@@ -28,6 +30,7 @@
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 mod access;
+mod address;
 mod agents;
 mod auth;
 pub mod blob_download;
@@ -52,8 +55,10 @@ mod session;
 mod transport;
 mod upload;
 mod warning;
+pub mod web;
 
 pub use access::{Access, BlobBody, BlobHead, ManifestHead, Payload, RawManifest, StoredManifest};
+pub use address::{AddressFilter, AddressRefused};
 pub use error::{Failed, RegistryError};
 pub use list::{REPOSITORIES_MAX, TAGS_MAX};
 pub use referrers::{REFERRERS_MAX, Referrer};

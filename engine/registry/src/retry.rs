@@ -4,13 +4,12 @@
 //! answer and after a broken connection. Called by [`crate::blob_download`] for blobs, and by the engine's jobs for
 //! manifests and configs. This module decides and waits; it sends no request.
 
-use crate::error::{Failed, RegistryError};
+use crate::error::RegistryError;
 use chrono::NaiveDateTime;
 use sampan_job::cancel::Cancel;
 use std::collections::hash_map::RandomState;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Most attempts of one request, including the first. A download begins to count again after
@@ -128,15 +127,7 @@ pub fn persist<T>(
 /// Whether a later attempt may succeed: the network failed, or the registry is overloaded (408, 429, 5xx).
 pub fn is_passing(error: &RegistryError) -> bool {
     match error.last() {
-        // TLS reports an untrusted certificate as invalid data. Another attempt would get the same certificate.
-        RegistryError::Transport { source: Failed(ureq::Error::Io(io)), .. }
-        | RegistryError::Send { source: Failed(ureq::Error::Io(io)), .. } => {
-            io.kind() != io::ErrorKind::InvalidData
-        }
-        RegistryError::Transport { source, .. } | RegistryError::Send { source, .. } => matches!(
-            source.0,
-            ureq::Error::Timeout(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed
-        ),
+        RegistryError::Transport { source, .. } | RegistryError::Send { source, .. } => source.is_passing(),
         RegistryError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
         _ => false,
     }
@@ -152,7 +143,7 @@ fn retry_message(wait: Duration, error: &RegistryError) -> String {
 }
 
 /// The wait that a `Retry-After` header demands at the time `now`: seconds, or a date. RFC 9110, section 10.2.3.
-pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));

@@ -226,6 +226,6 @@ fn retry_after(response: &Response<Body>) -> Option<Duration> {
 }
 
 /// A URL for a message: shortened, and without its query, which may contain a signature that grants access.
-fn printable_url(url: &str) -> String {
+pub(crate) fn printable_url(url: &str) -> String {
     crop(url.split(['?', '#']).next().unwrap_or_default())
 }

@@ -48,6 +48,7 @@ pub fn access(
         registries,
         stall: Some(config.bounds.stall_time),
         gates: gates(),
+        ..Access::default()
     })
 }
 

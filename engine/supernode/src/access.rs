@@ -1,1 +1,106 @@
-//! access.
+//! Who may have, ask for and offer what: grants, tickets, the shared secret, administrators, addresses of peers.
+//!
+//! Owned by the event loop, which passes the time. Only the constructors read or write files. This module sends no
+//! request: [`crate::origin`] asks origins, and the loop records what they have answered.
+
+pub mod cidr;
+pub mod credential;
+mod grants;
+mod secret;
+mod tickets;
+
+pub use cidr::{Cidr, CidrError};
+pub use credential::Credential;
+pub use grants::Grants;
+pub use secret::{Secret, SecretError};
+pub use tickets::Tickets;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The addresses that may send destructive requests and preheats.
+#[derive(Clone, Debug)]
+pub struct Admins(Vec<Cidr>);
+
+impl Admins {
+    /// Permits the addresses in `listed`; if it is empty, the addresses of this host's loopback interface.
+    pub fn new(listed: Vec<Cidr>) -> Self {
+        Admins(listed)
+    }
+
+    /// Whether a client at `address` is an administrator.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        match self.0.is_empty() {
+            true => address.to_canonical().is_loopback(),
+            false => self.0.iter().any(|block| block.contains(address)),
+        }
+    }
+}
+
+/// Decides whether an address that a peer registers is one that other peers may be sent to.
+#[derive(Clone, Debug, Default)]
+pub struct PeerAddresses(Vec<Cidr>);
+
+impl PeerAddresses {
+    /// Believes the addresses in `listed`, too, whoever registers them.
+    pub fn new(listed: Vec<Cidr>) -> Self {
+        PeerAddresses(listed)
+    }
+
+    /// Whether to believe a client that connects from `connected` that it serves files at `registered`.
+    pub fn believe(&self, registered: IpAddr, connected: IpAddr) -> bool {
+        let registered = registered.to_canonical();
+        let is_host = match registered {
+            IpAddr::V4(address) => {
+                !address.is_unspecified() && !address.is_multicast() && address != Ipv4Addr::BROADCAST
+            }
+            IpAddr::V6(address) => address != Ipv6Addr::UNSPECIFIED && !address.is_multicast(),
+        };
+        let is_listed = || self.0.iter().any(|block| block.contains(registered));
+        is_host && (registered == connected.to_canonical() || is_listed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn administrators_are_on_this_host_or_listed() {
+        let admins = Admins::new(Vec::new());
+        for (address, is_admin) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.0.0.1", false),
+        ] {
+            assert_eq!(admins.contain(ip(address)), is_admin, "{address}");
+        }
+        let admins = Admins::new(vec!["10.0.0.0/24".parse().expect("a block")]);
+        assert!(admins.contain(ip("10.0.0.9")) && !admins.contain(ip("10.0.1.9")));
+        assert!(!admins.contain(ip("127.0.0.1")), "the list replaces the default");
+    }
+
+    #[test]
+    fn a_peer_is_where_it_connects_from_or_where_it_may_be() {
+        let peers = PeerAddresses::new(vec!["10.7.0.0/16".parse().expect("a block")]);
+        for (registered, connected, is_believed) in [
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "::ffff:10.0.0.1", true),
+            ("10.0.0.2", "10.0.0.1", false),
+            ("10.7.0.2", "10.0.0.1", true),
+            ("127.0.0.1", "10.0.0.1", false),
+            ("127.0.0.2", "127.0.0.1", false),
+            ("0.0.0.0", "0.0.0.0", false),
+            ("224.0.0.1", "224.0.0.1", false),
+            ("255.255.255.255", "255.255.255.255", false),
+            ("fd00::1", "fd00::1", true),
+        ] {
+            assert_eq!(peers.believe(ip(registered), ip(connected)), is_believed, "{registered} {connected}");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! it runs on a thread of its own. Each address is tried a short time after the one before it, and the first
 //! connection wins (RFC 8305).
 
+use crate::address::AddressFilter;
 use crate::error::Unresolved;
 use crate::net::proxy::{Proxies, Proxy};
 use crate::net::stream::{AbsoluteForm, Socket, Stream, shutdown_handle};
@@ -48,13 +49,18 @@ pub(crate) struct Dialer {
     /// An authority, and the Unix socket to which plain HTTP requests for this authority go.
     socket: Option<(String, PathBuf)>,
     proxies: Arc<Proxies>,
+    addresses: AddressFilter,
     /// The TLS configuration for proxies, which is read when a proxy with TLS is first used.
     proxy_tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Dialer {
-    pub(crate) fn new(socket: Option<(String, PathBuf)>, proxies: Arc<Proxies>) -> Self {
-        Dialer { socket, proxies, proxy_tls: OnceLock::new() }
+    pub(crate) fn new(
+        socket: Option<(String, PathBuf)>,
+        proxies: Arc<Proxies>,
+        addresses: AddressFilter,
+    ) -> Self {
+        Dialer { socket, proxies, addresses, proxy_tls: OnceLock::new() }
     }
 
     /// Does the TLS handshake with `proxy` on the connected `stream`.
@@ -181,9 +187,13 @@ impl Connector for Dialer {
         }
         let proxy = self.proxies.find(is_https, host, port).map_err(Error::ConnectProxyFailed)?;
         let stream = match &proxy {
-            None => connect_tcp(host, port, &wait)?,
+            None => connect_tcp(host, port, &self.addresses, &wait)?,
             Some(proxy) => {
-                connect_tcp(&proxy.host, proxy.port, &wait).map_err(|error| proxy_error(error, proxy))?
+                if let Ok(address) = host.parse::<IpAddr>() {
+                    filter(&self.addresses, host, &mut vec![SocketAddr::new(address, port)])?;
+                }
+                connect_tcp(&proxy.host, proxy.port, &AddressFilter::default(), &wait)
+                    .map_err(|error| proxy_error(error, proxy))?
             }
         };
         stream.set_nodelay(true)?;
@@ -222,12 +232,17 @@ fn proxy_error(error: Error, proxy: &Proxy) -> Error {
     }
 }
 
-fn connect_tcp(host: &str, port: u16, wait: &Wait) -> Result<TcpStream, Error> {
-    let addresses = match host.parse::<IpAddr>() {
+fn connect_tcp(host: &str, port: u16, permitted: &AddressFilter, wait: &Wait) -> Result<TcpStream, Error> {
+    let mut addresses = match host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, port)],
         Err(_) => resolve(host, port, wait)?,
     };
+    filter(permitted, host, &mut addresses)?;
     race(&addresses, wait)
+}
+
+fn filter(permitted: &AddressFilter, host: &str, addresses: &mut Vec<SocketAddr>) -> Result<(), Error> {
+    permitted.retain(host, addresses).map_err(|refused| Error::Other(Box::new(refused)))
 }
 
 /// Resolves a name with getaddrinfo(3), on a new thread. If the wait ends first, the thread ends later by itself.
