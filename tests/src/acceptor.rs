@@ -1,8 +1,8 @@
-//! A listener on 127.0.0.1 that accepts connections until it is stopped.
+//! A listener on a loopback address that accepts connections until it is stopped.
 //!
-//! Used by the proxies of these tests. It neither reads nor writes, and never ends a connection.
+//! Used by the proxies and servers of these tests. It neither reads nor writes, and never ends a connection.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,9 +13,15 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts a thread that calls `on_client` with each new connection. `on_client` delays the next connection.
-    pub fn start(mut on_client: impl FnMut(TcpStream) + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    /// Starts a thread that calls `on_client` with each new connection to 127.0.0.1. `on_client` delays the next
+    /// connection.
+    pub fn start(on_client: impl FnMut(TcpStream) + Send + 'static) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, on_client)
+    }
+
+    /// Starts a thread that calls `on_client` with each new connection to `ip`.
+    pub fn start_at(ip: Ipv4Addr, mut on_client: impl FnMut(TcpStream) + Send + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let is_stopped = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&is_stopped);
@@ -32,7 +38,7 @@ impl Acceptor {
         Acceptor { address, is_stopped }
     }
 
-    /// `127.0.0.1:PORT`, for clients.
+    /// `IP:PORT`, for clients.
     pub fn address(&self) -> &str {
         &self.address
     }
