@@ -65,6 +65,9 @@ impl Registry {
         response: &Response<Body>,
         sent: Option<HeaderValue>,
     ) -> Result<bool, RegistryError> {
+        if self.session.is_fixed {
+            return Ok(false);
+        }
         let values = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
         // A header may contain bytes that are not UTF-8. No challenge needs such bytes, so they may get lost.
         let challenges: Vec<Challenge> =

@@ -9,6 +9,7 @@
 //! | [`credentials`] | the credentials of one job |
 //! | `access`, `error` | the settings for reaching a registry, and the errors (re-exported here) |
 //! | `registry` | one repository of one registry ([`Registry`]) |
+//! | `at_url` | one repository as a URL names it |
 //! | `transport` | sends one request and follows redirects |
 //! | `auth`, `session`, `challenge` | authentication: challenges, passwords, tokens |
 //! | `client` | fetches blobs, and sends each GET and HEAD |
@@ -32,6 +33,7 @@
 mod access;
 mod address;
 mod agents;
+mod at_url;
 mod auth;
 pub mod blob_download;
 mod certs;

@@ -23,6 +23,8 @@ pub(crate) struct Session {
     /// The credential. It is searched only once, because a credential helper may prompt a person.
     pub(crate) credential: OnceLock<Option<Credential>>,
     pub(crate) credential_problems: OnceLock<String>,
+    /// Whether the caller has given the `Authorization` header, so that no challenge is answered.
+    pub(crate) is_fixed: bool,
 }
 
 /// The scopes for which a token is requested.
