@@ -310,7 +310,7 @@ fn a_peer_that_sends_or_takes_without_end_leaves_turns_to_others() {
     let mut large = |_: &Request<&[u8]>| Reply::Now(Answer::new(200, "text/plain", vec![0; 3_000_000]));
     assert_eq!(server.connection.step(&mut Unlimited, &mut large).expect("open"), WaitsFor::Turn);
     let sent = server.connection.stream().outgoing.len() as u64;
-    assert!((TURN_BYTES..2_900_000).contains(&sent), "{sent}");
+    assert!((1..=TURN_BYTES).contains(&sent), "{sent}");
 }
 
 #[test]
