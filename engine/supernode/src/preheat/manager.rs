@@ -181,7 +181,7 @@ impl Preheats {
         all.sort_by_key(|(id, entry)| (entry.started, *id));
         let task = |(id, entry): (&TaskId, &Entry)| PreheatTask {
             id: id.to_string(),
-            url: entry.request.url.clone(),
+            url: entry.request.printable_url(),
             r#type: entry.request.kind.word(),
             filter: entry.request.filter.clone(),
             identifier: entry.request.identifier.clone(),
@@ -412,7 +412,7 @@ impl Preheats {
         // No credential is kept longer than it is needed.
         entry.request.headers = Headers::default();
         let (parents, children) = (entry.parents.clone(), entry.children.clone());
-        let why = result.err().map(|why| format!("{} {why}", entry.request.url));
+        let why = result.err().map(|why| format!("{} {why}", entry.request.printable_url()));
         for parent in parents {
             match &why {
                 None => self.end_if_complete(&parent, now, actions),

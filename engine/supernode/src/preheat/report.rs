@@ -31,7 +31,7 @@ pub struct PreheatTask {
     /// The ID.
     #[serde(rename = "ID")]
     pub id: String,
-    /// The URL.
+    /// The URL, without user, password and query.
     #[serde(rename = "URL")]
     pub url: String,
     /// `file` or `image`.

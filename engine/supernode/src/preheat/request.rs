@@ -164,6 +164,15 @@ impl PreheatRequest {
         v1::filter_url(&self.url, &self.filter)
     }
 
+    /// The URL for lists and messages: without user, password and query, which may grant access.
+    pub fn printable_url(&self) -> String {
+        let url = self.url.split(['?', '#']).next().unwrap_or_default();
+        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        format!("{scheme}://{host}{path}")
+    }
+
     /// The ID of the preheat. That of a file is the ID of its task.
     pub fn id(&self) -> TaskId {
         let mut sign = self.identifier.clone();
@@ -182,8 +191,9 @@ impl PreheatRequest {
 
 impl std::fmt::Debug for PreheatRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The headers may contain a credential.
-        write!(f, "{} {:?} {:?} {:?}", self.kind.word(), self.url, self.filter, self.identifier)
+        // The headers and the whole URL may contain a credential.
+        let url = self.printable_url();
+        write!(f, "{} {url:?} {:?} {:?}", self.kind.word(), self.filter, self.identifier)
     }
 }
 
@@ -262,6 +272,17 @@ mod tests {
         assert!(!format!("{request:?}").contains("Bearer"));
         let plain = PreheatRequest::parse(br#"{"type":"file","url":"http://h/f","headers":null}"#);
         assert_eq!(plain.expect("good").id(), TaskId::new("http://h/f", "", ""));
+    }
+
+    #[test]
+    fn what_grants_access_is_not_printed() {
+        for (url, printed) in [
+            ("https://u:p@h:1/a@b?sig=1#x", "https://h:1/a@b"),
+            ("http://h?sig=a/b@c", "http://h"),
+            ("http://h/f", "http://h/f"),
+        ] {
+            assert_eq!(PreheatRequest::file(url.to_owned(), Headers::default()).printable_url(), printed);
+        }
     }
 
     #[test]

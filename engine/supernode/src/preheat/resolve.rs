@@ -14,6 +14,7 @@ use sampan_job::cancel::Cancel;
 use sampan_oci::digest::Digest;
 use sampan_registry::{Access, Registry, RegistryError, retry};
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Stack size of a thread, in bytes.
@@ -45,8 +46,13 @@ enum ResolveError {
     Url(String),
     #[error("the Authorization header cannot be sent")]
     Header(#[from] InvalidHeaderValue),
+    #[error(
+        "the registry {host} has the address {address}, which is not public; if it is yours, start the supernode with \
+         --allow-origin {host}"
+    )]
+    Forbidden { host: String, address: IpAddr },
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(RegistryError),
     #[error("{what} cannot be used")]
     Image { what: String, source: ImageError },
     #[error("the image has {0}")]
@@ -134,7 +140,7 @@ fn read(
     request: &PreheatRequest,
     cancel: &Cancel,
 ) -> Result<BTreeSet<Digest>, ResolveError> {
-    let on_retry = |message: &str| log::debug!("preheat of {}: {message}", request.url);
+    let on_retry = |message: &str| log::debug!("preheat of {}: {message}", request.printable_url());
     let mut blobs = BTreeSet::new();
     let mut seen = BTreeSet::from([url.target.clone()]);
     let mut waiting = vec![(url.target.clone(), 0)];
@@ -143,7 +149,7 @@ fn read(
         let raw = retry::persist(cancel, &on_retry, || registry.manifest(&target));
         let raw = raw.map_err(|error| match cancel.is_cancelled() {
             true => ResolveError::Cancelled,
-            false => ResolveError::Registry(error),
+            false => registry_error(error),
         })?;
         let found = image::parse(&raw.bytes, request.platform.as_ref());
         if depth > 0 && matches!(found, Err(ImageError::Platform(_))) {
@@ -173,6 +179,17 @@ fn read(
         }
     }
     Ok(blobs)
+}
+
+fn registry_error(error: RegistryError) -> ResolveError {
+    let refused = match error.last() {
+        RegistryError::Transport { source, .. } => source.refused(),
+        _ => None,
+    };
+    match refused {
+        Some(refused) => ResolveError::Forbidden { host: refused.host.clone(), address: refused.address },
+        None => ResolveError::Registry(error),
+    }
 }
 
 #[cfg(test)]

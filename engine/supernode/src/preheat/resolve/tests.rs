@@ -1,4 +1,5 @@
 use super::*;
+use crate::origin;
 use sampan_ipc::credentials::Credential;
 use sampan_registry::credentials::Credentials;
 use std::io::{BufRead, BufReader, Write};
@@ -159,6 +160,19 @@ fn an_image_that_is_none_fails_with_its_reason() {
     }
     let error = run(&request(&registry(Vec::new(), None), ""), &Access::default()).expect_err("no image");
     assert!(error.contains("is not in registry"), "{error}");
+}
+
+#[test]
+fn a_registry_that_is_not_public_must_be_allowed() {
+    let host = registry(documents(), None);
+    let filtered = |allowed: &[&str]| {
+        let allowed = allowed.iter().map(|text| origin::parse_allowed(text).expect("good")).collect();
+        let access = Access { addresses: origin::address_filter(allowed), ..Access::default() };
+        run(&request(&host, ""), &access)
+    };
+    let error = filtered(&[]).expect_err("refused");
+    assert!(error.contains("--allow-origin 127.0.0.1"), "{error}");
+    assert_eq!(filtered(&["127.0.0.0/8"]).expect("resolved").urls.len(), 5);
 }
 
 #[test]
