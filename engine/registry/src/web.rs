@@ -232,7 +232,10 @@ impl Drop for Lease<'_> {
 impl<'a> Answer<'a> {
     fn new(response: Response<Body>, lease: Lease<'a>, is_redirected: bool) -> Self {
         let (parts, body) = response.into_parts();
-        let body_length = body.content_length();
+        // ureq states no length for an empty body.
+        let is_empty = !parts.headers.contains_key(header::TRANSFER_ENCODING)
+            && parts.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+        let body_length = body.content_length().or(is_empty.then_some(0));
         let body = body.into_with_config().limit(u64::MAX).reader();
         let reader = Reader { body: Box::new(body), lease };
         Answer { status: parts.status, headers: parts.headers, is_redirected, body_length, reader }

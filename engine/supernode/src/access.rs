@@ -11,9 +11,9 @@ mod tickets;
 
 pub use cidr::{Cidr, CidrError};
 pub use credential::Credential;
-pub use grants::Grants;
+pub use grants::{GRANT_TIME, GRANT_TIME_MAX, GRANTS_MAX, Grants};
 pub use secret::{Secret, SecretError};
-pub use tickets::Tickets;
+pub use tickets::{TICKET_TIME, Tickets};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

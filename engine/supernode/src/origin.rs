@@ -149,7 +149,7 @@ impl Origins {
                     return Ok(if is_known { Probed::Unchanged } else { Probed::Found(probe) });
                 }
                 (None, Some(next)) => next,
-                (None, None) => return Err(OriginError::of_status(request, &answer)),
+                (None, None) => return Err(OriginError::of_status(request.printable_url(), &answer)),
             };
         }
     }
@@ -183,7 +183,7 @@ impl Origins {
             },
             (400 | 403 | 405 | 406 | 500 | 501, Attempt::Head) => return Ok(None),
             (400 | 405 | 406 | 501, Attempt::FirstByte) => return Ok(None),
-            _ => return Err(OriginError::of_status(request, answer)),
+            _ => return Err(OriginError::of_status(request.printable_url(), answer)),
         };
         self.check_length(request, length)?;
         Ok(Some(Probe { length, takes_ranges, validators: answer::validators(&answer.headers) }))
@@ -229,15 +229,21 @@ impl Origins {
             412 => return Err(changed()),
             // The file is shorter than it was.
             416 if range.is_some() => return Err(changed()),
-            _ => return Err(OriginError::of_status(request, &answer)),
+            _ => return Err(OriginError::of_status(request.printable_url(), &answer)),
         };
         let found = answer::validators(&answer.headers);
         if validators.is_same(&found) == Some(false) {
             return Err(changed());
         }
         self.check_length(request, length)?;
-        let end = to.unwrap_or(self.length_max.saturating_add(1));
-        Ok(Body::new(answer.reader, starts, end, length, found))
+        let most = to.unwrap_or(self.length_max.saturating_add(1)).saturating_sub(starts);
+        let (reader, body_length) = (answer.reader, answer.body_length);
+        // If the body itself ends in time, no limit is put on it: the connection can serve another request only if
+        // somebody reads the end.
+        Ok(match body_length.is_some_and(|length| length <= most) {
+            true => Body::new(reader, starts, length, found),
+            false => Body::new(reader.take(most), starts, length, found),
+        })
     }
 
     fn check_length(&self, request: &Request, length: Option<u64>) -> Result<(), OriginError> {
@@ -270,7 +276,7 @@ impl Origins {
             own.contains(name) || *name == header::ACCEPT_ENCODING || credential::is_harmless(name.as_str())
         };
         let sent = self.web.send(method, &request.url, &headers, &may_leave, cancel);
-        sent.map_err(|error| OriginError::of_web(request, error))
+        sent.map_err(|error| OriginError::of_web(request.printable_url(), error))
     }
 }
 
@@ -288,3 +294,6 @@ fn drain(answer: Answer<'_>) {
         let _ = std::io::copy(&mut reader, &mut std::io::sink());
     }
 }
+
+#[cfg(test)]
+mod tests;

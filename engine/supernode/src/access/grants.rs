@@ -2,15 +2,15 @@
 //!
 //! The origin has accepted a client's credential for a file; for some time the supernode does not ask again.
 
-use super::Credential;
+use super::credential::Credential;
 use crate::task_id::TaskId;
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 /// Longest time for which the origin is not asked again.
-pub const LONGEST: Duration = Duration::from_secs(300);
+pub const GRANT_TIME_MAX: Duration = Duration::from_secs(300);
 /// The time for a credential that does not say when it expires.
-pub const USUAL: Duration = Duration::from_secs(60);
+pub const GRANT_TIME: Duration = Duration::from_secs(60);
 /// Most grants. If there are more, the one that ends first is forgotten: its client has to show access again.
 pub const GRANTS_MAX: usize = 16 << 10;
 
@@ -22,11 +22,11 @@ pub struct Grants {
 
 impl Grants {
     /// Remembers that the origin of `task` has just accepted `credential`, until the credential expires, for at most
-    /// [`LONGEST`].
+    /// [`GRANT_TIME_MAX`].
     pub fn add(&mut self, credential: Credential, task: TaskId, now: SystemTime) {
         let until = match credential.expires() {
-            Some(expires) => expires.min(now + LONGEST),
-            None => now + USUAL,
+            Some(expires) => expires.min(now + GRANT_TIME_MAX),
+            None => now + GRANT_TIME,
         };
         if until <= now {
             return;
@@ -43,12 +43,14 @@ impl Grants {
     /// Whether the origin of `task` has accepted `credential` a short time ago.
     pub fn contain(&self, credential: Credential, task: TaskId, now: SystemTime) -> bool {
         // If the clock was set back, a grant must not last longer.
-        self.until.get(&(credential, task)).is_some_and(|until| now < *until && *until <= now + LONGEST)
+        self.until
+            .get(&(credential, task))
+            .is_some_and(|until| now < *until && *until <= now + GRANT_TIME_MAX)
     }
 
     /// Forgets the grants that have ended.
     pub fn expire(&mut self, now: SystemTime) {
-        self.until.retain(|_, until| now < *until && *until <= now + LONGEST);
+        self.until.retain(|_, until| now < *until && *until <= now + GRANT_TIME_MAX);
         if self.until.is_empty() {
             self.until.shrink_to_fit();
         }
@@ -127,7 +129,7 @@ mod tests {
         assert!(!grants.contain(a, task(0), now - Duration::from_secs(3600)), "the clock was set back");
         grants.remove(&task(0));
         assert!(!grants.contain(a, task(0), now) && grants.contain(b, task(1), now));
-        grants.expire(now + USUAL);
+        grants.expire(now + GRANT_TIME);
         assert!(grants.is_empty());
     }
 

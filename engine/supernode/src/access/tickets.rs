@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long a ticket is valid, at least. A client gets a new one with each answer.
-pub const LIFETIME: Duration = Duration::from_secs(3600);
+pub const TICKET_TIME: Duration = Duration::from_secs(3600);
 /// Name of the file with the key, in the supernode's home.
 const FILE: &str = "ticket.key";
 /// Length of the key in bytes.
@@ -41,7 +41,7 @@ impl Tickets {
     /// Makes a ticket for `client` to download `task`.
     pub fn issue(&self, task: &TaskId, client: &str, now: SystemTime) -> String {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let expiry = (now + LIFETIME).as_secs();
+        let expiry = (now + TICKET_TIME).as_secs();
         let tag = hmac::sign(&self.key, &message(task, client, expiry));
         let tag = tag.as_ref().iter().take(TAG_LEN);
         tag.fold(format!("{expiry}."), |text, byte| text + &format!("{byte:02x}"))
@@ -134,8 +134,8 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let ticket = tickets.issue(&task(0), "10.0.0.1", now);
         assert!(tickets.check(&ticket, &task(0), "10.0.0.1", now));
-        assert!(tickets.check(&ticket, &task(0), "10.0.0.1", now + LIFETIME - Duration::from_secs(1)));
-        assert!(!tickets.check(&ticket, &task(0), "10.0.0.1", now + LIFETIME));
+        assert!(tickets.check(&ticket, &task(0), "10.0.0.1", now + TICKET_TIME - Duration::from_secs(1)));
+        assert!(!tickets.check(&ticket, &task(0), "10.0.0.1", now + TICKET_TIME));
         assert!(!tickets.check(&ticket, &task(1), "10.0.0.1", now));
         assert!(!tickets.check(&ticket, &task(0), "10.0.0.2", now));
         let other = tempfile::tempdir().expect("a directory");

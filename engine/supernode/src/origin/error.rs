@@ -1,6 +1,5 @@
 //! The error of a request to an origin.
 
-use super::Request;
 use http::{StatusCode, header};
 use sampan_registry::web::{Answer, WebError};
 use sampan_registry::{Failed, retry::parse_retry_after};
@@ -133,8 +132,7 @@ impl OriginError {
     }
 
     /// The error for an answer whose status is no success.
-    pub(super) fn of_status(request: &Request, answer: &Answer<'_>) -> Self {
-        let url = request.printable_url();
+    pub(super) fn of_status(url: String, answer: &Answer<'_>) -> Self {
         match answer.status {
             StatusCode::NOT_FOUND | StatusCode::GONE => OriginError::NotFound { url },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -148,8 +146,7 @@ impl OriginError {
         }
     }
 
-    pub(super) fn of_web(request: &Request, error: WebError) -> Self {
-        let url = request.printable_url();
+    pub(super) fn of_web(url: String, error: WebError) -> Self {
         match error {
             WebError::Refused(refused) => {
                 OriginError::Forbidden { host: refused.host, address: refused.address }

@@ -1,6 +1,6 @@
 //! What a client asks of an origin: a URL, and the headers that the client sends there.
 
-use super::OriginError;
+use super::error::OriginError;
 use crate::access::Credential;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

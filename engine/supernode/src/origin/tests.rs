@@ -1,0 +1,565 @@
+//! Requests to a small origin in this process.
+
+use super::*;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// A request that the origin has received.
+#[derive(Clone, Debug)]
+struct Received {
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+    /// The number of its connection.
+    connection: usize,
+}
+
+impl Received {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+type Handler = dyn Fn(&Received, &mut TcpStream) + Send + Sync;
+
+/// An origin that answers by a function, and remembers the requests.
+struct Origin {
+    address: SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+}
+
+impl Origin {
+    fn start(handler: impl Fn(&Received, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (received, handler) = (Arc::new(Mutex::new(Vec::new())), Arc::new(handler) as Arc<Handler>);
+        let origin = Origin { address, received: Arc::clone(&received) };
+        thread::spawn(move || {
+            for (connection, stream) in listener.incoming().enumerate() {
+                let (received, handler) = (Arc::clone(&received), Arc::clone(&handler));
+                thread::spawn(move || {
+                    serve(&mut stream.expect("a connection"), connection, &received, &handler)
+                });
+            }
+        });
+        origin
+    }
+
+    /// An origin that gives one answer to all requests.
+    fn fixed(answer: impl Into<String>) -> Self {
+        let answer = answer.into();
+        Origin::start(move |_, stream| drop(stream.write_all(answer.as_bytes())))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn request(&self) -> Request {
+        request(&self.url("/file?sig=secret"))
+    }
+
+    fn received(&self) -> Vec<Received> {
+        self.received.lock().expect("no panic").clone()
+    }
+
+    fn methods(&self) -> String {
+        let words = |r: Received| match r.get("range") {
+            Some(range) => format!("{} {range}", r.method),
+            None => r.method,
+        };
+        self.received().into_iter().map(words).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn serve(stream: &mut TcpStream, connection: usize, received: &Mutex<Vec<Received>>, handler: &Arc<Handler>) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+    let mut line = move || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
+        Some(line.trim_end().to_owned())
+    };
+    while let Some(first) = line() {
+        let mut words = first.split(' ').map(str::to_owned);
+        let (method, path) = (words.next().expect("a method"), words.next().expect("a path"));
+        let headers = std::iter::from_fn(&mut line).take_while(|line| !line.is_empty());
+        let headers = headers.filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+        });
+        let request = Received { method, path, headers: headers.collect(), connection };
+        received.lock().expect("no panic").push(request.clone());
+        handler(&request, stream);
+    }
+}
+
+/// A well-behaved origin with one file, whose `ETag` is `"1"`.
+fn file_server(content: &'static [u8]) -> Origin {
+    Origin::start(move |request, stream| {
+        let common = "ETag: \"1\"\r\nAccept-Ranges: bytes\r\n";
+        let is_current = request.get("if-range").is_none_or(|etag| etag == "\"1\"");
+        let range =
+            request.get("range").and_then(|range| range.strip_prefix("bytes=")).filter(|_| is_current);
+        let head_and_body = match range {
+            _ if request.get("if-none-match") == Some("\"1\"") => {
+                (format!("HTTP/1.1 304 Not Modified\r\n{common}\r\n"), &[][..])
+            }
+            Some(range) => {
+                let (first, last) = range.split_once('-').expect("a range");
+                let first: usize = first.parse().expect("a number");
+                let end = last.parse().map_or(content.len(), |last: usize| (last + 1).min(content.len()));
+                if first >= content.len() {
+                    let total = content.len();
+                    let head = format!(
+                        "HTTP/1.1 416 No\r\nContent-Range: bytes */{total}\r\nContent-Length: 0\r\n\r\n"
+                    );
+                    (head, &[][..])
+                } else {
+                    let body = &content[first..end];
+                    let range = format!("bytes {first}-{}/{}", end - 1, content.len());
+                    let head = format!(
+                        "HTTP/1.1 206 Part\r\n{common}Content-Range: {range}\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    (head, body)
+                }
+            }
+            None => {
+                (format!("HTTP/1.1 200 OK\r\n{common}Content-Length: {}\r\n\r\n", content.len()), content)
+            }
+        };
+        let (head, body) = head_and_body;
+        let body = if request.method == "HEAD" { &[][..] } else { body };
+        let _ = stream.write_all(&[head.as_bytes(), body].concat());
+    })
+}
+
+fn request(url: &str) -> Request {
+    Request::new(url, [("Authorization", "Bearer x"), ("User-Agent", "dfget/1.0.6")]).expect("a request")
+}
+
+fn origins(allowed: &[&str]) -> Origins {
+    let allowed = allowed.iter().map(|text| parse_allowed(text).expect("an origin")).collect();
+    Origins::new(OriginSettings { allowed, ..OriginSettings::default() })
+}
+
+fn probe(origin: &Origin) -> Result<Probed, OriginError> {
+    origins(&["127.0.0.0/8"]).probe(&origin.request(), None, &Cancel::default())
+}
+
+fn etag(etag: &str) -> Validators {
+    Validators { etag: Some(etag.to_owned()), last_modified: None }
+}
+
+fn found(length: Option<u64>, takes_ranges: bool, validators: Validators) -> Probed {
+    Probed::Found(Probe { length, takes_ranges, validators })
+}
+
+/// Fetches a part, and reads it: the offset, the length of the file, the bytes.
+fn fetch(
+    origin: &Origin,
+    from: u64,
+    to: Option<u64>,
+    known: &Validators,
+) -> Result<(u64, Option<u64>, String), OriginError> {
+    let cancel = Cancel::default();
+    let mut body = origins(&["127.0.0.0/8"]).fetch(&origin.request(), from, to, known, &cancel)?;
+    let mut bytes = String::new();
+    body.reader.read_to_string(&mut bytes).expect("a whole body");
+    Ok((body.starts, body.length, bytes))
+}
+
+#[test]
+fn a_head_says_all() {
+    let origin = file_server(b"0123456789");
+    assert_eq!(probe(&origin).expect("found"), found(Some(10), true, etag("\"1\"")));
+    assert_eq!(origin.methods(), "HEAD");
+    let head = &origin.received()[0];
+    assert_eq!(head.path, "/file?sig=secret");
+    assert_eq!(head.get("authorization"), Some("Bearer x"));
+    assert_eq!(head.get("user-agent"), Some("dfget/1.0.6"));
+    assert_eq!(head.get("accept-encoding"), Some("identity"));
+}
+
+#[test]
+fn a_known_version_is_unchanged() {
+    let origin = file_server(b"0123456789");
+    let probe = |known: &Validators| {
+        origins(&["127.0.0.1"]).probe(&origin.request(), Some(known), &Cancel::default()).expect("found")
+    };
+    assert_eq!(probe(&etag("\"1\"")), Probed::Unchanged);
+    assert_eq!(probe(&etag("\"2\"")), found(Some(10), true, etag("\"1\"")));
+    assert_eq!(probe(&Validators::default()), found(Some(10), true, etag("\"1\"")));
+    assert_eq!(origin.methods(), "HEAD, HEAD, HEAD");
+    // This origin ignores conditions.
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nLast-Modified: {date}\r\nAccept-Ranges: bytes\r\nContent-Length: 5\r\n\r\n"
+    );
+    let origin = Origin::fixed(answer);
+    let known = Validators { etag: None, last_modified: Some(date.to_owned()) };
+    let probed = origins(&["127.0.0.1"]).probe(&origin.request(), Some(&known), &Cancel::default());
+    assert_eq!(probed.expect("found"), Probed::Unchanged);
+    assert_eq!(origin.received()[0].get("if-modified-since"), Some(date));
+}
+
+#[test]
+fn where_a_head_is_refused_the_first_byte_is_asked_for() {
+    for status in ["403 No", "405 No", "400 No", "501 No", "500 No"] {
+        let origin = Origin::start(move |request, stream| {
+            let answer = match request.method.as_str() {
+                "HEAD" => format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\n"),
+                _ => "HTTP/1.1 206 Part\r\nETag: \"1\"\r\nContent-Range: bytes 0-0/77\r\nContent-Length: 1\r\n\r\nx"
+                    .to_owned(),
+            };
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        assert_eq!(probe(&origin).expect("found"), found(Some(77), true, etag("\"1\"")), "{status}");
+        assert_eq!(origin.methods(), "HEAD, GET bytes=0-0");
+    }
+}
+
+#[test]
+fn a_head_that_says_too_little_is_followed_by_a_get() {
+    for (head, get, expected) in [
+        // Neither a length nor ranges; the length is unknown for ever.
+        (
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+            found(None, false, Validators::default()),
+        ),
+        // A server that states the length 0 for each HEAD.
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nAccept-Ranges: bytes\r\n\r\n",
+            "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\nx",
+            found(Some(9), true, Validators::default()),
+        ),
+        // A server that does not serve ranges, and does not say so.
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345",
+            found(Some(5), false, Validators::default()),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-0/*\r\nContent-Length: 1\r\n\r\nx",
+            found(None, true, Validators::default()),
+        ),
+        // An empty file.
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 416 No\r\nContent-Range: bytes */0\r\nContent-Length: 0\r\n\r\n",
+            found(Some(0), true, Validators::default()),
+        ),
+    ] {
+        let origin = Origin::start(move |request, stream| {
+            let answer = if request.method == "HEAD" { head } else { get };
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        assert_eq!(probe(&origin).expect("found"), expected);
+        assert_eq!(origin.methods(), "HEAD, GET bytes=0-0");
+    }
+}
+
+#[test]
+fn a_server_that_dislikes_ranges_gets_a_plain_get() {
+    for refusal in ["400 No", "405 No", "416 No", "501 No", "206 Part\r\nContent-Range: bytes 7-8/9"] {
+        let origin = Origin::start(move |request, stream| {
+            let answer = match (request.method.as_str(), request.get("range")) {
+                ("HEAD", _) => "HTTP/1.1 405 No\r\n\r\n".to_owned(),
+                (_, Some(_)) => format!("HTTP/1.1 {refusal}\r\nContent-Length: 2\r\n\r\nno"),
+                _ => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            };
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        assert_eq!(probe(&origin).expect("found"), found(Some(0), false, Validators::default()), "{refusal}");
+        assert_eq!(origin.methods(), "HEAD, GET bytes=0-0, GET");
+    }
+}
+
+#[test]
+fn refusals_are_told_apart() {
+    for (answer, methods) in [
+        ("404 Not Found", "HEAD"),
+        ("410 Gone", "HEAD"),
+        ("401 No\r\nWWW-Authenticate: Bearer realm=\"x\"", "HEAD"),
+        ("403 No", "HEAD, GET bytes=0-0"),
+        ("503 Busy\r\nRetry-After: 7", "HEAD"),
+        ("429 Busy", "HEAD"),
+        ("302 Found", "HEAD"),
+        ("304 Not Modified", "HEAD"),
+        ("500 Oops", "HEAD, GET bytes=0-0"),
+    ] {
+        let origin = Origin::fixed(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n"));
+        let error = probe(&origin).expect_err(answer);
+        assert_eq!(origin.methods(), methods, "{answer}");
+        let fetched = fetch(&origin, 5, None, &Validators::default()).expect_err(answer);
+        for error in [error, fetched] {
+            let is = match &error {
+                OriginError::NotFound { .. } => answer.starts_with("404") || answer.starts_with("410"),
+                OriginError::Denied { status, .. } => answer.starts_with(&status.to_string()),
+                OriginError::Status { status, retry_after, .. } => {
+                    assert_eq!(retry_after.is_some_and(|wait| wait.as_secs() == 7), *status == 503);
+                    assert_eq!(error.is_temporary(), [429, 500, 503].contains(status));
+                    answer.starts_with(&status.to_string())
+                }
+                _ => false,
+            };
+            assert!(is, "{answer}: {error:?}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_fetched_whole_or_in_part() {
+    let (origin, none) = (file_server(b"0123456789"), Validators::default());
+    for (from, to, expected, asked) in [
+        (0, None, "0123456789", "GET"),
+        (3, None, "3456789", "GET bytes=3-"),
+        (0, Some(4), "0123", "GET bytes=0-3"),
+        (3, Some(5), "34", "GET bytes=3-4"),
+        (8, Some(99), "89", "GET bytes=8-98"),
+    ] {
+        let before = origin.received().len();
+        assert_eq!(fetch(&origin, from, to, &none).expect("fetched"), (from, Some(10), expected.to_owned()));
+        let received = &origin.received()[before..];
+        assert_eq!(received.len(), 1);
+        assert!(origin.methods().ends_with(asked), "{}", origin.methods());
+    }
+    assert!(
+        matches!(fetch(&origin, 10, None, &none), Err(OriginError::Changed { .. })),
+        "the file is shorter"
+    );
+}
+
+#[test]
+fn a_change_at_the_origin_is_noticed() {
+    let origin = file_server(b"0123456789");
+    let same = fetch(&origin, 5, None, &etag("\"1\"")).expect("fetched");
+    assert_eq!(same, (5, Some(10), "56789".to_owned()));
+    assert_eq!(origin.received()[0].get("if-range"), Some("\"1\""));
+    for (from, to) in [(0, None), (5, None), (0, Some(5))] {
+        let changed = fetch(&origin, from, to, &etag("\"2\"")).expect_err("another version");
+        assert!(matches!(changed, OriginError::Changed { .. }), "{changed:?}");
+        assert!(!changed.is_temporary());
+    }
+    let origin = Origin::fixed("HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n");
+    assert!(matches!(fetch(&origin, 1, None, &etag("\"1\"")), Err(OriginError::Changed { .. })));
+}
+
+#[test]
+fn an_origin_without_ranges_begins_at_byte_zero() {
+    let origin = Origin::fixed("HTTP/1.1 200 OK\r\nContent-Length: 10\r\nETag: \"1\"\r\n\r\n0123456789");
+    let fetched = fetch(&origin, 5, Some(7), &etag("\"1\"")).expect("fetched");
+    assert_eq!(fetched, (0, Some(10), "0123456".to_owned()), "the reader stops where it was asked to");
+    let origin = Origin::fixed("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n012\r\n0\r\n\r\n");
+    assert_eq!(fetch(&origin, 0, None, &etag("\"1\"")).expect("fetched"), (0, None, "012".to_owned()));
+}
+
+#[test]
+fn a_part_that_was_not_requested_is_refused() {
+    for range in ["bytes 4-9/10", "bytes */10", "bytes 5-4/10", "nonsense", "bytes 5-10/10"] {
+        let origin = Origin::fixed(format!(
+            "HTTP/1.1 206 Part\r\nContent-Range: {range}\r\nContent-Length: 5\r\n\r\n56789"
+        ));
+        let error = fetch(&origin, 5, None, &Validators::default()).expect_err(range);
+        assert!(matches!(error, OriginError::Answer { .. }), "{range}: {error:?}");
+    }
+    let origin =
+        Origin::fixed("HTTP/1.1 206 Part\r\nContent-Range: bytes 0-1/2\r\nContent-Length: 2\r\n\r\nab");
+    let error = fetch(&origin, 0, None, &Validators::default()).expect_err("no range was requested");
+    assert!(matches!(error, OriginError::Status { status: 206, .. }), "{error:?}");
+}
+
+#[test]
+fn a_body_that_breaks_off_is_an_error() {
+    for head in ["Content-Length: 10\r\n\r\n01234", "Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n0"]
+    {
+        let origin = Origin::start(move |_, stream| {
+            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes());
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        });
+        let (cancel, mut bytes) = (Cancel::default(), Vec::new());
+        let origins = origins(&["127.0.0.1"]);
+        let fetched = origins.fetch(&origin.request(), 0, None, &Validators::default(), &cancel);
+        let read = fetched.expect("begun").reader.read_to_end(&mut bytes);
+        assert!(read.is_err() && bytes.starts_with(b"01234"), "{read:?} {bytes:?}");
+    }
+    let origin = Origin::start(|_, stream| drop(stream.shutdown(std::net::Shutdown::Both)));
+    let error = probe(&origin).expect_err("no answer");
+    assert!(matches!(error, OriginError::Transport { .. }) && error.is_temporary(), "{error:?}");
+}
+
+#[test]
+fn a_file_that_is_too_long_is_refused() {
+    let origin = Origin::fixed("HTTP/1.1 200 OK\r\nContent-Length: 11\r\nAccept-Ranges: bytes\r\n\r\n");
+    let allowed = vec![parse_allowed("127.0.0.1").expect("an origin")];
+    let origins = Origins::new(OriginSettings { allowed, length_max: 10, ..OriginSettings::default() });
+    let cancel = Cancel::default();
+    let probed = origins.probe(&origin.request(), None, &cancel);
+    assert!(matches!(probed, Err(OriginError::TooLarge { length: 11, .. })), "{probed:?}");
+    let fetched = origins.fetch(&origin.request(), 0, None, &Validators::default(), &cancel);
+    assert!(matches!(fetched.map(|_| ()), Err(OriginError::TooLarge { length: 11, .. })));
+}
+
+#[test]
+fn addresses_that_are_not_public_are_never_connected_to() {
+    let origin = file_server(b"x");
+    let port = origin.address.port();
+    for host in
+        ["127.0.0.1", "localhost", "127.1", "2130706433", "0", "[::1]", "[::ffff:127.0.0.1]", "0x7f.1"]
+    {
+        let asked = origins(&["10.0.0.0/8", "other"]).probe(
+            &request(&format!("http://{host}:{port}/")),
+            None,
+            &Cancel::default(),
+        );
+        let error = asked.expect_err(host);
+        assert!(matches!(error, OriginError::Forbidden { .. }), "{host}: {error:?}");
+        assert!(error.to_string().contains("--allow-origin"), "{error}");
+        assert!(!error.is_temporary());
+    }
+    assert!(origin.received().is_empty());
+    let by_name = origins(&[&format!("localhost:{port}")]);
+    let asked = by_name.probe(&request(&format!("http://localhost:{port}/")), None, &Cancel::default());
+    assert!(matches!(asked, Ok(Probed::Found(_))), "{asked:?}");
+}
+
+#[test]
+fn a_redirect_does_not_lead_to_a_forbidden_address() {
+    let hidden = file_server(b"x");
+    let location = hidden.url("/meta-data");
+    let origin =
+        Origin::fixed(format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"));
+    let origins = origins(&[&origin.address.to_string()]);
+    for error in [
+        origins.probe(&origin.request(), None, &Cancel::default()).map(|_| ()),
+        origins.fetch(&origin.request(), 0, None, &Validators::default(), &Cancel::default()).map(|_| ()),
+    ] {
+        assert!(matches!(error, Err(OriginError::Forbidden { .. })), "{error:?}");
+    }
+    assert!(hidden.received().is_empty());
+}
+
+#[test]
+fn a_redirect_to_another_server_takes_no_secret_along() {
+    let other = file_server(b"0123456789");
+    let location = other.url("/blob?signature=1");
+    let origin = Origin::start(move |request, stream| {
+        // The first redirect stays at this server.
+        let location = if request.path.starts_with("/file") { "/next" } else { location.as_str() };
+        let answer = format!("HTTP/1.1 307 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let headers = [("Authorization", "Bearer x"), ("X-Token", "y"), ("Cookie", "z"), ("User-Agent", "dfget")];
+    let request = Request::new(&origin.url("/file"), headers).expect("a request");
+    let cancel = Cancel::default();
+    let origins = origins(&["127.0.0.1"]);
+    let mut body = origins.fetch(&request, 5, None, &etag("\"1\""), &cancel).expect("fetched");
+    let mut bytes = Vec::new();
+    body.reader.read_to_end(&mut bytes).expect("read");
+    assert_eq!((body.starts, bytes.as_slice()), (5, &b"56789"[..]));
+    for (received, has_secret) in
+        origin.received().iter().map(|r| (r, true)).chain([(&other.received()[0], false)])
+    {
+        for name in ["authorization", "x-token", "cookie"] {
+            assert_eq!(received.get(name).is_some(), has_secret, "{name} at {}", received.path);
+        }
+        assert_eq!(received.get("user-agent"), Some("dfget"));
+        assert_eq!((received.get("range"), received.get("if-range")), (Some("bytes=5-"), Some("\"1\"")));
+    }
+    assert_eq!((origin.received().len(), other.received().len()), (2, 1));
+}
+
+#[test]
+fn redirects_that_lead_nowhere_are_errors() {
+    for location in ["/again", "ftp://a/b", "http://", "http://u:p@127.0.0.1/", "http://[bad/"] {
+        let origin =
+            Origin::fixed(format!("HTTP/1.1 301 Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"));
+        let error = probe(&origin).expect_err(location);
+        assert!(matches!(error, OriginError::Web { .. }) && !error.is_temporary(), "{location}: {error:?}");
+        assert!(origin.received().len() <= 11);
+    }
+}
+
+#[test]
+fn connections_serve_several_requests() {
+    let origin = file_server(b"0123456789");
+    let (origins, cancel) = (origins(&["127.0.0.1"]), Cancel::default());
+    for _ in 0..5 {
+        origins.probe(&origin.request(), None, &cancel).expect("found");
+        let mut body =
+            origins.fetch(&origin.request(), 2, Some(6), &Validators::default(), &cancel).expect("fetched");
+        let mut bytes = Vec::new();
+        body.reader.read_to_end(&mut bytes).expect("read");
+        assert_eq!(bytes, b"2345");
+    }
+    assert!(origin.received().iter().all(|received| received.connection == 0));
+}
+
+/// An origin that sends `begin` and then nothing, and says when it has got a request.
+fn silent(begin: &'static str) -> (Origin, Receiver<()>) {
+    let (sender, asked) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let origin = Origin::start(move |_, stream| {
+        let _ = stream.write_all(begin.as_bytes());
+        let _ = sender.lock().expect("no panic").send(());
+    });
+    (origin, asked)
+}
+
+#[test]
+fn a_cancelled_request_ends_at_once() {
+    let (origin, asked) = silent("");
+    let (origins, cancel) = (origins(&["127.0.0.1"]), Cancel::default());
+    thread::scope(|scope| {
+        let probing = scope.spawn(|| origins.probe(&origin.request(), None, &cancel));
+        asked.recv().expect("asked");
+        cancel.cancel();
+        let ended = probing.join().expect("no panic");
+        assert!(matches!(ended, Err(OriginError::Cancelled)), "{ended:?}");
+    });
+    let ended = origins.probe(&origin.request(), None, &cancel);
+    assert!(matches!(ended, Err(OriginError::Cancelled)), "{ended:?}");
+    assert_eq!(origin.received().len(), 1);
+}
+
+#[test]
+fn a_cancelled_body_ends_and_leaves_others_alone() {
+    let (origin, asked) = silent("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234");
+    let good = file_server(b"0123456789");
+    let (origins, cancel, other) = (origins(&["127.0.0.1"]), Cancel::default(), Cancel::default());
+    let mut fetched = origins.fetch(&good.request(), 0, None, &Validators::default(), &other).expect("begun");
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let body = origins.fetch(&origin.request(), 0, None, &Validators::default(), &cancel);
+            body.expect("begun").reader.read_to_end(&mut Vec::new())
+        });
+        asked.recv().expect("asked");
+        cancel.cancel();
+        let ended = reading.join().expect("no panic");
+        assert!(ended.is_err_and(|error| error.to_string().contains("cancelled")));
+    });
+    let mut bytes = Vec::new();
+    fetched.reader.read_to_end(&mut bytes).expect("read");
+    assert_eq!(bytes, b"0123456789");
+    let probed = origins.probe(&good.request(), None, &other);
+    assert!(matches!(probed, Ok(Probed::Found(_))), "{probed:?}");
+}
+
+#[test]
+fn an_origin_that_stalls_is_given_up() {
+    let (origin, _asked) = silent("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234");
+    let allowed = vec![parse_allowed("127.0.0.1").expect("an origin")];
+    let stall = Some(Duration::from_millis(50));
+    let origins = Origins::new(OriginSettings { allowed, stall, ..OriginSettings::default() });
+    let cancel = Cancel::default();
+    let mut body = origins.fetch(&origin.request(), 0, None, &Validators::default(), &cancel).expect("begun");
+    let mut bytes = Vec::new();
+    let error = body.reader.read_to_end(&mut bytes).expect_err("nothing comes");
+    assert_eq!(bytes, b"01234", "{error}");
+}
