@@ -129,7 +129,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
         rootfs,
     });
     settle_in_background(&shared);
-    announcer.daemon("start");
+    announcer.daemon("start", "sampan-engine");
     let job_ids = JobIds::open(&shared.config.data, shared.replication.journals.newest_id() + 1);
     let mut server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), directories, job_ids)?;
     server.recover_replications(unfinished);
@@ -143,7 +143,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     sampan_os::memory::trim();
     let result = server.run();
     shared.store.make_durable();
-    announcer.daemon("stop");
+    announcer.daemon("stop", "sampan-engine");
     announcer.flush(FLUSH_TIMEOUT);
     Ok(result?)
 }

@@ -90,9 +90,27 @@ impl Announcer {
         self.send(event);
     }
 
-    /// Announces that the engine starts or stops.
-    pub fn daemon(&self, action: &str) {
-        let event = Event::new("daemon", action, "sampan-engine");
+    /// Announces an event of the task `id` of a supernode.
+    pub fn task(&self, action: &str, id: &str, facts: &[(&str, &str)]) {
+        self.fact("task", action, id, facts);
+    }
+
+    /// Announces an event of the peer `id` of a supernode.
+    pub fn peer(&self, action: &str, id: &str, facts: &[(&str, &str)]) {
+        self.fact("peer", action, id, facts);
+    }
+
+    fn fact(&self, kind: &str, action: &str, id: &str, facts: &[(&str, &str)]) {
+        let mut event = Event::new(kind, action, head(id, NAME_MAX));
+        for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+            event = event.with(*key, head(value, REASON_MAX));
+        }
+        self.send(event);
+    }
+
+    /// Announces that the daemon `program` starts or stops.
+    pub fn daemon(&self, action: &str, program: &str) {
+        let event = Event::new("daemon", action, program);
         self.send(event.with("pid", std::process::id()).with("version", env!("CARGO_PKG_VERSION")));
     }
 

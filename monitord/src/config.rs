@@ -111,7 +111,7 @@ pub(crate) enum ConfigError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
 }
 
-/// The configuration file. This process reads only its own table; the engine reads the other table.
+/// The configuration file. This process reads only its own table; other daemons read the others.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
@@ -119,6 +119,8 @@ struct ConfigFile {
     monitord: Section,
     #[serde(rename = "engine")]
     _engine: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "supernode")]
+    _supernode: Option<serde::de::IgnoredAny>,
 }
 
 /// The table `[monitord]`. Each key has the name and the format of a command line option: see [`HELP`].

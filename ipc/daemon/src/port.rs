@@ -1,0 +1,63 @@
+//! The TCP port that a daemon listens on: bound by it, or passed by systemd.
+//!
+//! Called once for each port, at the start of a daemon. The event loop owns the listener.
+
+use mio::net::TcpListener;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+/// Why a daemon cannot listen on a port.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct PortError {
+    /// The address.
+    pub address: SocketAddr,
+    /// The error of the system call. `AddrInUse`: another process listens there.
+    pub source: io::Error,
+}
+
+/// Listens on `port` of the address `ip`; `None` means all addresses of this host, by IPv6 and IPv4. Port 0 lets the kernel
+/// choose one.
+///
+/// # Errors
+/// [`PortError`]: the address is in use, or is none of this host's.
+pub fn bind(ip: Option<IpAddr>, port: u16) -> Result<TcpListener, PortError> {
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let first = ip.map_or(any, |ip| SocketAddr::new(ip, port));
+    match TcpListener::bind(first) {
+        // A kernel without IPv6.
+        Err(error) if ip.is_none() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+            TcpListener::bind(address).map_err(|source| PortError { address, source })
+        }
+        bound => bound.map_err(|source| PortError { address: first, source }),
+    }
+}
+
+/// Takes over a listening socket that systemd passed.
+///
+/// # Errors
+/// The socket cannot be made non-blocking.
+pub fn adopt(fd: OwnedFd) -> io::Result<TcpListener> {
+    let socket = std::net::TcpListener::from(fd);
+    socket.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_has_one_listener() {
+        let ip = Some(Ipv4Addr::LOCALHOST.into());
+        let first = bind(ip, 0).expect("a port");
+        let port = first.local_addr().expect("an address").port();
+        let error = bind(ip, port).expect_err("in use");
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.to_string(), format!("cannot listen on 127.0.0.1:{port}"));
+        drop(first);
+        bind(ip, port).expect("free again");
+    }
+}
