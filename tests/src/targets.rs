@@ -3,6 +3,8 @@
 //! Called by [`crate::fuzz`]. A target reports whether it accepted its input, so that seeds that have become invalid
 //! are noticed.
 
+mod http;
+
 use crate::random::Random;
 use sampan_engine::image::archive::manifest;
 use sampan_engine::image::archive::seekable::Seekable;
@@ -37,7 +39,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target { name: "frame", words: &[], repair: repair_frames, run: frame },
     Target {
@@ -90,6 +92,32 @@ pub const TARGETS: [Target; 12] = [
         words: &["docker.io/", "library/", ":", "@sha256:", "/", "localhost", "[::1]", "latest", "__", "--"],
         repair: leave,
         run: reference,
+    },
+    Target {
+        name: "http",
+        words: &[
+            "GET / HTTP/1.1\r\n",
+            "POST /a HTTP/1.1\r\n",
+            "HEAD ",
+            "HTTP/1.0",
+            "Content-Length: ",
+            "Transfer-Encoding: chunked\r\n",
+            "Expect: 100-continue\r\n",
+            "Connection: close\r\n",
+            "Connection: keep-alive\r\n",
+            "\r\n",
+            "\n",
+            "\r",
+            "0\r\n\r\n",
+            "3\r\nabc\r\n",
+            "ffffffffffffffff\r\n",
+            ";x=y",
+            "1000",
+            ":",
+            ",",
+        ],
+        repair: leave,
+        run: http::http,
     },
     Target { name: "manifest", words: JSON_WORDS, repair: leave, run: manifest },
     Target { name: "config", words: JSON_WORDS, repair: leave, run: config },

@@ -36,6 +36,7 @@ targets! {
     any_header_is_a_list_of_challenges "challenge"
     any_text_is_registries_or_an_error "registries"
     any_place_to_go_on_at_is_within_the_blob "resume"
+    any_bytes_of_a_client_are_requests_or_refused "http"
     any_bytes_are_a_tar_or_an_error "tar"
     any_bytes_are_an_archive_of_images_or_an_error "archive"
 }
