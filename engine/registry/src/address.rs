@@ -11,8 +11,8 @@ type Permits = dyn Fn(&str, SocketAddr) -> bool + Send + Sync;
 
 /// Decides whether a host may be reached at an address. The default permits every address.
 ///
-/// The address of a proxy that the environment names is not checked. A host behind a proxy is checked only if the URL
-/// has its address in place of a name, because the proxy resolves names.
+/// The address of a proxy that the environment names is not checked. A host behind a proxy is checked if this host can
+/// resolve its name; the proxy resolves it again, and its own rules decide about the rest.
 #[derive(Clone, Default)]
 pub struct AddressFilter(Option<Arc<Permits>>);
 
@@ -21,6 +21,11 @@ impl AddressFilter {
     /// and an address of that host.
     pub fn new(permits: impl Fn(&str, SocketAddr) -> bool + Send + Sync + 'static) -> Self {
         AddressFilter(Some(Arc::new(permits)))
+    }
+
+    /// Whether some addresses may not be permitted.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Keeps the addresses of `host` that are permitted.

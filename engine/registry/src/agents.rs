@@ -8,7 +8,7 @@ use crate::certs::{self, Certs};
 use crate::error::RegistryError;
 use crate::net::dial::Dialer;
 use crate::net::proxy::Proxies;
-use crate::net::tls::Tls;
+use crate::net::tls::{SharedTls, Tls};
 use crate::redirect::is_at;
 use ::http::Uri;
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ pub(crate) struct Agents {
     stall: Duration,
     proxies: Arc<Proxies>,
     addresses: AddressFilter,
+    /// The TLS configuration that agents of other hosts use, too, unless this host has certificates in certs.d.
+    shared: Option<Arc<SharedTls>>,
     plain: OnceLock<Agent>,
     /// The agent for HTTPS to the registry itself. It presents the client certificate, if there is one.
     own: OnceLock<Agent>,
@@ -65,10 +67,16 @@ impl Agents {
             stall: access.stall.unwrap_or(STALL_TIMEOUT),
             proxies: Arc::new(Proxies::from_env()),
             addresses: access.addresses.clone(),
+            shared: None,
             plain: OnceLock::new(),
             own: OnceLock::new(),
             other: OnceLock::new(),
         }
+    }
+
+    /// Uses the TLS configuration `shared` if there are no certificates in certs.d.
+    pub(crate) fn share(self, shared: Arc<SharedTls>) -> Self {
+        Agents { shared: Some(shared), ..self }
     }
 
     /// The agent for requests to `uri`.
@@ -88,6 +96,11 @@ impl Agents {
                 let Certs { roots: extra, client } =
                     Certs::load(&self.certs, &[&self.host, &self.authority])?;
                 let client = client.filter(|_| own);
+                let is_plain = extra.is_empty() && client.is_none() && !self.insecure;
+                let shared = self.shared.as_ref().filter(|_| is_plain).and_then(|shared| shared.get());
+                if shared.is_some() {
+                    return Ok(slot.get_or_init(|| self.agent(Some((Vec::new().into(), None)), shared)));
+                }
                 let roots =
                     if self.insecure { Vec::new() } else { [certs::of_host(), extra.clone()].concat() };
                 if roots.is_empty() && !self.insecure {

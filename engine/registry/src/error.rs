@@ -141,7 +141,9 @@ impl fmt::Display for Failed {
             },
             ureq::Error::Timeout(ureq::Timeout::Connect) => f.write_str("no connection in time"),
             ureq::Error::Timeout(ureq::Timeout::Resolve) => f.write_str("its name was not resolved in time"),
-            ureq::Error::Timeout(ureq::Timeout::RecvResponse) => f.write_str("no answer in time"),
+            ureq::Error::Timeout(ureq::Timeout::RecvResponse | ureq::Timeout::Global) => {
+                f.write_str("no answer in time")
+            }
             ureq::Error::Timeout(ureq::Timeout::PerRead) => f.write_str("no byte came in time"),
             ureq::Error::Timeout(ureq::Timeout::PerWrite) => f.write_str("no byte could be sent in time"),
             ureq::Error::Other(error) => error.fmt(f),

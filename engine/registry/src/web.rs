@@ -8,6 +8,7 @@ use crate::access::Access;
 use crate::address::AddressRefused;
 use crate::agents::Agents;
 use crate::error::{Failed, RegistryError, crop};
+use crate::net::tls::SharedTls;
 use crate::redirect::join;
 use crate::transport::{REDIRECTS_MAX, printable_url as without_query};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -26,6 +27,7 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 /// The client for HTTP servers. Its calls block.
 pub struct Web {
     access: Access,
+    tls: Arc<SharedTls>,
     /// The agents that no request uses, the oldest first. A request has an agent for itself, because a request is
     /// cancelled by a shutdown of its agent.
     idle: Arc<Mutex<Vec<Idle>>>,
@@ -112,11 +114,11 @@ impl Web {
     /// Uses the certificates, the insecure hosts, the stall timeout and the address filter of `access`, and nothing else
     /// of it. Connects to nothing yet.
     pub fn new(access: Access) -> Self {
-        Web { access, idle: Arc::default() }
+        Web { access, tls: Arc::default(), idle: Arc::default() }
     }
 
     /// Sends a GET or HEAD, and follows redirects. A header reaches another scheme, host or port only if `may_leave`
-    /// returns true for it.
+    /// returns true for it. The head of the answer must come until `until`, if that is given.
     ///
     /// # Errors
     /// [`WebError`]: there is no answer. A status such as 404 is an answer.
@@ -126,14 +128,15 @@ impl Web {
         url: &str,
         headers: &HeaderMap,
         may_leave: &dyn Fn(&HeaderName) -> bool,
+        until: Option<Instant>,
         cancel: &'a Cancel,
     ) -> Result<Answer<'a>, WebError> {
         let first = parse(url)?;
         let (mut uri, mut is_redirected) = (first.clone(), false);
         for _ in 0..=REDIRECTS_MAX {
-            let is_first_server = is_same_server(&first, &uri);
+            let is_first_server = is_same_server(&first, &uri) || is_upgrade(&first, &uri);
             let sent = headers.iter().filter(|(name, _)| is_first_server || may_leave(name));
-            let (response, lease) = self.send_once(method, &uri, sent, cancel)?;
+            let (response, lease) = self.send_once(method, &uri, sent, until, cancel)?;
             let location = response.headers().get(header::LOCATION);
             let location = location.filter(|_| is_redirect(response.status())).map(HeaderValue::as_bytes);
             let Some(location) = location else {
@@ -160,6 +163,7 @@ impl Web {
         method: &Method,
         uri: &Uri,
         headers: impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>,
+        until: Option<Instant>,
         cancel: &'a Cancel,
     ) -> Result<(Response<Body>, Lease<'a>), WebError> {
         let mut request = Request::builder().method(method).uri(uri);
@@ -184,7 +188,14 @@ impl Web {
         if cancel.is_cancelled() {
             return Err(WebError::Cancelled);
         }
-        let response = agent.run(request).map_err(failed)?;
+        let response = match until {
+            None => agent.run(request),
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                agent.run(agent.configure_request(request).timeout_global(Some(left)).build())
+            }
+        };
+        let response = response.map_err(failed)?;
         if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             let why = "the proxy does not accept the credentials in its URL, or there are none".to_owned();
             return Err(WebError::Proxy { host: host(uri), why });
@@ -206,7 +217,8 @@ impl Web {
             let name = uri.host().unwrap_or_default();
             let is_insecure =
                 self.access.insecure_hosts.iter().any(|host| *host == authority || host == name);
-            Arc::new(Agents::new(name, &authority, None, is_insecure, &self.access, false))
+            let agents = Agents::new(name, &authority, None, is_insecure, &self.access, false);
+            Arc::new(agents.share(Arc::clone(&self.tls)))
         });
         let to_shut = Arc::clone(&agents);
         let link = cancel.link(move || to_shut.shutdown());
@@ -283,7 +295,59 @@ fn is_redirect(status: StatusCode) -> bool {
 
 /// Whether two URLs have one scheme, host and port.
 fn is_same_server(a: &Uri, b: &Uri) -> bool {
-    let port = |uri: &Uri| uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
-    let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
-    a.scheme_str() == b.scheme_str() && host(a) == host(b) && port(a) == port(b)
+    a.scheme_str() == b.scheme_str() && is_same_host(a, b) && port(a) == port(b)
+}
+
+/// Whether `to` is the HTTPS form of `from`, both at their usual ports. A secret that was sent to a host in clear text may
+/// be sent to that host by TLS, too.
+fn is_upgrade(from: &Uri, to: &Uri) -> bool {
+    let is_plain = from.scheme_str() == Some("http") && port(from) == 80;
+    is_plain && to.scheme_str() == Some("https") && port(to) == 443 && is_same_host(from, to)
+}
+
+fn is_same_host(a: &Uri, b: &Uri) -> bool {
+    a.host().zip(b.host()).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
+}
+
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_stay_at_their_server_or_go_to_its_https_form() {
+        for (from, to, is_kept) in [
+            ("http://a/x", "http://a/y", true),
+            ("http://a/x", "http://A:80/y", true),
+            ("http://a/x", "http://a:81/y", false),
+            ("http://a/x", "http://b/x", false),
+            ("http://a/x", "http://a.b/x", false),
+            ("https://a/x", "https://a:443/y", true),
+            ("http://a/x", "https://a/x", true),
+            ("http://a/x", "https://a:8443/x", false),
+            ("http://a:5000/x", "https://a/x", false),
+            ("https://a/x", "http://a/x", false),
+        ] {
+            let [from, to] = [from, to].map(|url| parse(url).expect("a URL"));
+            assert_eq!(is_same_server(&from, &to) || is_upgrade(&from, &to), is_kept, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn a_url_in_a_message_shows_no_secret() {
+        for (url, shown) in [
+            ("https://u:p@a/b?c=d#e", "https://a/b"),
+            ("https://a/b@c", "https://a/b@c"),
+            ("http://u:p@a", "http://a"),
+            ("no url?x", "no url"),
+        ] {
+            assert_eq!(printable_url(url), shown);
+        }
+        for bad in ["", "a", "/a", "ftp://a/", "http://u@a/", "http://", "http://:80/"] {
+            assert!(matches!(parse(bad), Err(WebError::Url(_))), "{bad}");
+        }
+    }
 }

@@ -24,10 +24,12 @@ use sampan_registry::Access;
 use sampan_registry::web::{Answer, Web};
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest file, in bytes: 16 TiB, the longest file of ext4.
 pub const LENGTH_MAX: u64 = 16 << 40;
+/// Longest time of a probe.
+pub const PROBE_TIME: Duration = Duration::from_secs(15);
 /// Longest body of an answer that is read only so that its connection can serve another request, in bytes.
 const DRAIN_MAX: u64 = 4096;
 
@@ -44,6 +46,8 @@ pub struct OriginSettings {
     pub stall: Option<Duration>,
     /// Longest file, in bytes.
     pub length_max: u64,
+    /// Longest time of a probe. It is short, because a client waits.
+    pub probe_time: Duration,
 }
 
 impl Default for OriginSettings {
@@ -54,6 +58,7 @@ impl Default for OriginSettings {
             insecure_hosts: Vec::new(),
             stall: None,
             length_max: LENGTH_MAX,
+            probe_time: PROBE_TIME,
         }
     }
 }
@@ -82,6 +87,7 @@ pub enum Probed {
 pub struct Origins {
     web: Web,
     length_max: u64,
+    probe_time: Duration,
 }
 
 /// A way to ask for a file without fetching it, in the order in which they are tried.
@@ -104,7 +110,8 @@ impl Origins {
             addresses: address_filter(settings.allowed),
             ..Access::default()
         };
-        Origins { web: Web::new(access), length_max: settings.length_max }
+        let (length_max, probe_time) = (settings.length_max, settings.probe_time);
+        Origins { web: Web::new(access), length_max, probe_time }
     }
 
     /// Asks the origin whether the file exists, and whether it is the version `known`. A success also shows that the
@@ -122,7 +129,9 @@ impl Origins {
         cancel: &Cancel,
     ) -> Result<Probed, OriginError> {
         let known = known.filter(|known| !known.is_empty());
-        let mut attempt = Attempt::Head;
+        let until = Instant::now() + self.probe_time;
+        // A HEAD has no ranges.
+        let mut attempt = if request.range().is_some() { Attempt::Get } else { Attempt::Head };
         loop {
             let mut headers = HeaderMap::new();
             if let Some(known) = known {
@@ -133,7 +142,7 @@ impl Origins {
                 headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
             }
             let method = if attempt == Attempt::Head { Method::HEAD } else { Method::GET };
-            let answer = self.send(&method, request, headers, cancel)?;
+            let answer = self.send(&method, request, headers, Some(until), cancel)?;
             if answer.status == StatusCode::NOT_MODIFIED && known.is_some() {
                 return Ok(Probed::Unchanged);
             }
@@ -172,6 +181,7 @@ impl Origins {
                 }
             }
             (200, _) => (answer.body_length, false),
+            (206, Attempt::Get) if request.range().is_some() => (answer.body_length, false),
             (206, Attempt::FirstByte) => match range {
                 Some(ContentRange { part: Some((0, 1)), total }) => (total, true),
                 _ => return Ok(None),
@@ -191,7 +201,8 @@ impl Origins {
 
     /// Begins to fetch the file from byte `from` on, up to byte `to`, which is not included; `None` means the end.
     ///
-    /// The body begins at byte 0 if the origin does not serve ranges: see [`Body::starts`].
+    /// The body begins at byte 0 if the origin does not serve ranges, or if the request itself has one: see
+    /// [`Body::starts`].
     ///
     /// # Errors
     /// [`OriginError::Changed`]: the origin has another version than `validators`, as far as it says. Other
@@ -206,6 +217,7 @@ impl Origins {
     ) -> Result<Body<'a>, OriginError> {
         let mut headers = HeaderMap::new();
         let range = match to {
+            _ if request.range().is_some() => None,
             Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1).max(from))),
             None => Some(format!("bytes={from}-")).filter(|_| from > 0),
         };
@@ -213,10 +225,11 @@ impl Origins {
             add(&mut headers, header::RANGE, range.as_deref());
             add(&mut headers, header::IF_RANGE, validators.if_range());
         }
-        let answer = self.send(&Method::GET, request, headers, cancel)?;
+        let answer = self.send(&Method::GET, request, headers, None, cancel)?;
         let changed = || OriginError::Changed { url: request.printable_url() };
         let (starts, length) = match answer.status.as_u16() {
             200 => (0, answer.body_length),
+            206 if request.range().is_some() => (0, answer.body_length),
             206 if range.is_some() => match ContentRange::of(&answer.headers) {
                 Some(ContentRange { part: Some((starts, _)), total }) if starts == from => (starts, total),
                 _ => {
@@ -259,6 +272,7 @@ impl Origins {
         method: &Method,
         request: &Request,
         mut headers: HeaderMap,
+        until: Option<Instant>,
         cancel: &'a Cancel,
     ) -> Result<Answer<'a>, OriginError> {
         let own: Vec<HeaderName> = headers.keys().cloned().collect();
@@ -268,14 +282,14 @@ impl Origins {
             let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
             let Ok(value) = HeaderValue::from_str(value) else { continue };
             // A client's header never replaces one that this module needs.
-            if !own.contains(&name) && name != header::ACCEPT_ENCODING && name != header::RANGE {
+            if !own.contains(&name) && name != header::ACCEPT_ENCODING {
                 headers.append(name, value);
             }
         }
         let may_leave = |name: &HeaderName| {
             own.contains(name) || *name == header::ACCEPT_ENCODING || credential::is_harmless(name.as_str())
         };
-        let sent = self.web.send(method, &request.url, &headers, &may_leave, cancel);
+        let sent = self.web.send(method, &request.url, &headers, &may_leave, until, cancel);
         sent.map_err(|error| OriginError::of_web(request.printable_url(), error))
     }
 }

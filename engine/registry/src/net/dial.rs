@@ -189,8 +189,10 @@ impl Connector for Dialer {
         let stream = match &proxy {
             None => connect_tcp(host, port, &self.addresses, &wait)?,
             Some(proxy) => {
-                if let Ok(address) = host.parse::<IpAddr>() {
-                    filter(&self.addresses, host, &mut vec![SocketAddr::new(address, port)])?;
+                if self.addresses.is_set() {
+                    // A name that only the proxy can resolve has no address here.
+                    let mut addresses = addresses_of(host, port, &wait).unwrap_or_default();
+                    filter(&self.addresses, host, &mut addresses)?;
                 }
                 connect_tcp(&proxy.host, proxy.port, &AddressFilter::default(), &wait)
                     .map_err(|error| proxy_error(error, proxy))?
@@ -233,12 +235,16 @@ fn proxy_error(error: Error, proxy: &Proxy) -> Error {
 }
 
 fn connect_tcp(host: &str, port: u16, permitted: &AddressFilter, wait: &Wait) -> Result<TcpStream, Error> {
-    let mut addresses = match host.parse::<IpAddr>() {
-        Ok(address) => vec![SocketAddr::new(address, port)],
-        Err(_) => resolve(host, port, wait)?,
-    };
+    let mut addresses = addresses_of(host, port, wait)?;
     filter(permitted, host, &mut addresses)?;
     race(&addresses, wait)
+}
+
+fn addresses_of(host: &str, port: u16, wait: &Wait) -> Result<Vec<SocketAddr>, Error> {
+    match host.parse::<IpAddr>() {
+        Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
+        Err(_) => resolve(host, port, wait),
+    }
 }
 
 fn filter(permitted: &AddressFilter, host: &str, addresses: &mut Vec<SocketAddr>) -> Result<(), Error> {
@@ -456,5 +462,33 @@ mod tests {
         let began = Instant::now();
         assert!(matches!(aborted.poll(&fds, None), Err(Error::Io(_))));
         assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn addresses_that_are_not_permitted_are_not_asked_for_by_a_proxy() {
+        let proxy = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", proxy.local_addr().expect("an address"));
+        let filter = AddressFilter::new(|host, address| host == "10.0.0.2" || !address.ip().is_loopback());
+        let agent = |filter: &AddressFilter| {
+            let proxies = Proxies::from(|name| (name == "HTTP_PROXY").then(|| url.clone()));
+            let config = ureq::Agent::config_builder().proxy(None).http_status_as_error(false);
+            Dialer::new(None, Arc::new(proxies), filter.clone()).agent(config.build(), None)
+        };
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = proxy.accept().expect("a connection");
+            let mut head = [0; 4096];
+            let count = stream.read(&mut head).expect("a request");
+            stream.write_all(b"HTTP/1.1 204 No\r\n\r\n").expect("answered");
+            String::from_utf8_lossy(&head[..count]).into_owned()
+        });
+        let refuse = AddressFilter::new(|_, _| false);
+        for (filter, url) in [(&refuse, "http://10.0.0.1/"), (&refuse, "http://[fd00::1]/")] {
+            match agent(filter).get(url).call() {
+                Err(Error::Other(error)) => assert!(error.is::<crate::address::AddressRefused>(), "{error}"),
+                other => panic!("{url}: {other:?}"),
+            }
+        }
+        agent(&filter).get("http://10.0.0.2/").call().expect("answered");
+        assert!(serving.join().expect("no panic").starts_with("GET http://10.0.0.2/ "));
     }
 }

@@ -51,7 +51,7 @@ impl Proxies {
         Proxies::from(|name| std::env::var(name).ok())
     }
 
-    fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
+    pub(crate) fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
         let first_set = |names: &[&'static str]| {
             names.iter().find_map(|name| {
                 let url = variable(name).filter(|url| !url.trim().is_empty())?;

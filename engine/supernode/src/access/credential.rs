@@ -11,12 +11,13 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Headers that hold no secret, in lower case.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
     "accept",
     "accept-charset",
     "accept-language",
     "cache-control",
     "pragma",
+    "range",
     "referer",
     "user-agent",
     "date",

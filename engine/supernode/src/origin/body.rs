@@ -12,8 +12,8 @@ const PACE_BYTES: u64 = 64 << 10;
 
 /// The bytes of a file, from an offset on.
 pub struct Body<'a> {
-    /// Offset in the file of the first byte that the reader returns: the requested one; or 0, because the origin does
-    /// not serve ranges, and the caller has to skip what it has already.
+    /// Offset in the file of the first byte that the reader returns: the requested one; or 0, because the origin serves
+    /// no ranges of the file, and the caller has to skip what it has already.
     pub starts: u64,
     /// The length of the whole file in bytes; `None` if the origin does not state it.
     pub length: Option<u64>,

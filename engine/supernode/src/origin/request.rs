@@ -15,7 +15,7 @@ pub const HEADERS_MAX: usize = 64;
 pub const HEADER_BYTES_MAX: usize = 32 << 10;
 
 /// Headers that concern the client's own connection, or that the supernode sets itself; in lower case.
-const DROPPED: [&str; 28] = [
+const DROPPED: [&str; 27] = [
     "accept-encoding",
     "connection",
     "content-length",
@@ -33,7 +33,6 @@ const DROPPED: [&str; 28] = [
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
-    "range",
     "te",
     "trailer",
     "trailers",
@@ -51,7 +50,8 @@ const DROPPED: [&str; 28] = [
 pub struct Request {
     /// The URL, without a user and without a fragment.
     pub url: String,
-    /// The client's headers. Headers of the connection, `Range`, `Host`, `Accept-Encoding` and conditions are left out.
+    /// The client's headers. Headers of the connection, `Host`, `Accept-Encoding` and conditions are left out. With a
+    /// `Range`, the file of the task is that part of the file at the origin.
     pub headers: Vec<(String, String)>,
 }
 
@@ -87,6 +87,15 @@ impl Request {
                 // The header names other headers that concern the connection. RFC 9110, section 7.6.1.
                 named.extend(value.split(',').map(|name| name.trim().to_ascii_lowercase()).take(HEADERS_MAX));
             }
+            if name.eq_ignore_ascii_case("range") {
+                if kept.iter().any(|(name, _)| name.eq_ignore_ascii_case("range")) {
+                    return Err(error("it is there twice"));
+                }
+                // The answer to several ranges has a form of its own, which differs from answer to answer.
+                if !value.starts_with("bytes=") || value.contains(',') {
+                    return Err(error("it is not one range of bytes"));
+                }
+            }
             if !DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped)) {
                 kept.push((name.to_owned(), value.to_owned()));
             }
@@ -101,6 +110,12 @@ impl Request {
     /// Splits a header as `dfget` sends it: `NAME:VALUE`.
     pub fn split_header(line: &str) -> Option<(&str, &str)> {
         line.split_once(':').map(|(name, value)| (name.trim(), value.trim()))
+    }
+
+    /// The `Range` header: the part of the file at the origin that is the file of the task; `None` for all of it.
+    pub fn range(&self) -> Option<&str> {
+        let range = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("range"));
+        range.map(|(_, value)| value.as_str())
     }
 
     /// The secrets that the client sends to the origin; `None` if it sends none.
@@ -193,7 +208,6 @@ mod tests {
     fn headers_of_the_connection_do_not_reach_the_origin() {
         let given = [
             ("Authorization", "Bearer x"),
-            ("Range", "bytes=0-1"),
             ("host", "a"),
             ("Accept-Encoding", "gzip"),
             ("Connection", "keep-alive, X-Hop, authorization"),
@@ -250,7 +264,15 @@ mod tests {
         ] {
             assert!(matches!(Request::new(url, []), Err(OriginError::Url { .. })), "{url}");
         }
-        for (name, value) in [("", "a"), ("a b", "c"), ("a", "b\r\nc: d"), ("a\n", "b\0"), ("\u{e9}", "a")] {
+        for (name, value) in [
+            ("Range", "bytes=0-1,5-6"),
+            ("range", "lines=1-2"),
+            ("", "a"),
+            ("a b", "c"),
+            ("a", "b\r\nc: d"),
+            ("a\n", "b\0"),
+            ("\u{e9}", "a"),
+        ] {
             assert!(
                 matches!(Request::new("http://a/", [(name, value)]), Err(OriginError::Header { .. })),
                 "{name:?}"
@@ -263,6 +285,10 @@ mod tests {
             Request::new("http://a/", [("a", large.as_str())]),
             Err(OriginError::Header { .. })
         ));
+        let twice = [("Range", "bytes=0-1"), ("range", "bytes=0-1")];
+        assert!(matches!(Request::new("http://a/", twice), Err(OriginError::Header { .. })));
+        let once = Request::new("http://a/", [("RANGE", "bytes=5-")]).expect("a request");
+        assert_eq!((once.range(), once.credential()), (Some("bytes=5-"), None));
         assert_eq!(Request::split_header("A: b:c "), Some(("A", "b:c")));
         assert_eq!(Request::split_header("A"), None);
     }

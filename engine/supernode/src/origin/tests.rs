@@ -1,8 +1,12 @@
 //! Requests to a small origin in this process.
 
 use super::*;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -361,6 +365,22 @@ fn an_origin_without_ranges_begins_at_byte_zero() {
 }
 
 #[test]
+fn the_file_of_a_request_with_a_range_is_that_part() {
+    let origin = file_server(b"0123456789");
+    let request = Request::new(&origin.url("/file"), [("Range", "bytes=4-7")]).expect("a request");
+    let (origins, cancel) = (origins(&["127.0.0.1"]), Cancel::default());
+    let probed = origins.probe(&request, None, &cancel).expect("found");
+    assert_eq!(probed, found(Some(4), false, etag("\"1\"")));
+    for from in [0, 2] {
+        let mut body = origins.fetch(&request, from, None, &etag("\"1\""), &cancel).expect("fetched");
+        let mut bytes = Vec::new();
+        body.reader.read_to_end(&mut bytes).expect("read");
+        assert_eq!((body.starts, body.length, bytes.as_slice()), (0, Some(4), &b"4567"[..]));
+    }
+    assert_eq!(origin.methods(), ["GET bytes=4-7"; 3].join(", "));
+}
+
+#[test]
 fn a_part_that_was_not_requested_is_refused() {
     for range in ["bytes 4-9/10", "bytes */10", "bytes 5-4/10", "nonsense", "bytes 5-10/10"] {
         let origin = Origin::fixed(format!(
@@ -549,6 +569,83 @@ fn a_cancelled_body_ends_and_leaves_others_alone() {
     assert_eq!(bytes, b"0123456789");
     let probed = origins.probe(&good.request(), None, &other);
     assert!(matches!(probed, Ok(Probed::Found(_))), "{probed:?}");
+}
+
+#[test]
+fn a_probe_has_a_time_limit() {
+    let (origin, _asked) = silent("HTTP/1.1 200 OK\r\n");
+    let allowed = vec![parse_allowed("127.0.0.1").expect("an origin")];
+    let probe_time = Duration::from_millis(50);
+    let origins = Origins::new(OriginSettings { allowed, probe_time, ..OriginSettings::default() });
+    let error = origins.probe(&origin.request(), None, &Cancel::default()).expect_err("no answer");
+    assert!(matches!(error, OriginError::Transport { .. }) && error.is_temporary(), "{error:?}");
+}
+
+/// An origin that speaks TLS with the certificate `name` in `dir`, and gives one answer to each connection.
+fn tls_origin(dir: &Path, name: &str, answer: String) -> SocketAddr {
+    let certificate = CertificateDer::from_pem_file(dir.join(format!("{name}.pem"))).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(dir.join(format!("{name}.key"))).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("they fit");
+    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let session = rustls::ServerConnection::new(Arc::clone(&config)).expect("a session");
+            let mut stream = rustls::StreamOwned::new(session, stream.expect("a connection"));
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                match stream.read(&mut byte) {
+                    Ok(1) => request.push(byte[0]),
+                    _ => break,
+                }
+            }
+            let _ = stream.write_all(answer.as_bytes());
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    address
+}
+
+#[test]
+fn certificates_are_verified_unless_the_operator_says_otherwise() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let plain = file_server(b"x");
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=origin \
+               -addext subjectAltName=IP:127.0.0.1 -keyout origin.key -out origin.pem";
+    let mut openssl = Command::new("openssl");
+    let output = openssl.current_dir(dir.path()).args(new.split_whitespace()).output().expect("openssl");
+    assert!(output.status.success(), "{output:?}");
+    let file = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nAccept-Ranges: bytes\r\n\r\n".to_owned();
+    let good = tls_origin(dir.path(), "origin", file);
+    let location = plain.url("/");
+    let redirect = format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+    let downgrade = tls_origin(dir.path(), "origin", redirect);
+    let probe = |address: SocketAddr, certs: Vec<PathBuf>, insecure_hosts: Vec<String>| {
+        let allowed = vec![parse_allowed("127.0.0.1").expect("an origin")];
+        let settings = OriginSettings { allowed, certs, insecure_hosts, ..OriginSettings::default() };
+        Origins::new(settings).probe(&request(&format!("https://{address}/")), None, &Cancel::default())
+    };
+    let error = probe(good, Vec::new(), Vec::new()).expect_err("nobody trusts the certificate");
+    assert!(matches!(error, OriginError::Transport { .. }) && !error.is_temporary(), "{error:?}");
+    let trusted = dir.path().join("certs.d").join(good.to_string());
+    std::fs::create_dir_all(&trusted).expect("created");
+    std::fs::copy(dir.path().join("origin.pem"), trusted.join("ca.crt")).expect("copied");
+    let probed = probe(good, vec![dir.path().join("certs.d")], Vec::new()).expect("trusted");
+    assert_eq!(probed, found(Some(5), true, Validators::default()));
+    for insecure in ["127.0.0.1".to_owned(), good.to_string()] {
+        probe(good, Vec::new(), vec![insecure]).expect("not verified");
+    }
+    let error = probe(downgrade, Vec::new(), vec!["127.0.0.1".to_owned()]).expect_err("it leaves TLS");
+    assert!(matches!(error, OriginError::Web { .. }), "{error:?}");
+    assert!(plain.received().is_empty());
 }
 
 #[test]
