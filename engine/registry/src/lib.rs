@@ -20,7 +20,7 @@
 //! | `headers`, `redirect`, `warning` | parsers for the headers of answers |
 //! | [`host_gate`] | the pauses and the rates of requests of each host, for all jobs |
 //! | `address` | which addresses may be connected to |
-//! | `agents`, `certs`, `net` | connections: certificates, TLS, proxies, name resolution |
+//! | `agents`, `certs`, `shared_tls`, `net` | connections: certificates, TLS, proxies, name resolution |
 //! | [`mirrors`] | one image's repository, at its mirrors and at its registry |
 //! | [`blob_download`] | one blob as one stream of bytes, across broken connections |
 //! | [`web`] | requests to any HTTP server, without the protocol of registries |
@@ -54,6 +54,7 @@ mod registry;
 pub mod retry;
 mod send;
 mod session;
+mod shared_tls;
 mod transport;
 mod upload;
 mod warning;

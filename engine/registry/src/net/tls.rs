@@ -4,7 +4,6 @@
 //! such a certificate if it is in certs.d, but webpki always refuses it. Therefore [`Verifier`] accepts it, and leaves
 //! every other decision to webpki. ureq's own TLS connector has no option for a verifier, so [`Tls`] replaces it.
 
-use crate::certs;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::server::ParsedCertificate;
@@ -13,11 +12,9 @@ use rustls::{
     StreamOwned,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use sampan_os::mutex::lock;
 use std::fmt;
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 use ureq::Error;
 use ureq::tls::{Certificate, ClientCert};
 use ureq::unversioned::transport::{
@@ -25,28 +22,7 @@ use ureq::unversioned::transport::{
 };
 
 /// A connector that adds TLS to a connection, for an agent whose registry has certificates in certs.d.
-pub(crate) struct Tls(Arc<ClientConfig>);
-
-/// Longest time for which the CA bundle of the host is not read again.
-const BUNDLE_TIME: Duration = Duration::from_secs(600);
-
-/// The TLS configuration for servers without certificates in certs.d, for many agents. They share the CA bundle of the
-/// host, and their sessions, so that a new connection to a known server needs a shorter handshake.
-#[derive(Default)]
-pub(crate) struct SharedTls(Mutex<Option<(Instant, Arc<ClientConfig>)>>);
-
-impl SharedTls {
-    /// A connector with the shared configuration; `None` if the host has no CA bundle.
-    pub(crate) fn get(&self) -> Option<Tls> {
-        let mut shared = lock(&self.0);
-        if let Some((_, config)) = shared.as_ref().filter(|(read, _)| read.elapsed() < BUNDLE_TIME) {
-            return Some(Tls(Arc::clone(config)));
-        }
-        let tls = Tls::new(&certs::of_host(), &[], None)?;
-        *shared = Some((Instant::now(), Arc::clone(&tls.0)));
-        Some(tls)
-    }
-}
+pub(crate) struct Tls(pub(crate) Arc<ClientConfig>);
 
 impl Tls {
     /// Trusts certificates that `roots` signed, and servers whose certificate is one of `own`.
