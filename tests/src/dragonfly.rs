@@ -24,7 +24,7 @@ mod uploader;
 mod wire;
 mod wish;
 
-pub use outcome::{Counts, End, Outcome};
+pub use outcome::{Counts, End, Outcome, assert_complete};
 pub use peer::{Download, Peer};
 pub use uploader::{Upload, unwrap};
 pub use wire::{Offer, Pull, Pulled, Registered, Wire, WireError};

@@ -3,6 +3,7 @@
 //! Listens on 127.0.0.1, with a thread for each connection. Used by the tests and the benchmark of the supernode.
 
 use crate::acceptor::Acceptor;
+use crate::random::Random;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -141,6 +142,13 @@ impl Origin {
             });
         });
         Origin { acceptor, state, is_ended }
+    }
+
+    /// Starts an origin with the file `/file` of `len` bytes, made from a fixed seed; returns its content too.
+    pub fn with_file(len: usize) -> (Self, Vec<u8>) {
+        let (origin, content) = (Origin::start(), Random::new(17).bytes(len));
+        origin.put("/file", Resource::of(content.clone()));
+        (origin, content)
     }
 
     /// The address of the origin.

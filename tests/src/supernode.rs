@@ -7,6 +7,7 @@ use crate::host::{Host, PATIENCE, binary};
 use crate::http_client::HttpClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -39,6 +40,15 @@ pub fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, *a, *b, host)
 }
 
+/// The body of a registration as dfget sends it, from a client at `ip` with an uploader at `port`.
+pub fn registration(supernode: &Supernode, ip: Ipv4Addr, port: u16, cid: &str, url: &str) -> Value {
+    json!({
+        "superNodeIp": supernode.control().ip().to_string(), "rawUrl": url, "taskUrl": url, "cid": cid,
+        "ip": ip.to_string(), "hostName": "vm", "port": port, "path": format!("/peer/file/out-{cid}"),
+        "version": "1.0.6",
+    })
+}
+
 /// A supernode that can be killed and started again.
 pub struct Supernode {
     ip: Ipv4Addr,
@@ -57,20 +67,18 @@ impl Supernode {
         supernode
     }
 
-    /// A supernode that is not yet started.
+    /// A supernode that is not yet started. Files on loopback are allowed as origins.
     pub fn new(number: u8, args: &[&str]) -> Self {
+        let fixed = ["--allow-origin", "127.0.0.0/8", "--admin", "127.0.0.0/8"];
+        Self::with_defaults(number, &[&fixed, args].concat())
+    }
+
+    /// A supernode that is not yet started, with these arguments only.
+    pub fn with_defaults(number: u8, args: &[&str]) -> Self {
         let ip = address(number);
         let host = Host::new();
         let home = host.path("home");
-        let fixed = ["--allow-origin", "127.0.0.0/8", "--admin", "127.0.0.0/8"];
-        let args = fixed.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
-        Supernode { ip, host, home, args, child: None }
-    }
-
-    /// Keeps the supernode's files at `home` instead of the usual directory; before it starts.
-    pub fn with_home(mut self, home: &Path) -> Self {
-        self.home = home.to_owned();
-        self
+        Supernode { ip, host, home, args: args.iter().map(|arg| (*arg).to_owned()).collect(), child: None }
     }
 
     /// The private directory, with its FIFO.

@@ -67,3 +67,12 @@ pub struct Outcome {
     /// From the start to the end.
     pub time: Duration,
 }
+
+/// Panics unless all downloads are complete, with this content.
+pub fn assert_complete(outcomes: &[Outcome], content: &[u8]) {
+    for outcome in outcomes {
+        assert_eq!(outcome.end, End::Complete, "{:?}", outcome.counts);
+        let file = std::fs::read(&outcome.file).expect("the downloaded file");
+        assert!(file == content, "{} bytes instead of {}, or other ones", file.len(), content.len());
+    }
+}
