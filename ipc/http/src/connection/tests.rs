@@ -329,3 +329,74 @@ fn a_request_has_a_deadline_that_its_bytes_do_not_extend() {
     server.feed(b"a").expect("open");
     assert_eq!(server.connection.deadline(&timeouts), None);
 }
+
+/// Accepts one connection, and serves it with a poll of its own until it ends. `/later` is never answered.
+fn serve_socket(listener: &std::net::TcpListener, file: &Arc<File>) -> (Vec<String>, io::Error) {
+    let (socket, peer) = listener.accept().expect("accepted");
+    socket.set_nonblocking(true).expect("set");
+    let mut connection = Connection::new(TcpStream::from_std(socket), peer, Limits::READ_ONLY);
+    let mut poll = mio::Poll::new().expect("a poll");
+    let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
+    poll.registry().register(connection.stream(), mio::Token(0), interest).expect("registered");
+    let (mut events, mut asked) = (mio::Events::with_capacity(8), Vec::new());
+    loop {
+        let step = connection.step(&mut Unlimited, &mut |request| {
+            asked.push(request.uri().path().to_owned());
+            match request.uri().path() {
+                "/later" => Reply::Later,
+                _ => Reply::Now(Answer {
+                    status: 200,
+                    headers: Vec::new(),
+                    body: Body::file(Arc::clone(file), 0, 8 << 20),
+                }),
+            }
+        });
+        match step {
+            Ok(WaitsFor::Turn) => continue,
+            Ok(_) => {}
+            Err(error) => return (asked, error),
+        }
+        poll.poll(&mut events, None).expect("events");
+        events.iter().for_each(|event| connection.mark(event));
+    }
+}
+
+#[test]
+fn a_socket_brings_requests_files_and_hang_ups() {
+    let file = Arc::new(tempfile::tempfile().expect("a file"));
+    file.set_len(8 << 20).expect("sparse");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let connect = move || std::net::TcpStream::connect(address).expect("connected");
+    // The end of a client's stream is behind its requests, and may come together with them or after them.
+    for is_at_once in [true, false] {
+        let client = std::thread::spawn(move || {
+            let (mut client, mut answers) = (connect(), Vec::new());
+            client.write_all(b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n").expect("written");
+            if is_at_once {
+                client.shutdown(std::net::Shutdown::Write).expect("shut down");
+            } else {
+                let mut first = vec![0; 8 << 20];
+                client.read_exact(&mut first).expect("read");
+                answers = first;
+                client.shutdown(std::net::Shutdown::Write).expect("shut down");
+            }
+            client.read_to_end(&mut answers).expect("read");
+            answers.len()
+        });
+        let (asked, error) = serve_socket(&listener, &file);
+        assert_eq!(
+            (asked, error.kind()),
+            (vec!["/a".to_owned(), "/b".to_owned()], io::ErrorKind::UnexpectedEof)
+        );
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 8388608\r\n\r\n".len();
+        assert_eq!(client.join().expect("answered"), 2 * (head + (8 << 20)));
+    }
+    // Requests behind one that waits are not read, but the end of the stream is noticed.
+    let mut client = connect();
+    client.write_all(b"GET /later HTTP/1.1\r\n\r\nGET /a HTTP/1.1\r\n\r\n").expect("written");
+    let server = std::thread::spawn(move || serve_socket(&listener, &file));
+    drop(client);
+    let (asked, error) = server.join().expect("it ends");
+    assert_eq!((asked, error.kind()), (vec!["/later".to_owned()], io::ErrorKind::ConnectionReset));
+}
