@@ -20,6 +20,8 @@ mod outcome;
 mod peer;
 mod piece;
 mod queue;
+#[cfg(test)]
+mod scripted;
 mod uploader;
 mod wire;
 mod wish;
