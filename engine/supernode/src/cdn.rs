@@ -1,1 +1,816 @@
-//! cdn.
+//! Fetches of files from their origins, the files on the disk, and the digests of their pieces.
+//!
+//! [`Cdn`] is owned by the event loop. Fetches and checks run on threads, whose messages the loop passes to
+//! [`Cdn::on_message`]; one thread works for a task at a time. A task is *active* while its digests are in memory. The
+//! files of other tasks stay on the disk until [`Cdn::delete`]. Knows no peer and no client.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `source` | the trait of what bytes come from |
+//! | `fetch`, `check`, `job` | the work of the threads |
+//! | `message`, `error` | what threads tell the loop |
+//! | `digests` | MD5 and SHA-256 of pieces and files |
+//! | `record`, `piece_file`, `task_dir` | the files of a task on the disk |
+//! | `content_files` | open files for the download port |
+//! | `eviction` | which files are deleted when the disk gets full |
+//! | `disk_thread` | removals that nobody waits for |
+
+mod check;
+mod content_files;
+mod digests;
+mod disk_thread;
+mod error;
+pub mod eviction;
+mod fetch;
+mod job;
+mod message;
+mod piece_file;
+mod record;
+mod source;
+mod task_dir;
+
+pub use digests::{PieceDigest, expected_sha256, hex, parse_hex};
+pub use error::CdnError;
+pub use message::{CdnEvent, CdnMessage, Finished};
+pub use record::{FileInfo, Record};
+pub use source::{Fetch, Source};
+
+use crate::origin::Request;
+use crate::task_id::TaskId;
+use content_files::ContentFiles;
+use disk_thread::Work;
+use eviction::{Candidate, Marks, Pressure, Space};
+use job::{Job, Shared};
+use message::Content;
+use nix::fcntl::Flock;
+use piece_file::Digests;
+use record::{Access, seconds};
+use sampan_job::cancel::Cancel;
+use sampan_job::rate_limit::RateLimit;
+use sampan_os::{boot_id, file_lock, thread};
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::{SystemTime, UNIX_EPOCH};
+use task_dir::TaskDir;
+
+/// Stack of a thread that fetches or checks, in bytes. TLS and its certificates need most of it.
+const STACK: usize = 512 << 10;
+/// Most tasks that wait for a thread.
+const QUEUE_MAX: usize = 10_000;
+/// Least time between two writes of a task's access times, in seconds.
+const ACCESS_INTERVAL: u64 = 60;
+
+/// How far a task's file has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CdnStatus {
+    /// No thread has begun to fetch what is missing.
+    Waiting,
+    /// A thread fetches.
+    Running,
+    /// All pieces are there.
+    Success,
+    /// The disk or this process failed, or the content is not what the client expects.
+    Failed,
+    /// The origin failed.
+    SourceError,
+}
+
+/// Who fetches from origins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pattern {
+    /// The supernode fetches each file once, and serves it.
+    #[default]
+    Local,
+    /// Clients do. The supernode stores nothing, and each piece can be had at once.
+    Source,
+}
+
+/// The settings of the manager.
+#[derive(Clone, Debug)]
+pub struct CdnSettings {
+    /// Who fetches from origins.
+    pub pattern: Pattern,
+    /// Most threads that fetch or check at a time.
+    pub fetches_max: usize,
+    /// Limit on the bytes of all fetches together, per second; 0 means no limit.
+    pub bytes_per_second: u64,
+    /// When files are deleted.
+    pub marks: Marks,
+}
+
+impl Default for CdnSettings {
+    fn default() -> Self {
+        let marks = Marks::default();
+        CdnSettings { pattern: Pattern::Local, fetches_max: 8, bytes_per_second: 0, marks }
+    }
+}
+
+/// What [`Cdn::trigger`] finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Triggered {
+    /// The file is complete: nothing is fetched, and no event follows.
+    Complete,
+    /// A fetch runs or waits since an earlier call.
+    Runs,
+    /// A fetch begins or waits for a thread. Pieces may be there already.
+    Begins,
+}
+
+/// A task on the disk.
+#[derive(Debug)]
+struct Stored {
+    access: Access,
+    /// When the access times were last written, in seconds since 1970.
+    written: u64,
+    bytes: u64,
+}
+
+/// A task in memory.
+struct Active {
+    file: FileInfo,
+    digests: Digests,
+    status: CdnStatus,
+    content_md5: Option<[u8; 16]>,
+    created: u64,
+    boot_id: Option<String>,
+    /// The latest request for the file, with a client's credentials.
+    request: Option<Request>,
+    wants_fetch: bool,
+    wants_check: bool,
+    /// The piece with which the check begins.
+    check_first: Option<u32>,
+    must_verify: bool,
+    /// The latest job. Messages of others are ignored.
+    job: u64,
+}
+
+impl Active {
+    fn record(&self, task: &TaskId) -> Record {
+        Record {
+            id: *task,
+            file: self.file.clone(),
+            is_complete: self.status == CdnStatus::Success,
+            content_md5: self.content_md5,
+            created: self.created,
+            boot_id: self.boot_id.clone(),
+        }
+    }
+
+    fn is_at_work(&self) -> bool {
+        self.wants_fetch || self.status == CdnStatus::Running
+    }
+}
+
+/// A running thread.
+struct Thread {
+    job: u64,
+    cancel: Arc<Cancel>,
+}
+
+/// All files. See the module.
+pub struct Cdn {
+    home: PathBuf,
+    settings: CdnSettings,
+    shared: Arc<Shared>,
+    stored: HashMap<TaskId, Stored>,
+    active: HashMap<TaskId, Active>,
+    /// Tasks that want a thread, in order. Each is there once, and `active` says what it wants.
+    queue: VecDeque<TaskId>,
+    threads: HashMap<TaskId, Thread>,
+    files: ContentFiles,
+    disk: Sender<Work>,
+    jobs: u64,
+    /// Number of directories that have moved to the trash.
+    trashed: u64,
+    /// Held as long as the process uses the directory.
+    _lock: Flock<File>,
+}
+
+impl Cdn {
+    /// Opens the files below `home`, and makes the directory if need be. Reads the record of each task. `send` brings
+    /// messages of threads to the event loop.
+    ///
+    /// # Errors
+    /// [`CdnError::Disk`]: the directory cannot be used, or another process uses it. [`CdnError::Thread`].
+    pub fn open(
+        home: &Path,
+        source: Arc<dyn Source>,
+        send: impl Fn(CdnMessage) + Send + Sync + 'static,
+        settings: CdnSettings,
+    ) -> Result<Self, CdnError> {
+        let shared = Shared {
+            source,
+            send: Box::new(send),
+            rate: RateLimit::new(settings.bytes_per_second),
+            origin_bytes: AtomicU64::new(0),
+            pause: Cancel::wait,
+            boot_id: boot_id::read(),
+        };
+        Cdn::open_with(home, shared, settings)
+    }
+
+    fn open_with(home: &Path, shared: Shared, settings: CdnSettings) -> Result<Self, CdnError> {
+        for dir in ["tasks", "trash"] {
+            let dir = home.join(dir);
+            task_dir::make_dir(&dir).map_err(CdnError::disk("make the directory", &dir))?;
+        }
+        let lock_path = home.join("lock");
+        let lock = File::create(&lock_path).map_err(CdnError::disk("open", &lock_path))?;
+        let lock = file_lock::take(lock).map_err(|errno| {
+            CdnError::disk("lock, which another supernode may use,", &lock_path)(errno.into())
+        })?;
+        let disk = disk_thread::start().map_err(CdnError::Thread)?;
+        let mut cdn = Cdn {
+            home: home.to_owned(),
+            settings,
+            shared: Arc::new(shared),
+            stored: HashMap::new(),
+            active: HashMap::new(),
+            queue: VecDeque::new(),
+            threads: HashMap::new(),
+            files: ContentFiles::default(),
+            disk,
+            jobs: 0,
+            trashed: 0,
+            _lock: lock,
+        };
+        cdn.empty_trash()?;
+        cdn.scan()?;
+        Ok(cdn)
+    }
+
+    /// Removes what an earlier process left in the trash.
+    fn empty_trash(&mut self) -> Result<(), CdnError> {
+        let trash = self.home.join("trash");
+        let entries = fs::read_dir(&trash).map_err(CdnError::disk("read", &trash))?;
+        for entry in entries.flatten() {
+            self.work(Work::Remove(entry.path()));
+        }
+        Ok(())
+    }
+
+    fn scan(&mut self) -> Result<(), CdnError> {
+        let (mut stored, mut orphans) = (HashMap::new(), Vec::new());
+        let on_found = |found: task_dir::Found| {
+            let task = Stored { access: found.access, written: found.access.last, bytes: found.bytes };
+            stored.insert(found.record.id, task);
+        };
+        task_dir::scan(&self.home, on_found, |path| orphans.push(path.to_owned()))
+            .map_err(CdnError::disk("read", self.home.join("tasks")))?;
+        self.stored = stored;
+        for path in orphans {
+            log::info!("removing {}, which has no usable record", path.display());
+            self.trash(&path);
+        }
+        Ok(())
+    }
+
+    /// The records of all tasks on the disk. Reads a file for each.
+    pub fn load(&self) -> Vec<Record> {
+        self.stored.keys().filter_map(|task| self.record(task)).collect()
+    }
+
+    /// The record of `task`: from memory if the task is active, otherwise from the disk.
+    pub fn record(&self, task: &TaskId) -> Option<Record> {
+        match self.active.get(task) {
+            Some(active) => Some(active.record(task)),
+            None if self.stored.contains_key(task) => Record::read(&self.dir(task).record()),
+            None => None,
+        }
+    }
+
+    /// Makes a task of the disk active without fetching anything, and returns its status; `None` if the disk has no such
+    /// task. A complete file has the status `Success` at once.
+    pub fn activate(&mut self, task: &TaskId) -> Option<CdnStatus> {
+        if let Some(active) = self.active.get(task) {
+            return Some(active.status);
+        }
+        if !self.stored.contains_key(task) {
+            return None;
+        }
+        let dir = self.dir(task);
+        let Some(record) = Record::read(&dir.record()) else {
+            self.discard(task);
+            return None;
+        };
+        let Record { file, is_complete, content_md5, created, boot_id, .. } = record;
+        let count = file.length.map(|length| file.pieces.count(length));
+        let digests = piece_file::read(&dir.pieces(), count.unwrap_or(u32::MAX)).unwrap_or_else(|error| {
+            log::warn!("cannot read {}; its pieces are fetched again: {error}", dir.pieces().display());
+            Digests::new()
+        });
+        let len = fs::metadata(dir.content()).map_or(0, |meta| meta.len());
+        let has_all = count == u32::try_from(digests.len()).ok() && digests.iter().all(Option::is_some);
+        let is_complete = is_complete && has_all && file.length == Some(len);
+        // Without a length, the content ends behind its last piece. With one, all of its space is allocated.
+        let has_content = file.length.is_none_or(|length| length == len) && len > 0;
+        let is_of_boot = boot_id.is_some() && boot_id == self.shared.boot_id;
+        let is_trusted = is_complete || has_content && is_of_boot;
+        let status = if is_complete { CdnStatus::Success } else { CdnStatus::Waiting };
+        let active = Active {
+            file,
+            digests: if is_trusted { digests } else { Digests::new() },
+            status,
+            content_md5: content_md5.filter(|_| is_complete),
+            created,
+            boot_id,
+            request: None,
+            wants_fetch: false,
+            wants_check: false,
+            check_first: None,
+            must_verify: !is_trusted,
+            job: 0,
+        };
+        self.active.insert(*task, active);
+        Some(status)
+    }
+
+    /// Makes sure that the file of `task` is complete or being fetched. `file` is what the origin says now. If the disk has
+    /// another version, it is removed first; so is a version of which that cannot be known, unless the task is active or a
+    /// digest of the content is known.
+    ///
+    /// # Errors
+    /// [`CdnError::NoRanges`]: clients cannot fetch the file (pattern `Source`). [`CdnError::Busy`]. The caller ends the
+    /// task.
+    pub fn trigger(
+        &mut self,
+        task: &TaskId,
+        file: FileInfo,
+        request: Request,
+        now: SystemTime,
+    ) -> Result<Triggered, CdnError> {
+        if self.settings.pattern == Pattern::Source {
+            return self.offer(task, file, now);
+        }
+        let was_active = self.active.contains_key(task);
+        self.activate(task);
+        self.touch(task, now);
+        if let Some(active) = self.active.get_mut(task) {
+            if active.is_at_work() {
+                return Ok(Triggered::Runs);
+            }
+            let is_complete = active.status == CdnStatus::Success;
+            if is_same(&active.file, &file).unwrap_or(was_active && is_complete || has_digest(&file)) {
+                active.request = Some(request.clone());
+                if is_complete {
+                    return Ok(Triggered::Complete);
+                }
+                // The new URL may have a newer signature.
+                active.file.url = file.url;
+                active.file.is_protected |= file.is_protected;
+                return self.want_fetch(task).map(|()| Triggered::Begins);
+            }
+            log::info!("task {task}: the file has changed at its origin");
+            self.discard(task);
+        }
+        self.add(task, file, CdnStatus::Waiting, Some(request), now);
+        match self.want_fetch(task) {
+            Ok(()) => Ok(Triggered::Begins),
+            Err(error) => {
+                self.active.remove(task);
+                Err(error)
+            }
+        }
+    }
+
+    /// Offers all pieces of a file at once: the pattern `Source`.
+    fn offer(&mut self, task: &TaskId, file: FileInfo, now: SystemTime) -> Result<Triggered, CdnError> {
+        if file.length.is_none() || !file.takes_ranges {
+            return Err(CdnError::NoRanges);
+        }
+        self.add(task, file, CdnStatus::Success, None, now);
+        Ok(Triggered::Complete)
+    }
+
+    fn add(
+        &mut self,
+        task: &TaskId,
+        file: FileInfo,
+        status: CdnStatus,
+        request: Option<Request>,
+        now: SystemTime,
+    ) {
+        let active = Active {
+            file,
+            digests: Digests::new(),
+            status,
+            content_md5: None,
+            created: seconds(now),
+            boot_id: self.shared.boot_id.clone(),
+            request,
+            wants_fetch: false,
+            wants_check: false,
+            check_first: None,
+            must_verify: false,
+            job: 0,
+        };
+        self.active.insert(*task, active);
+    }
+
+    fn want_fetch(&mut self, task: &TaskId) -> Result<(), CdnError> {
+        let count = self.queue.len();
+        if count >= QUEUE_MAX {
+            return Err(CdnError::Busy { count });
+        }
+        if let Some(active) = self.active.get_mut(task) {
+            active.status = CdnStatus::Waiting;
+            active.wants_fetch = true;
+            self.enqueue(task);
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, task: &TaskId) {
+        if !self.queue.contains(task) {
+            self.queue.push_back(*task);
+        }
+        self.start_threads();
+    }
+
+    /// Checks go before fetches: clients wait for the repair of a piece.
+    fn enqueue_check(&mut self, task: &TaskId) {
+        if !self.queue.contains(task) {
+            self.queue.push_front(*task);
+        }
+        self.start_threads();
+    }
+
+    /// Starts threads for tasks that wait, as far as the limit allows.
+    fn start_threads(&mut self) {
+        while self.threads.len() < self.settings.fetches_max.max(1) {
+            // A thread for a task that was deleted may still run. Its successor must not work in the same directory.
+            let next = self.queue.iter().position(|task| !self.threads.contains_key(task));
+            let Some(task) = next.and_then(|index| self.queue.remove(index)) else { return };
+            self.start_thread(&task);
+        }
+    }
+
+    fn start_thread(&mut self, task: &TaskId) {
+        let dir = self.dir(task);
+        let Some(active) = self.active.get_mut(task) else { return };
+        let (wants_fetch, first) = (active.wants_fetch, active.check_first);
+        if !wants_fetch && !active.wants_check {
+            return;
+        }
+        active.wants_fetch = false;
+        // A check that is wanted, too, follows the fetch.
+        active.wants_check &= wants_fetch;
+        self.jobs += 1;
+        active.job = self.jobs;
+        let record = active.record(task);
+        let cancel = Arc::new(Cancel::default());
+        let job = Job {
+            task: *task,
+            number: self.jobs,
+            file: active.file.clone(),
+            dir: dir.clone(),
+            must_verify: active.must_verify,
+            cancel: Arc::clone(&cancel),
+            shared: Arc::clone(&self.shared),
+        };
+        let name = if wants_fetch { "fetch" } else { "check" };
+        let request = active.request.clone().filter(|_| wants_fetch);
+        if wants_fetch {
+            active.status = CdnStatus::Running;
+            let access = Access { last: active.created, interval: 0 };
+            self.stored.entry(*task).or_insert(Stored { access, written: 0, bytes: 0 });
+        }
+        let made = dir.make().map_err(CdnError::disk("make the directory", dir.path()));
+        let started = made.and_then(|()| {
+            let run = move || run(&job, request.as_ref(), record, first);
+            thread::spawn(name, STACK, run).map_err(CdnError::Thread)
+        });
+        match started {
+            Ok(_) => {
+                self.threads.insert(*task, Thread { job: self.jobs, cancel });
+            }
+            // The caller hears of it as of any other failure.
+            Err(error) => {
+                let content = Content::Ended(Err(error));
+                (self.shared.send)(CdnMessage { task: *task, job: self.jobs, content });
+            }
+        }
+    }
+
+    /// Takes a message of a thread. Returns what has happened; nothing if the task was deleted meanwhile.
+    pub fn on_message(&mut self, message: CdnMessage) -> Option<CdnEvent> {
+        let CdnMessage { task, job, content } = message;
+        let is_end = matches!(content, Content::Ended(_) | Content::Checked(_));
+        if is_end && self.threads.get(&task).is_some_and(|thread| thread.job == job) {
+            self.threads.remove(&task);
+        }
+        let is_current = self.active.get(&task).is_some_and(|active| active.job == job);
+        let event = is_current.then(|| self.apply(task, content)).flatten();
+        if is_end {
+            self.start_threads();
+        }
+        event
+    }
+
+    fn apply(&mut self, task: TaskId, content: Content) -> Option<CdnEvent> {
+        let active = self.active.get_mut(&task)?;
+        Some(match content {
+            Content::Started { length } => {
+                active.file.length = length;
+                self.set_bytes(&task, length.unwrap_or(0));
+                CdnEvent::Started { task, length }
+            }
+            Content::Piece { number, digest } => {
+                let index = number as usize;
+                if index >= active.digests.len() {
+                    active.digests.resize(index + 1, None);
+                }
+                *active.digests.get_mut(index)? = Some(digest);
+                CdnEvent::Piece { task, number, digest }
+            }
+            Content::Ended(result) => {
+                self.on_end(&task, result.as_ref());
+                CdnEvent::Ended { task, result }
+            }
+            Content::Checked(Ok(bad)) => {
+                self.on_bad(&task, &bad);
+                CdnEvent::Checked { task, bad }
+            }
+            Content::Checked(Err(error)) => {
+                self.on_end(&task, Err(&error));
+                CdnEvent::Ended { task, result: Err(error) }
+            }
+        })
+    }
+
+    fn on_end(&mut self, task: &TaskId, result: Result<&Finished, &CdnError>) {
+        let Some(active) = self.active.get_mut(task) else { return };
+        match result {
+            Ok(finished) => {
+                active.status = CdnStatus::Success;
+                active.content_md5 = Some(finished.md5);
+                active.file.length = Some(finished.length);
+                active.must_verify = false;
+                active.boot_id.clone_from(&self.shared.boot_id);
+                let wants_check = active.wants_check;
+                self.set_bytes(task, finished.length);
+                if wants_check {
+                    self.enqueue_check(task);
+                }
+            }
+            Err(error) => {
+                active.status = if error.is_of_source() { CdnStatus::SourceError } else { CdnStatus::Failed };
+                active.wants_check = false;
+                let is_empty = active.digests.iter().all(Option::is_none);
+                if error.is_of_content() || is_empty {
+                    // Nothing half-done stays on a full disk, and nothing wrong on any.
+                    active.digests.clear();
+                    active.must_verify = false;
+                    self.remove_files(task);
+                }
+            }
+        }
+    }
+
+    /// A check has found bad pieces, and has noted them on the disk. They are fetched again if there is a request.
+    fn on_bad(&mut self, task: &TaskId, bad: &[u32]) {
+        let Some(active) = self.active.get_mut(task).filter(|_| !bad.is_empty()) else { return };
+        for number in bad {
+            if let Some(entry) = active.digests.get_mut(*number as usize) {
+                *entry = None;
+            }
+        }
+        active.status = CdnStatus::Waiting;
+        active.content_md5 = None;
+        log::warn!("task {task}: {} pieces are bad on the disk, and are fetched again", bad.len());
+        let can_fetch = active.request.is_some();
+        if can_fetch && let Err(error) = self.want_fetch(task) {
+            log::warn!("task {task}: cannot fetch bad pieces again before the next registration: {error}");
+        }
+    }
+
+    fn set_bytes(&mut self, task: &TaskId, bytes: u64) {
+        if let Some(stored) = self.stored.get_mut(task) {
+            stored.bytes = stored.bytes.max(bytes);
+        }
+    }
+
+    /// Notes that a client uses the file.
+    pub fn touch(&mut self, task: &TaskId, now: SystemTime) {
+        let dir = self.dir(task);
+        let Some(stored) = self.stored.get_mut(task) else { return };
+        stored.access.touch(now);
+        if seconds(now).saturating_sub(stored.written) >= ACCESS_INTERVAL {
+            stored.written = seconds(now);
+            let access = stored.access;
+            self.work(Work::Access(dir, access));
+        }
+    }
+
+    /// The status of an active task.
+    pub fn status(&self, task: &TaskId) -> Option<CdnStatus> {
+        Some(self.active.get(task)?.status)
+    }
+
+    /// What is known of the file of an active task.
+    pub fn file(&self, task: &TaskId) -> Option<&FileInfo> {
+        Some(&self.active.get(task)?.file)
+    }
+
+    /// MD5 of the content of an active task whose file is complete. The pattern `Source` has none.
+    pub fn content_md5(&self, task: &TaskId) -> Option<[u8; 16]> {
+        self.active.get(task)?.content_md5
+    }
+
+    /// The path of the content on the download port.
+    pub fn http_path(task: &TaskId) -> String {
+        format!("/download/{}/{task}", task.prefix())
+    }
+
+    /// The digests of a piece that is on the disk. The pattern `Source` has none.
+    pub fn piece(&self, task: &TaskId, number: u32) -> Option<&PieceDigest> {
+        self.active.get(task)?.digests.get(number as usize)?.as_ref()
+    }
+
+    /// Whether a piece can be offered to clients.
+    pub fn is_ready(&self, task: &TaskId, number: u32) -> bool {
+        match self.settings.pattern {
+            Pattern::Local => self.piece(task, number).is_some(),
+            Pattern::Source => self.offered(task).is_some_and(|count| number < count),
+        }
+    }
+
+    /// The pieces that can be offered to clients, in order.
+    pub fn ready_pieces(&self, task: &TaskId) -> impl Iterator<Item = u32> + '_ {
+        let digests = self.active.get(task).map(|active| &active.digests);
+        let offered = self.offered(task).unwrap_or(0);
+        let on_disk =
+            digests.into_iter().flat_map(|digests| check::present(digests).map(|(number, _)| number));
+        on_disk.chain(0..offered)
+    }
+
+    /// The number of pieces of a task of the pattern `Source`.
+    fn offered(&self, task: &TaskId) -> Option<u32> {
+        let file = &self.active.get(task).filter(|_| self.settings.pattern == Pattern::Source)?.file;
+        Some(file.pieces.count(file.length?))
+    }
+
+    /// The open content of an active task. Only the bytes of finished pieces are of use.
+    pub fn content(&mut self, task: &TaskId) -> Option<Arc<File>> {
+        if !self.active.contains_key(task) || self.settings.pattern == Pattern::Source {
+            return None;
+        }
+        let path = self.dir(task).content();
+        self.files.get(task, || {
+            let opened = File::open(&path);
+            opened.inspect_err(|error| log::debug!("cannot open {}: {error}", path.display())).ok()
+        })
+    }
+
+    /// Whether the content of an active task is on the disk, with the length that it must have.
+    pub fn check_file(&self, task: &TaskId) -> bool {
+        let Some(active) = self.active.get(task) else { return false };
+        let Ok(meta) = fs::metadata(self.dir(task).content()) else { return false };
+        active.file.length.is_none_or(|length| length == meta.len())
+    }
+
+    /// Compares pieces of an active task with their digests, on a thread, after a fetch that runs: the piece `first`, and
+    /// all others if that one is bad; without `first`, all. Bad pieces are fetched again with the latest request.
+    /// Returns whether [`CdnEvent::Checked`], or [`CdnEvent::Ended`] with an error, follows.
+    pub fn check_pieces(&mut self, task: &TaskId, first: Option<u32>) -> bool {
+        let Some(active) = self.active.get_mut(task) else { return false };
+        if self.settings.pattern == Pattern::Source {
+            return false;
+        }
+        active.check_first = first.filter(|_| !active.wants_check || active.check_first == first);
+        active.wants_check = true;
+        if !active.is_at_work() {
+            self.enqueue_check(task);
+        }
+        true
+    }
+
+    /// Forgets all pieces of a task and removes its files, because the file has changed at its origin. A running fetch
+    /// ends; no event follows. The task is unknown until the next [`Cdn::trigger`].
+    pub fn reset(&mut self, task: &TaskId) {
+        self.discard(task);
+    }
+
+    /// Ends a fetch of the task without an event, and frees its memory. Removes the files, too, if `with_file`.
+    pub fn delete(&mut self, task: &TaskId, with_file: bool) {
+        if with_file {
+            self.discard(task);
+        } else {
+            self.deactivate(task);
+        }
+    }
+
+    fn deactivate(&mut self, task: &TaskId) {
+        self.active.remove(task);
+        self.queue.retain(|queued| queued != task);
+        self.files.remove(task);
+        if let Some(thread) = self.threads.get(task) {
+            thread.cancel.cancel();
+        }
+    }
+
+    fn discard(&mut self, task: &TaskId) {
+        self.deactivate(task);
+        self.remove_files(task);
+    }
+
+    fn remove_files(&mut self, task: &TaskId) {
+        self.files.remove(task);
+        if self.stored.remove(task).is_some() {
+            let dir = self.dir(task);
+            self.trash(dir.path());
+        }
+    }
+
+    /// Moves a directory to the trash, and lets the disk thread remove it.
+    fn trash(&mut self, path: &Path) {
+        self.trashed += 1;
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let target = self.home.join("trash").join(format!("{nanos}-{}", self.trashed));
+        match fs::rename(path, &target) {
+            Ok(()) => self.work(Work::Remove(target)),
+            Err(error) => log::warn!("cannot remove {}: {error}", path.display()),
+        }
+    }
+
+    fn work(&self, work: Work) {
+        // The thread ends only after this sender is gone.
+        let _ = self.disk.send(work);
+    }
+
+    /// The tasks whose files must go, because the disk gets full. `busy` says which are in use. The caller deletes them.
+    ///
+    /// # Errors
+    /// [`CdnError::Disk`]: statvfs(3) fails.
+    pub fn gc_task_ids(
+        &self,
+        busy: &dyn Fn(&TaskId) -> bool,
+        now: SystemTime,
+    ) -> Result<Vec<TaskId>, CdnError> {
+        let space = Space::of(&self.home).map_err(CdnError::disk("get the free space of", &self.home))?;
+        let pressure = self.settings.marks.pressure(space);
+        if pressure == Pressure::None {
+            return Ok(Vec::new());
+        }
+        let idle = self.stored.iter().filter(|(task, _)| !self.threads.contains_key(task) && !busy(task));
+        let candidate = |(task, stored): (&TaskId, &Stored)| Candidate {
+            task: *task,
+            bytes: stored.bytes,
+            idle: stored.access.idle(now),
+            interval: stored.access.interval(),
+        };
+        Ok(eviction::choose(pressure, idle.map(candidate).collect()))
+    }
+
+    /// Whether the disk has any task.
+    pub fn has_files(&self) -> bool {
+        !self.stored.is_empty()
+    }
+
+    /// Whether a thread fetches or checks.
+    pub fn is_fetching(&self) -> bool {
+        !self.threads.is_empty()
+    }
+
+    /// Bytes that have come from origins since the process started.
+    pub fn origin_bytes(&self) -> u64 {
+        self.shared.origin_bytes.load(Ordering::Relaxed)
+    }
+
+    fn dir(&self, task: &TaskId) -> TaskDir {
+        TaskDir::of(&self.home, task)
+    }
+}
+
+impl Drop for Cdn {
+    fn drop(&mut self) {
+        self.threads.values().for_each(|thread| thread.cancel.cancel());
+    }
+}
+
+/// The work of a thread: a fetch if there is a request, otherwise a check.
+fn run(job: &Job, request: Option<&Request>, record: Record, first: Option<u32>) {
+    let content = match request {
+        Some(request) => Content::Ended(fetch::run(job, request, record)),
+        None => Content::Checked(check::run(job, record, first)),
+    };
+    job.send(content);
+}
+
+/// Whether two descriptions are of the same version of a file; `None` if that cannot be known.
+fn is_same(old: &FileInfo, new: &FileInfo) -> Option<bool> {
+    let is_other_length = old.length.zip(new.length).is_some_and(|(old, new)| old != new);
+    if is_other_length || old.pieces != new.pieces || old.part_from != new.part_from || old.md5 != new.md5 {
+        return Some(false);
+    }
+    old.validators.is_same(&new.validators)
+}
+
+/// Whether the content is compared with a digest when it is complete.
+fn has_digest(file: &FileInfo) -> bool {
+    file.md5.is_some() || file.part_from.is_none() && expected_sha256(&file.url).is_some()
+}

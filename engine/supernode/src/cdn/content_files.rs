@@ -1,0 +1,42 @@
+//! Open files of content, for the download port: a cache with a bound.
+
+use crate::task_id::TaskId;
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+
+/// Most open files.
+pub(super) const FILES_MAX: usize = 256;
+
+/// The open files of tasks, by task.
+#[derive(Debug, Default)]
+pub(super) struct ContentFiles {
+    files: HashMap<TaskId, (Arc<File>, u64)>,
+    /// Number of uses so far: tells which file was used last.
+    uses: u64,
+}
+
+impl ContentFiles {
+    /// The file of `task`; calls `open` if it is not open.
+    pub(super) fn get(&mut self, task: &TaskId, open: impl FnOnce() -> Option<File>) -> Option<Arc<File>> {
+        self.uses += 1;
+        if let Some((file, used)) = self.files.get_mut(task) {
+            *used = self.uses;
+            return Some(Arc::clone(file));
+        }
+        let file = Arc::new(open()?);
+        if self.files.len() >= FILES_MAX
+            && let Some(oldest) = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(task, _)| *task)
+        {
+            // A connection that sends from the file has a share of it.
+            self.files.remove(&oldest);
+        }
+        self.files.insert(*task, (Arc::clone(&file), self.uses));
+        Some(file)
+    }
+
+    /// Closes the file of `task`.
+    pub(super) fn remove(&mut self, task: &TaskId) {
+        self.files.remove(task);
+    }
+}

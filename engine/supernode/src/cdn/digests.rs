@@ -1,0 +1,140 @@
+//! Digests of pieces and of whole files, computed while bytes come.
+//!
+//! Pure. The MD5 of a piece is that of the wrapped piece, as Dragonfly's clients check it; its SHA-256 is that of the
+//! content.
+
+use crate::piece::{self, Pieces, TAIL};
+use md5::{Digest as _, Md5};
+use ring::digest::{Context, SHA256};
+use std::fmt::Write as _;
+
+/// The digests of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PieceDigest {
+    /// MD5 of the piece as clients get it: wrapped, if the file's pieces are.
+    pub md5: [u8; 16],
+    /// SHA-256 of the content.
+    pub sha256: [u8; 32],
+    /// Length of the content in bytes.
+    pub content_len: u32,
+}
+
+impl PieceDigest {
+    /// The MD5 as 32 hexadecimal digits.
+    pub fn md5_hex(&self) -> String {
+        hex(&self.md5)
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Parses `N` bytes of hexadecimal digits, in either case.
+pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
+}
+
+/// Computes the digests of one piece.
+#[derive(Clone)]
+pub(super) struct PieceHasher {
+    md5: Md5,
+    sha256: Context,
+    len: u64,
+    is_wrapped: bool,
+}
+
+impl PieceHasher {
+    /// Begins a piece with `content` bytes of content. The wrapping begins with that length, so it must be known.
+    pub(super) fn new(pieces: Pieces, content: u64) -> Self {
+        let mut md5 = Md5::new();
+        if pieces.is_wrapped {
+            md5.update(piece::head(content, pieces.size));
+        }
+        PieceHasher { md5, sha256: Context::new(&SHA256), len: 0, is_wrapped: pieces.is_wrapped }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.md5.update(bytes);
+        self.sha256.update(bytes);
+        self.len += bytes.len() as u64;
+    }
+
+    pub(super) fn finish(mut self) -> PieceDigest {
+        if self.is_wrapped {
+            self.md5.update([TAIL]);
+        }
+        PieceDigest {
+            md5: self.md5.finalize().into(),
+            sha256: sha256(self.sha256),
+            content_len: u32::try_from(self.len).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Computes the digests of a whole file, whose bytes come in order.
+#[derive(Clone)]
+pub(super) struct FileHasher {
+    md5: Md5,
+    /// Only if it is compared with something: it costs time.
+    sha256: Option<Context>,
+    /// Offset of the next byte.
+    pub(super) at: u64,
+}
+
+impl FileHasher {
+    pub(super) fn new(with_sha256: bool) -> Self {
+        FileHasher { md5: Md5::new(), sha256: with_sha256.then(|| Context::new(&SHA256)), at: 0 }
+    }
+
+    /// Takes the bytes at `offset`, if they are the next ones. Others are read from the disk later.
+    pub(super) fn update(&mut self, offset: u64, bytes: &[u8]) {
+        if offset == self.at {
+            self.md5.update(bytes);
+            if let Some(sha256) = &mut self.sha256 {
+                sha256.update(bytes);
+            }
+            self.at += bytes.len() as u64;
+        }
+    }
+
+    /// The MD5, and the SHA-256 if it was asked for.
+    pub(super) fn finish(self) -> ([u8; 16], Option<[u8; 32]>) {
+        (self.md5.finalize().into(), self.sha256.map(sha256))
+    }
+}
+
+/// The value of a finished SHA-256.
+pub(super) fn sha256(context: Context) -> [u8; 32] {
+    let mut value = [0; 32];
+    value.copy_from_slice(context.finish().as_ref());
+    value
+}
+
+/// The SHA-256 that the content at `url` must have: that of a blob of a registry, whose path ends in
+/// `/blobs/sha256:DIGEST`. OCI distribution-spec, Pulling blobs.
+pub fn expected_sha256(url: &str) -> Option<[u8; 32]> {
+    let path = url.split(['?', '#']).next()?;
+    let (rest, digest) = path.rsplit_once('/')?;
+    if !rest.ends_with("/blobs") {
+        return None;
+    }
+    let digits = digest.strip_prefix("sha256:").or_else(|| {
+        // A client may escape the colon.
+        digest.strip_prefix("sha256%3A").or_else(|| digest.strip_prefix("sha256%3a"))
+    })?;
+    parse_hex(digits)
+}

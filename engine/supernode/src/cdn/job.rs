@@ -1,0 +1,56 @@
+//! What the threads of fetches and checks have in common: their task, the way to the event loop, and shared limits.
+
+use super::error::CdnError;
+use super::message::{CdnMessage, Content};
+use super::record::FileInfo;
+use super::source::Source;
+use super::task_dir::TaskDir;
+use crate::task_id::TaskId;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::rate_limit::RateLimit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What all jobs share.
+pub(super) struct Shared {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) send: Box<dyn Fn(CdnMessage) + Send + Sync>,
+    /// Limit on the bytes of all fetches together.
+    pub(super) rate: RateLimit,
+    /// Bytes that came from origins.
+    pub(super) origin_bytes: AtomicU64,
+    /// Waits before another attempt.
+    pub(super) pause: fn(&Cancel, Duration) -> Result<(), Cancelled>,
+    /// The current boot of the host.
+    pub(super) boot_id: Option<String>,
+}
+
+/// The work of one thread for one task.
+pub(super) struct Job {
+    pub(super) task: TaskId,
+    pub(super) number: u64,
+    pub(super) file: FileInfo,
+    pub(super) dir: TaskDir,
+    /// Whether the pieces on the disk must be compared with their digests before they are offered.
+    pub(super) must_verify: bool,
+    pub(super) cancel: Arc<Cancel>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Job {
+    /// Sends a message to the event loop.
+    pub(super) fn send(&self, content: Content) {
+        (self.shared.send)(CdnMessage { task: self.task, job: self.number, content });
+    }
+
+    /// # Errors
+    /// [`CdnError::Cancelled`].
+    pub(super) fn check(&self) -> Result<(), CdnError> {
+        self.cancel.check().map_err(|Cancelled| CdnError::Cancelled)
+    }
+
+    pub(super) fn count_bytes(&self, bytes: usize) {
+        self.shared.origin_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
