@@ -4,6 +4,7 @@
 //! are noticed.
 
 mod http;
+mod origin;
 
 use crate::random::Random;
 use sampan_engine::image::archive::manifest;
@@ -39,7 +40,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target { name: "frame", words: &[], repair: repair_frames, run: frame },
     Target {
@@ -118,6 +119,30 @@ pub const TARGETS: [Target; 13] = [
         ],
         repair: leave,
         run: http::http,
+    },
+    Target {
+        name: "origin",
+        words: &[
+            "http://",
+            "https://",
+            "user:pass@",
+            "[::1]",
+            ":80",
+            "?a=b",
+            "#",
+            "%40",
+            "\nAuthorization: Bearer x",
+            "\nRange: bytes=0-1",
+            "\nConnection: ",
+            "\nX-Token: y",
+            "\n",
+            ":",
+            "@",
+            "/",
+            "\\",
+        ],
+        repair: leave,
+        run: origin::origin,
     },
     Target { name: "manifest", words: JSON_WORDS, repair: leave, run: manifest },
     Target { name: "config", words: JSON_WORDS, repair: leave, run: config },

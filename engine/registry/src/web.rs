@@ -86,8 +86,6 @@ pub struct Answer<'a> {
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// Whether another URL than the requested one has answered.
-    pub is_redirected: bool,
     /// The length of the body in bytes; `None` if the server does not state it.
     pub body_length: Option<u64>,
     /// Reads the body. A body that ends before its stated length is an error.
@@ -132,7 +130,7 @@ impl Web {
         cancel: &'a Cancel,
     ) -> Result<Answer<'a>, WebError> {
         let first = parse(url)?;
-        let (mut uri, mut is_redirected) = (first.clone(), false);
+        let mut uri = first.clone();
         for _ in 0..=REDIRECTS_MAX {
             let is_first_server = is_same_server(&first, &uri) || is_upgrade(&first, &uri);
             let sent = headers.iter().filter(|(name, _)| is_first_server || may_leave(name));
@@ -140,7 +138,7 @@ impl Web {
             let location = response.headers().get(header::LOCATION);
             let location = location.filter(|_| is_redirect(response.status())).map(HeaderValue::as_bytes);
             let Some(location) = location else {
-                return Ok(Answer::new(response, lease, is_redirected));
+                return Ok(Answer::new(response, lease));
             };
             let problem = |problem: String| WebError::Redirect { host: host(&uri), problem };
             let shown = || printable_url(&String::from_utf8_lossy(location));
@@ -150,12 +148,18 @@ impl Web {
             if uri.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
                 return Err(problem(format!("redirects from HTTPS to {:?}", shown())));
             }
-            (uri, is_redirected) = (next, true);
+            uri = next;
         }
         Err(WebError::Redirect {
             host: host(&uri),
             problem: format!("redirects more than {REDIRECTS_MAX} times"),
         })
+    }
+
+    /// Closes the idle connections that are too old. Each request does so, too; a caller that sends none for a long time
+    /// calls this.
+    pub fn close_idle(&self) {
+        lock(&self.idle).retain(|idle| idle.since.elapsed() < IDLE_TIME);
     }
 
     fn send_once<'a, 'h>(
@@ -242,7 +246,7 @@ impl Drop for Lease<'_> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(response: Response<Body>, lease: Lease<'a>, is_redirected: bool) -> Self {
+    fn new(response: Response<Body>, lease: Lease<'a>) -> Self {
         let (parts, body) = response.into_parts();
         // ureq states no length for an empty body.
         let is_empty = !parts.headers.contains_key(header::TRANSFER_ENCODING)
@@ -250,7 +254,7 @@ impl<'a> Answer<'a> {
         let body_length = body.content_length().or(is_empty.then_some(0));
         let body = body.into_with_config().limit(u64::MAX).reader();
         let reader = Reader { body: Box::new(body), lease };
-        Answer { status: parts.status, headers: parts.headers, is_redirected, body_length, reader }
+        Answer { status: parts.status, headers: parts.headers, body_length, reader }
     }
 }
 

@@ -114,8 +114,8 @@ impl Origins {
         Origins { web: Web::new(access), length_max, probe_time }
     }
 
-    /// Asks the origin whether the file exists, and whether it is the version `known`. A success also shows that the
-    /// credential in the request gives access to the file.
+    /// Asks the origin whether the file exists, and whether it is the version `known`. [`Probed::Found`] also shows that
+    /// the credential in the request gives access to the file.
     ///
     /// Sends a HEAD. If the origin refuses it or says too little, sends a GET of the first byte, or a GET whose body is
     /// not read. A presigned URL, for example, is valid for one method.
@@ -161,6 +161,11 @@ impl Origins {
                 (None, None) => return Err(OriginError::of_status(request.printable_url(), &answer)),
             };
         }
+    }
+
+    /// Closes connections that are idle for more than some seconds.
+    pub fn close_idle(&self) {
+        self.web.close_idle();
     }
 
     /// What an answer says about the file; `None` if the next attempt may say more.

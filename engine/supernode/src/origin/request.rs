@@ -123,6 +123,16 @@ impl Request {
         Credential::of(self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 
+    /// The secrets with which the client shows access to the task of `task_url`: those in the headers, and the URL if it
+    /// differs from `task_url`. The client has filtered from `task_url` what does not identify the file, such as the
+    /// signature of a presigned URL. So another client does not get the file without a valid signature of its own.
+    pub fn credential_for(&self, task_url: &str) -> Option<Credential> {
+        let is_same = parse_url(task_url).is_ok_and(|(url, _)| url == self.url);
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        // The name of no header has a colon.
+        Credential::of(headers.chain((!is_same).then_some((":url", self.url.as_str()))))
+    }
+
     /// The URL for a message: without its query, which may grant access.
     pub fn printable_url(&self) -> String {
         printable_url(&self.url)
@@ -241,6 +251,23 @@ mod tests {
         }
         let both = Request::new("http://u:p@a/", [("authorization", "Bearer x")]).expect("a request");
         assert_eq!(both.headers.len(), 1);
+    }
+
+    #[test]
+    fn what_was_filtered_from_the_url_is_a_secret() {
+        let of = |url: &str, task_url: &str, headers: &[(&str, &str)]| {
+            let request = Request::new(url, headers.iter().copied()).expect("a request");
+            request.credential_for(task_url)
+        };
+        let token = &[("Authorization", "Bearer x")][..];
+        assert_eq!(of("http://a/b?v=1", "http://a/b?v=1", &[]), None);
+        assert_eq!(of("http://a/b c", "http://a/b c", &[]), None);
+        let signed = of("http://a/b?sig=1", "http://a/b", &[]).expect("a signature");
+        assert_eq!(of("http://a/b?sig=1", "http://a/b", &[]), Some(signed));
+        assert_ne!(of("http://a/b?sig=2", "http://a/b", &[]), Some(signed));
+        assert_ne!(of("http://a/b?sig=1", "http://a/b", token), Some(signed));
+        let plain = Request::new("http://a/b", token.iter().copied()).expect("a request");
+        assert_eq!(of("http://a/b", "http://a/b", token), plain.credential());
     }
 
     #[test]
