@@ -13,6 +13,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Directories of registries' certificates, in the order of search. containers-certs.d(5); dockerd uses the second
+/// directory.
+pub const CERTS_DIRS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
+
 /// The settings for reaching registries.
 #[derive(Clone, Debug, Default)]
 pub struct Access {

@@ -60,7 +60,9 @@ mod upload;
 mod warning;
 pub mod web;
 
-pub use access::{Access, BlobBody, BlobHead, ManifestHead, Payload, RawManifest, StoredManifest};
+pub use access::{
+    Access, BlobBody, BlobHead, CERTS_DIRS, ManifestHead, Payload, RawManifest, StoredManifest,
+};
 pub use address::{AddressFilter, AddressRefused};
 pub use error::{Failed, RegistryError};
 pub use list::{REPOSITORIES_MAX, TAGS_MAX};

@@ -12,14 +12,10 @@ use sampan_registry::config::RegistriesError;
 use sampan_registry::credentials::Credentials;
 use sampan_registry::host_gate::HostGates;
 use sampan_registry::mirrors::Mirrors;
-use sampan_registry::{Access, RegistryError, retry};
+use sampan_registry::{Access, CERTS_DIRS, RegistryError, retry};
 use sampan_store::{Store, images};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-
-/// Directories of registries' certificates, in the order of search. containers-certs.d(5); dockerd uses the second
-/// directory.
-const CERTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
 /// The configured way to reach registries, read from the configuration files at each call. `insecure` applies only to
 /// the registry of this request; the client sent `credentials`.
@@ -33,7 +29,7 @@ pub fn access(
 ) -> Result<Access, RegistriesError> {
     let certs = match &config.certs_dir {
         Some(dir) => vec![dir.clone()],
-        None => CERTS.map(PathBuf::from).to_vec(),
+        None => CERTS_DIRS.map(PathBuf::from).to_vec(),
     };
     let registries = config.registries.load()?;
     Ok(Access {

@@ -3,11 +3,12 @@
 //! Owned by the event loop. A download is named by client ID and task ID. This module never schedules.
 
 use crate::task_id::TaskId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// How a download goes. docs/peers.md, "States".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DfgetStatus {
     /// Registered.
     #[default]
@@ -33,7 +34,7 @@ impl DfgetStatus {
 }
 
 /// One download.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DfgetTask {
     /// The client's ID, which the client has made.
     pub cid: String,

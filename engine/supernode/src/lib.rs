@@ -7,6 +7,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`server`] | the event loop: ports, connections, routes, long polls |
+//! | [`managers`] | all managers together: what a request does to them |
 //! | [`v1`] | the wire of Dragonfly 1: names, codes, envelopes |
 //! | [`task_id`], [`piece`], [`piece_set`] | the identity of a task, the arithmetic of its pieces, sets of pieces |
 //! | [`cdn`] | fetches from origins, files, digests of pieces |
@@ -15,6 +16,7 @@
 //! | [`task`], [`dfget_task`], [`peer`] | tasks, downloads, peers |
 //! | [`progress`], [`scheduler`] | who has and who fetches which piece; the choice of pieces and holders |
 //! | [`piece_error`], [`preheat`], [`gc`] | repair of bad pieces, downloads in advance, what is forgotten and deleted |
+//! | [`registrations`] | the journal of registrations |
 //! | [`cluster`] | which supernode owns a task |
 //! | [`metrics`] | counters for Prometheus |
 //! | [`config`] | options and the `[supernode]` table |
@@ -28,6 +30,7 @@ pub mod cluster;
 pub mod config;
 pub mod dfget_task;
 pub mod gc;
+pub mod managers;
 pub mod metrics;
 pub mod origin;
 pub mod peer;
@@ -36,6 +39,7 @@ pub mod piece_error;
 pub mod piece_set;
 pub mod preheat;
 pub mod progress;
+pub mod registrations;
 pub mod scheduler;
 pub mod server;
 pub mod task;

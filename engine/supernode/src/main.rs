@@ -1,4 +1,185 @@
-//! The program `sampan-supernode`.
+//! The program `sampan-supernode`: reads its arguments, opens its directory and its ports, runs the event loop.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use sampan_daemon::logging;
+use sampan_daemon::port::{self, PortError};
+use sampan_daemon::systemd::{self, NotifyState};
+use sampan_ipc::announce::Announcer;
+use sampan_ipc::report;
+use sampan_ipc::sender::FifoSender;
+use sampan_ipc::trust::{self, TrustError};
+use sampan_os::file_lock;
+use sampan_os::memory::{self, HeapBounds};
+use sampan_registry::credentials::Credentials;
+use sampan_registry::{Access, CERTS_DIRS};
+use sampan_supernode::access::{Admins, PeerAddresses, Secret, Tickets};
+use sampan_supernode::cdn::eviction::Marks;
+use sampan_supernode::cdn::{Cdn, CdnSettings};
+use sampan_supernode::config::{self, Config, Invocation};
+use sampan_supernode::gc::{Gc, GcSettings};
+use sampan_supernode::managers::{ManagerSettings, Managers, Parts};
+use sampan_supernode::origin::{OriginSettings, Origins, address_filter};
+use sampan_supernode::preheat::Resolver;
+use sampan_supernode::registrations::Registrations;
+use sampan_supernode::server::core::Core;
+use sampan_supernode::server::event_loop::WAKER;
+use sampan_supernode::server::message::{Message, Outbox};
+use sampan_supernode::server::{Server, tls};
+use std::error::Error;
+use std::fs::OpenOptions;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Exit status of a bad command line or configuration.
+const USAGE: u8 = 2;
+/// Exit status when another supernode has the directory or a port.
+const IN_USE: u8 = 100;
+/// Longest wait, at the end, for events to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// An address of the documentation's block: to which of this host's addresses would a packet to the internet belong?
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
+/// Another supernode uses the directory.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is in use by another sampan-supernode")]
+struct InUse(String);
+
+fn main() -> ExitCode {
+    memory::bound_heap(HeapBounds { arenas: 1, mmap_threshold: 1 << 20, trim_threshold: 8 << 20 });
+    let config = match config::from_args(std::env::args_os().skip(1)) {
+        Ok(Invocation::Run(config)) => *config,
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("error: {}", report::chain(&error));
+            eprintln!("hint: sampan-supernode --help");
+            return ExitCode::from(USAGE);
+        }
+    };
+    logging::start("sampan-supernode");
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", report::chain(error.as_ref()));
+            if let Some(error) = error.downcast_ref::<TrustError>() {
+                log::error!("hint: {}", error.hint());
+            }
+            let is_taken = |error: &PortError| error.source.kind() == std::io::ErrorKind::AddrInUse;
+            let in_use = error.is::<InUse>() || error.downcast_ref().is_some_and(is_taken);
+            ExitCode::from(if in_use { IN_USE } else { 1 })
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+    trust::make_own(&config.home, trust::PRIVATE)?;
+    let lock = config.home.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock)?;
+    let _lock = file_lock::take_within(file, file_lock::WAIT_MAX)
+        .map_err(|_| InUse(config.home.display().to_string()))?;
+    let mut passed = systemd::passed();
+    let mut listen = |name: &str, port: u16| -> Result<mio::net::TcpListener, Box<dyn Error>> {
+        match passed.iter().position(|(of, _)| of == name) {
+            Some(at) => Ok(port::adopt(passed.swap_remove(at).1)?),
+            None => Ok(port::bind(config.listen, port)?),
+        }
+    };
+    let (control, download) = (listen("control", config.port)?, listen("download", config.download_port)?);
+    let tls = config.tls.as_ref().map(tls::load).transpose()?;
+    let secret = config.secret_file.as_deref().map(Secret::open).transpose()?;
+    let poll = mio::Poll::new()?;
+    let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
+    let (sender, inbox) = mpsc::channel();
+    let outbox = Outbox::new(sender, waker);
+    let announcer = Announcer::new(FifoSender::new(&config.fifo));
+    let origins = Arc::new(origins(config));
+    let now = Instant::now();
+    let managers = managers(config, &outbox, &origins, announcer.clone(), download.local_addr()?.port())?;
+    let gc = Gc::new(GcSettings { task_idle: config.task_idle, ..GcSettings::default() }, now);
+    let mut core = Core::new(managers, gc, secret, outbox, origins);
+    core.managers.restore(Instant::now());
+    let at = [control.local_addr()?, download.local_addr()?];
+    log::info!("listening on {} and {}, files in {}", at[0], at[1], config.home.display());
+    let server = Server::new(poll, control, download, tls, core, inbox)?;
+    announcer.daemon("start", "sampan-supernode");
+    systemd::notify(&[NotifyState::Ready]);
+    memory::trim();
+    let result = server.run();
+    announcer.daemon("stop", "sampan-supernode");
+    announcer.flush(FLUSH_TIMEOUT);
+    Ok(result?)
+}
+
+fn certs_dirs() -> Vec<PathBuf> {
+    CERTS_DIRS.map(PathBuf::from).to_vec()
+}
+
+fn origins(config: &Config) -> Origins {
+    Origins::new(OriginSettings {
+        allowed: config.allowed_origins.clone(),
+        certs: certs_dirs(),
+        insecure_hosts: config.insecure_origins.clone(),
+        ..OriginSettings::default()
+    })
+}
+
+fn managers(
+    config: &Config,
+    outbox: &Outbox,
+    origins: &Arc<Origins>,
+    announcer: Announcer,
+    download_port: u16,
+) -> Result<Managers, Box<dyn Error>> {
+    let to_loop = outbox.clone();
+    let settings = CdnSettings {
+        pattern: config.pattern,
+        fetches_max: config.fetches_max,
+        bytes_per_second: config.limit_rate,
+        marks: Marks { young: config.free_young, full: config.free_full },
+    };
+    let source: Arc<dyn sampan_supernode::cdn::Source> = Arc::<Origins>::clone(origins);
+    let cdn = Cdn::open(&config.home, source, move |message| to_loop.send(Message::Cdn(message)), settings)?;
+    let to_loop = outbox.clone();
+    let access = Access {
+        insecure_hosts: config.insecure_origins.clone().into(),
+        certs: certs_dirs().into(),
+        credentials: Credentials::new(Vec::new(), None, &[]),
+        addresses: address_filter(config.allowed_origins.clone()),
+        ..Access::default()
+    };
+    let (journal, registered) = Registrations::open(&config.home);
+    Ok(Managers::new(
+        ManagerSettings {
+            advertise_ip: config.advertise_ip.unwrap_or_else(own_address),
+            download_port,
+            is_source_pattern: config.pattern == sampan_supernode::cdn::Pattern::Source,
+            revalidate_after: config.revalidate_after,
+        },
+        Parts {
+            cdn,
+            resolver: Resolver::new(access, move |resolution| to_loop.send(Message::Preheat(resolution))),
+            journal,
+            registered,
+            tickets: Tickets::open(&config.home)?,
+            admins: Admins::new(config.admins.clone()),
+            addresses: PeerAddresses::new(config.allowed_peers.clone()),
+            announcer,
+        },
+    ))
+}
+
+/// The address from which this host would send to the internet. No packet is sent.
+fn own_address() -> IpAddr {
+    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(ANYWHERE)?;
+        Ok(socket.local_addr()?.ip())
+    });
+    found.ok().filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}

@@ -123,6 +123,10 @@ pub struct Metrics {
     pub schedule_millis: Histogram,
     /// Pieces that were offered to clients.
     pub pieces_scheduled: u64,
+    /// Pieces that clients have on their disks.
+    pub pieces_stored: u64,
+    /// Pieces that clients could not fetch.
+    pub pieces_failed: u64,
     /// Pieces whose client did not report in time.
     pub leases_expired: u64,
     /// Times that a fetch was asked for.
@@ -163,6 +167,8 @@ impl Default for Metrics {
             dfget_tasks_failed: 0,
             schedule_millis: Histogram::new(SCHEDULE_MILLIS),
             pieces_scheduled: 0,
+            pieces_stored: 0,
+            pieces_failed: 0,
             leases_expired: 0,
             cdn_triggers: 0,
             cdn_triggers_failed: 0,
@@ -309,6 +315,8 @@ impl Metrics {
                 self.dfget_tasks_failed,
             ),
             ("supernode_pieces_scheduled_total", "Pieces offered to clients.", self.pieces_scheduled),
+            ("supernode_pieces_stored_total", "Pieces that clients have on their disks.", self.pieces_stored),
+            ("supernode_pieces_failed_total", "Pieces that clients could not fetch.", self.pieces_failed),
             (
                 "supernode_leases_expired_total",
                 "Pieces whose client did not report in time.",

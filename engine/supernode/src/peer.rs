@@ -3,6 +3,7 @@
 //! Owned by the event loop. A client of Dragonfly gets a new peer for each registration. This module knows no task and no
 //! piece. docs/peers.md, "The model".
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ pub const PEERS_MAX: usize = 200_000;
 pub const PAGE_MAX: usize = 1000;
 
 /// A peer to register.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerRequest {
     /// The address that others connect to.
     pub ip: IpAddr,
@@ -62,6 +63,16 @@ impl Peers {
         let peer = Peer { id: id.clone(), request, created: clock, seen: now, down: None };
         self.insert(peer);
         Some(id)
+    }
+
+    /// Brings back a peer that was registered before this process began.
+    pub fn restore(&mut self, peer: Peer) {
+        let nanos = peer.id.rsplit('-').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
+        self.last_nanos = self.last_nanos.max(nanos);
+        if self.by_id.contains_key(&peer.id) {
+            return;
+        }
+        self.insert(peer);
     }
 
     fn insert(&mut self, peer: Peer) {

@@ -95,6 +95,10 @@ pub struct Member {
     usual: Duration,
     /// Leases that ended since the last finished piece.
     expired: u32,
+    /// Whether the client may have pieces that it has not told of: it comes from another supernode, or this one has been
+    /// restarted. Of several offered pieces that it has, it tells of one only. So it is offered one at a time, until it
+    /// stores one.
+    pub is_cautious: bool,
     /// When the client was last heard of, or a piece was fetched from it.
     pub seen: Instant,
 }
@@ -116,8 +120,14 @@ impl Member {
             skips: Vec::new(),
             usual: Duration::ZERO,
             expired: 0,
+            is_cautious: false,
             seen: now,
         }
+    }
+
+    /// Most pieces that the client fetches at a time now.
+    pub fn places(&self) -> usize {
+        if self.is_cautious { 1 } else { DOWNLOADS_MAX }
     }
 
     fn lease(&self) -> Duration {
@@ -162,23 +172,16 @@ pub struct Swarm {
     /// For each load, the members with that load that upload.
     by_load: [PieceSet; UPLOADS_MAX + 1],
     supernode_load: u32,
+    total: Option<u32>,
     /// The ends of all leases.
     leases: BTreeSet<(Instant, Slot, u32)>,
 }
 
 impl Swarm {
-    /// Adds the client `cid`, or finds it again. A client that joins again has given up the pieces that it was fetching.
+    /// Adds the client `cid`. A client that joins again is a new one: it tells again which pieces it has.
     pub fn join(&mut self, cid: &str, uploads: bool, now: Instant) -> Slot {
         if let Some(slot) = self.slot(cid) {
-            let running: Vec<u32> = self.member(slot).map(pieces).unwrap_or_default();
-            for piece in running {
-                self.end(slot, piece);
-            }
-            if let Some(member) = self.member_mut(slot) {
-                (member.seen, member.expired) = (now, 0);
-            }
-            self.set_uploads(slot, uploads);
-            return slot;
+            self.leave(slot);
         }
         let slot = self.free.pop().unwrap_or(u32::try_from(self.members.len()).unwrap_or(u32::MAX));
         let mut member = Member::new(cid, uploads, now);
@@ -257,6 +260,24 @@ impl Swarm {
     pub fn copies(&self, piece: u32) -> u32 {
         let fetched = self.fetched_by.get(piece as usize).copied().unwrap_or(0);
         self.holders.get(piece as usize).map_or(0, PieceSet::len) + fetched
+    }
+
+    /// Records that the client may have pieces that it has not told of.
+    pub fn set_cautious(&mut self, slot: Slot) {
+        if let Some(member) = self.member_mut(slot) {
+            member.is_cautious = true;
+        }
+    }
+
+    /// Sets the number of the file's pieces, once it is known.
+    pub fn set_total(&mut self, total: u32) {
+        self.total = Some(total);
+    }
+
+    /// Whether `piece` is a piece of the file. While the number of pieces is unknown, only those that somebody has are.
+    pub fn is_piece(&self, piece: u32) -> bool {
+        let is_known = || self.ready.contains(piece) || self.holders(piece).is_some();
+        self.total.map_or_else(is_known, |total| piece < total)
     }
 
     /// Records that the client was heard of.
@@ -340,7 +361,11 @@ impl Swarm {
     /// Records that `slot` has `piece` on its disk, so that others can fetch it there. Returns false if that was known.
     pub fn on_stored(&mut self, slot: Slot, piece: u32, now: Instant) -> bool {
         self.on_received(slot, piece, now);
-        let Some(member) = self.member_mut(slot).filter(|member| member.uploads) else { return false };
+        let Some(member) = self.member_mut(slot) else { return false };
+        member.is_cautious = false;
+        if !member.uploads {
+            return false;
+        }
         if !member.stored.insert(piece) {
             return false;
         }
@@ -352,15 +377,20 @@ impl Swarm {
         true
     }
 
-    /// Records that `slot` could not fetch `piece`. Returns the holder that failed.
-    pub fn on_failed(&mut self, slot: Slot, piece: u32, now: Instant) -> Option<Holder> {
-        let running = self.end(slot, piece)?;
+    /// Records that `slot` could not fetch `piece` from `holder`. Ignored unless the piece runs from that holder: a client
+    /// repeats a report until it gets a piece. Returns false then.
+    pub fn on_failed(&mut self, slot: Slot, piece: u32, holder: Holder, now: Instant) -> bool {
+        let is_running = |running: &Running| running.piece == piece && running.holder == holder;
+        if !self.member(slot).is_some_and(|member| member.running.iter().any(is_running)) {
+            return false;
+        }
+        self.end(slot, piece);
         if let Some(member) = self.member_mut(slot) {
             member.seen = now;
             member.client_failures += 1;
         }
-        self.fail(slot, running.holder, now);
-        Some(running.holder)
+        self.fail(slot, holder, now);
+        true
     }
 
     fn fail(&mut self, slot: Slot, holder: Holder, now: Instant) {
@@ -642,7 +672,8 @@ pub(crate) mod tests {
         swarm.start(b, 3, Holder::Member(a), now);
         swarm.leave(a);
         assert_eq!(swarm.member(b).map(|m| m.running[0].holder), Some(Holder::Gone));
-        assert_eq!(swarm.on_failed(b, 3, now), Some(Holder::Gone));
+        assert!(!swarm.on_failed(b, 3, Holder::Supernode, now), "another holder");
+        assert!(swarm.on_failed(b, 3, Holder::Gone, now));
         assert!(swarm.member(b).is_some_and(|m| m.wanted.is_empty()));
         let c = swarm.join("c", true, now);
         assert_eq!((c, swarm.member(c).map(|m| m.load)), (a, Some(0)), "the place is used again");
@@ -658,7 +689,7 @@ pub(crate) mod tests {
         for (failures, client) in (1..).zip(clients) {
             for _ in 0..2 {
                 swarm.start(client, 0, Holder::Member(bad), now);
-                swarm.on_failed(client, 0, now);
+                swarm.on_failed(client, 0, Holder::Member(bad), now);
             }
             let member = swarm.member(bad).expect("there");
             assert_eq!(member.skipped_until.is_some(), failures >= HOLDER_FAILURES_MAX, "{failures}");
@@ -671,7 +702,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_client_that_registers_again_runs_nothing() {
+    fn a_client_that_registers_again_is_a_new_one() {
         let (mut swarm, now) = (Swarm::default(), Instant::now());
         let a = swarm.join("a", true, now);
         swarm.on_ready(0);
@@ -680,7 +711,13 @@ pub(crate) mod tests {
         swarm.on_received(a, 1, now);
         assert_eq!(swarm.join("a", false, now), a);
         let member = swarm.member(a).expect("there");
-        assert!(member.running.is_empty() && member.have.contains(1) && !member.uploads);
+        assert!(member.running.is_empty() && member.have.is_empty() && !member.uploads);
+        swarm.set_cautious(a);
+        assert_eq!(swarm.member(a).map(Member::places), Some(1));
+        swarm.on_received(a, 1, now);
+        assert_eq!(swarm.member(a).map(Member::places), Some(1), "it may have others");
+        swarm.on_stored(a, 0, now);
+        assert_eq!(swarm.member(a).map(Member::places), Some(DOWNLOADS_MAX));
         check(&swarm, "after the second registration");
     }
 }

@@ -4,9 +4,7 @@
 //! The cost does not depend on the number of pieces: at most [`SAMPLE`] pieces are looked at for each choice, and the
 //! holder with the least load is found in bit sets. docs/peers.md, "The scheduler".
 
-use crate::progress::{
-    CLIENT_FAILURES_MAX, DOWNLOADS_MAX, Holder, Member, SUPERNODE_UPLOADS_MAX, Slot, Swarm, UPLOADS_MAX,
-};
+use crate::progress::{CLIENT_FAILURES_MAX, Holder, Member, SUPERNODE_UPLOADS_MAX, Slot, Swarm, UPLOADS_MAX};
 use std::time::Instant;
 
 /// Most pieces that are looked at for each choice.
@@ -55,7 +53,7 @@ pub fn schedule(swarm: &mut Swarm, slot: Slot, now: Instant, random: &mut Random
 }
 
 fn choose(swarm: &Swarm, slot: Slot, now: Instant, random: &mut Random) -> Option<Choice> {
-    let client = swarm.member(slot).filter(|client| client.running.len() < DOWNLOADS_MAX)?;
+    let client = swarm.member(slot).filter(|client| client.running.len() < client.places())?;
     let mean = mean(client);
     let mut sample = sample(client, mean, random);
     sample.sort_unstable_by_key(|piece| (swarm.copies(*piece), piece.abs_diff(mean.unwrap_or(*piece))));
@@ -137,7 +135,7 @@ fn holder(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::{HOLDER_FAILURES_MAX, SKIP_TIME, tests::check};
+    use crate::progress::{DOWNLOADS_MAX, HOLDER_FAILURES_MAX, SKIP_TIME, tests::check};
     use std::time::Duration;
 
     fn random() -> Random {
@@ -194,7 +192,7 @@ mod tests {
         while failed <= CLIENT_FAILURES_MAX {
             for choice in schedule(&mut swarm, client, now, &mut random()) {
                 assert_ne!(choice.holder, Holder::Supernode);
-                swarm.on_failed(client, choice.piece, now);
+                swarm.on_failed(client, choice.piece, choice.holder, now);
                 failed += 1;
             }
         }
@@ -213,7 +211,7 @@ mod tests {
         for n in 0..HOLDER_FAILURES_MAX {
             let client = swarm.join(&n.to_string(), true, now);
             assert_eq!(schedule(&mut swarm, client, now, &mut random()).len(), 1);
-            swarm.on_failed(client, 0, now);
+            swarm.on_failed(client, 0, Holder::Member(bad), now);
         }
         let other = swarm.join("other", true, now);
         assert!(schedule(&mut swarm, other, now, &mut random()).is_empty());
@@ -240,7 +238,10 @@ mod tests {
                     3 if random.below(6) == 0 => drop(swarm.leave(slot)),
                     4 if random.below(6) == 0 => swarm.set_uploads(slot, false),
                     5 => drop(swarm.on_stored(slot, piece, now)),
-                    6 => drop(swarm.on_failed(slot, piece, now)),
+                    6 => {
+                        let running = swarm.member(slot).and_then(|member| member.running.first().copied());
+                        running.map(|running| swarm.on_failed(slot, running.piece, running.holder, now));
+                    }
                     7 => drop(swarm.expire(now)),
                     8 | 9 => {
                         let running = swarm.member(slot).and_then(|member| member.running.first().copied());

@@ -1,1 +1,253 @@
-//! task.
+//! Tasks: the files that clients download, each with its origin, its size and the times of its accesses.
+//!
+//! Owned by the event loop. Never asks an origin, and knows no peer. The status of a task's file is the CDN manager's.
+//! Headers are in memory only: they may contain credentials. docs/peers.md, "The model".
+
+use crate::access::Credential;
+use crate::cdn::{FileInfo, Record, hex, parse_hex};
+use crate::origin::{Request, Validators};
+use crate::piece::Pieces;
+use crate::task_id::TaskId;
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Most tasks that are remembered; a further one is refused.
+pub const TASKS_MAX: usize = 100_000;
+
+/// A file that somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedFile {
+    /// The request to the origin.
+    pub request: Request,
+    /// The URL without the parameters that do not distinguish files.
+    pub task_url: String,
+    /// The MD5 or the identifier that distinguishes files of one URL.
+    pub sign: String,
+    /// Whether `sign` is an MD5 that the content must have.
+    pub is_md5: bool,
+}
+
+impl WantedFile {
+    /// The ID of the task for this file. Of the headers, only one that is named exactly `Range` counts, as in Dragonfly.
+    pub fn id(&self) -> TaskId {
+        let range = self.request.headers.iter().find(|(name, _)| name == "Range");
+        TaskId::new(&self.task_url, &self.sign, range.map_or("", |(_, value)| value.as_str()))
+    }
+
+    /// What grants access to the file: secrets in headers, and parameters of the URL that do not distinguish files, such
+    /// as a signature. `None` if the file is asked for without any.
+    pub fn credential(&self) -> Option<Credential> {
+        let headers = self.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let url = (self.request.url != self.task_url).then_some(("url", self.request.url.as_str()));
+        Credential::of(headers.chain(url))
+    }
+}
+
+/// A task.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Its ID.
+    pub id: TaskId,
+    /// The file, with the headers of a client that has shown access.
+    pub file: WantedFile,
+    /// The length in bytes, once it is known.
+    pub length: Option<u64>,
+    /// How the file is divided.
+    pub pieces: Pieces,
+    /// Whether the origin sends parts of the file.
+    pub takes_ranges: bool,
+    /// Whether the origin gave the file for credentials only.
+    pub is_protected: bool,
+    /// What identifies the version of the file at the origin.
+    pub validators: Validators,
+    /// When the origin last confirmed that version; `None` since the start of this process.
+    pub validated: Option<Instant>,
+    /// When the task was made.
+    pub created: SystemTime,
+    /// When a client last registered or asked for pieces.
+    pub accessed: Instant,
+    /// Why the last fetch failed; empty if it did not.
+    pub failure: String,
+}
+
+impl Task {
+    /// The task of a file on the disk. Its headers are not known: a client brings them.
+    pub fn restore(record: &Record, now: Instant) -> Self {
+        let FileInfo { url, task_url, md5, identifier, pieces, length, validators, .. } = record.file.clone();
+        Task {
+            id: record.id,
+            file: WantedFile {
+                request: Request { url, headers: Vec::new() },
+                task_url,
+                is_md5: md5.is_some(),
+                sign: md5.map(|md5| hex(&md5)).or(identifier).unwrap_or_default(),
+            },
+            length,
+            pieces,
+            takes_ranges: record.file.takes_ranges,
+            is_protected: record.file.is_protected,
+            validators,
+            validated: None,
+            created: UNIX_EPOCH + Duration::from_secs(record.created),
+            accessed: now,
+            failure: String::new(),
+        }
+    }
+
+    /// What the CDN manager must know of the file.
+    pub fn file_info(&self) -> FileInfo {
+        let md5 = if self.file.is_md5 { parse_hex(&self.file.sign) } else { None };
+        FileInfo {
+            url: self.file.request.url.clone(),
+            task_url: self.file.task_url.clone(),
+            md5,
+            identifier: Some(self.file.sign.clone()).filter(|sign| md5.is_none() && !sign.is_empty()),
+            part_from: None,
+            pieces: self.pieces,
+            length: self.length,
+            validators: self.validators.clone(),
+            takes_ranges: self.takes_ranges,
+            is_protected: self.is_protected,
+        }
+    }
+
+    /// Whether the URL names the content itself by its digest, so that the content cannot change.
+    pub fn is_immutable(&self) -> bool {
+        self.file.is_md5 || blob_digest(&self.file.request.url).is_some()
+    }
+
+    /// Whether the origin must be asked whether the file has changed.
+    pub fn is_stale(&self, now: Instant, after: Duration) -> bool {
+        match self.validated {
+            Some(at) => now.saturating_duration_since(at) >= after && !self.is_immutable(),
+            // After a restart the client's headers must be known, too.
+            None => true,
+        }
+    }
+}
+
+/// The digest in the URL of a registry's blob: `…/blobs/sha256:HEX`. OCI distribution-spec, "Pulling blobs".
+pub fn blob_digest(url: &str) -> Option<&str> {
+    let path = url.split(['?', '#']).next()?;
+    let (_, digest) = path.rsplit_once("/blobs/")?;
+    let hex = digest.strip_prefix("sha256:")?;
+    (hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).then_some(digest)
+}
+
+/// Why a task is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskError {
+    /// The ID belongs to another file.
+    Conflict,
+    /// There are too many tasks.
+    TooMany,
+}
+
+/// All tasks.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    tasks: HashMap<TaskId, Task>,
+}
+
+impl Tasks {
+    /// Whether `file` can be a task: its ID belongs to no other file, and there is room.
+    ///
+    /// # Errors
+    /// [`TaskError`].
+    pub fn check(&self, file: &WantedFile) -> Result<(), TaskError> {
+        match self.tasks.get(&file.id()) {
+            Some(task) if task.file.task_url != file.task_url || task.file.sign != file.sign => {
+                Err(TaskError::Conflict)
+            }
+            None if self.tasks.len() >= TASKS_MAX => Err(TaskError::TooMany),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a task.
+    pub fn insert(&mut self, task: Task) {
+        self.tasks.insert(task.id, task);
+    }
+
+    /// The task `id`.
+    pub fn get(&self, id: &TaskId) -> Option<&Task> {
+        self.tasks.get(id)
+    }
+
+    /// The task `id`, to update it.
+    pub fn get_mut(&mut self, id: &TaskId) -> Option<&mut Task> {
+        self.tasks.get_mut(id)
+    }
+
+    /// Records that a client registered or asked for pieces.
+    pub fn touch(&mut self, id: &TaskId, now: Instant) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.accessed = now;
+        }
+    }
+
+    /// When each task was last accessed.
+    pub fn access_times(&self) -> impl Iterator<Item = (TaskId, Instant)> + '_ {
+        self.tasks.values().map(|task| (task.id, task.accessed))
+    }
+
+    /// All tasks that `filter` accepts.
+    pub fn list(&self, filter: impl Fn(&Task) -> bool) -> Vec<&Task> {
+        self.tasks.values().filter(|task| filter(task)).collect()
+    }
+
+    /// Removes a task.
+    pub fn delete(&mut self, id: &TaskId) -> Option<Task> {
+        self.tasks.remove(id)
+    }
+
+    /// The number of tasks.
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether there is no task.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_of_a_registry_has_its_digest_in_the_url() {
+        let hex = "ab".repeat(32);
+        let digest = format!("sha256:{hex}");
+        let url = format!("https://r/v2/a/b/blobs/{digest}");
+        assert_eq!(blob_digest(&url), Some(digest.as_str()));
+        assert_eq!(blob_digest(&format!("{url}?ns=x")), Some(digest.as_str()));
+        for other in [
+            format!("{url}0"),
+            format!("https://r/v2/a/manifests/{digest}"),
+            "http://r/blobs/sha256:".to_owned(),
+        ] {
+            assert_eq!(blob_digest(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_range_of_a_request_makes_another_task() {
+        let file = |headers: &[(&str, &str)]| WantedFile {
+            request: Request {
+                url: "http://h/f?sig=1".to_owned(),
+                headers: headers
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
+            },
+            task_url: "http://h/f".to_owned(),
+            sign: String::new(),
+            is_md5: false,
+        };
+        let plain = file(&[]).id();
+        assert_eq!(file(&[("Authorization", "Bearer x"), ("range", "bytes=0-1")]).id(), plain);
+        assert_ne!(file(&[("Range", "bytes=0-1")]).id(), plain);
+    }
+}

@@ -30,6 +30,8 @@ pub mod code {
     pub const URL_NOT_REACHABLE: u16 = 607;
     /// The origin wants credentials.
     pub const NEED_AUTH: u16 = 608;
+    /// The origin has not answered yet; the client registers again.
+    pub const WAIT_AUTH: u16 = 609;
     /// The origin has failed.
     pub const SOURCE_ERROR: u16 = 610;
     /// The piece is recorded.
@@ -113,18 +115,6 @@ impl Registration {
     /// What distinguishes files of one URL: the MD5, or else the identifier.
     pub fn sign(&self) -> &str {
         if self.md5.is_empty() { &self.identifier } else { &self.md5 }
-    }
-
-    /// The headers, each as name and value.
-    pub fn header_pairs(&self) -> Vec<(String, String)> {
-        let pairs = self.headers.iter().filter_map(|header| header.split_once(':'));
-        pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
-    }
-
-    /// The value of the `Range` header. Only the exact name counts, as in Dragonfly.
-    pub fn range(&self) -> String {
-        let pairs = self.header_pairs();
-        pairs.into_iter().find(|(name, _)| name == "Range").map(|(_, value)| value).unwrap_or_default()
     }
 
     /// What is wrong with the registration; `None` if nothing is.
@@ -238,7 +228,7 @@ fn unescape(text: &str) -> String {
         match (byte, digit(0), digit(1)) {
             (b'%', Some(high), Some(low)) => {
                 bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
-                (rest.next(), rest.next());
+                rest.nth(1);
             }
             (b'+', ..) => bytes.push(b' '),
             _ => bytes.push(byte),
@@ -346,10 +336,8 @@ mod tests {
             "dfdaemon":false,"insecure":true,"unknown":{}}"#;
         let registration: Registration = parse_body(json, "application/json").expect("good");
         assert_eq!(registration.problem(), None);
-        assert_eq!(
-            (registration.cid.as_str(), registration.port, registration.range().as_str()),
-            ("c", 15001, "bytes=0-9")
-        );
+        assert_eq!((registration.cid.as_str(), registration.port), ("c", 15001));
+        assert_eq!(registration.headers, ["A:b", "Range:bytes=0-9"]);
         let form = b"rawURL=http%3A%2F%2Fh%2Ff%3Fa%3D1&taskUrl=http://h/f&cid=c&ip=10.0.0.2&port=15001&path=/p&headers=A:b";
         let form: Registration =
             parse_body(form, "application/x-www-form-urlencoded; charset=utf-8").expect("good");

@@ -83,7 +83,8 @@ impl Body {
         self.segments.iter().all(Segment::is_empty)
     }
 
-    pub(crate) fn into_segments(self) -> Vec<Segment> {
+    /// The segments, in their order.
+    pub fn into_segments(self) -> Vec<Segment> {
         self.segments
     }
 }

@@ -1,0 +1,184 @@
+//! All managers together: what a registration, a pull and a report of a client do to them.
+//!
+//! Owned by the event loop, which calls one method for each request and sends what it returns. No method blocks, and none
+//! touches a socket. What must be asked at an origin is returned as an [`Ask`]; the loop runs it on a thread and brings
+//! the answer back.
+//!
+//! ```text
+//! registration ──begin──▶ admitted ─────────────────────────────▶ reply
+//!                  │ unknown, stale, or no access shown              ▲
+//!                  └──▶ Ask ──thread: probe the origin──▶ complete ──┘ (all who wait for the same answer)
+//! pull ──▶ pieces | finished | wait (the loop parks the connection) ──changed task──▶ pull again
+//! ```
+
+pub mod advance;
+pub mod collect;
+pub mod pull;
+pub mod register;
+pub mod report;
+pub mod view;
+
+use crate::access::{Admins, Grants, PeerAddresses, Tickets};
+use crate::cdn::{Cdn, CdnStatus};
+use crate::dfget_task::DfgetTasks;
+use crate::metrics::Metrics;
+use crate::peer::Peers;
+use crate::piece_error::PieceErrors;
+use crate::preheat::{Preheats, Resolver};
+use crate::progress::Progress;
+use crate::registrations::{Entry, Registrations};
+use crate::scheduler::Random;
+use crate::task::Tasks;
+use crate::task_id::TaskId;
+use crate::v1;
+use register::Pending;
+use sampan_ipc::announce::Announcer;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// An answer in JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// An answer with HTTP status 200.
+    pub fn ok(body: Vec<u8>) -> Self {
+        Reply { status: 200, body }
+    }
+
+    /// An answer with HTTP status 200 and a code of Dragonfly.
+    pub fn code(code: u16, message: &str) -> Self {
+        Reply::ok(v1::message(code, message))
+    }
+
+    /// An answer that is an error by its HTTP status.
+    pub fn error(status: u16, message: &str) -> Self {
+        Reply { status, body: v1::error(status, message) }
+    }
+}
+
+/// The settings of the managers.
+#[derive(Clone, Debug)]
+pub struct ManagerSettings {
+    /// The address by which this supernode names itself.
+    pub advertise_ip: IpAddr,
+    /// The port of downloads that clients connect to.
+    pub download_port: u16,
+    /// Whether pieces come from the origin itself (`source`), not from this supernode's disk.
+    pub is_source_pattern: bool,
+    /// Age of an origin's confirmation after which it is asked again.
+    pub revalidate_after: Duration,
+}
+
+/// All managers.
+pub struct Managers {
+    /// The settings.
+    pub settings: ManagerSettings,
+    /// Files.
+    pub cdn: Cdn,
+    /// Tasks.
+    pub tasks: Tasks,
+    /// Downloads.
+    pub downloads: DfgetTasks,
+    /// Peers.
+    pub peers: Peers,
+    /// Swarms.
+    pub progress: Progress,
+    /// Reports of bad pieces.
+    pub piece_errors: PieceErrors,
+    /// Downloads in advance.
+    pub preheats: Preheats,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Who has shown access to which task.
+    pub grants: Grants,
+    /// Tickets for downloads.
+    pub tickets: Tickets,
+    /// Who may send destructive requests.
+    pub admins: Admins,
+    /// Which addresses peers may register.
+    pub addresses: PeerAddresses,
+    /// Events.
+    pub announcer: Announcer,
+    resolver: Resolver,
+    journal: Registrations,
+    /// The clients that the journal knows, until they are restored.
+    registered: Vec<Entry>,
+    random: Random,
+    /// Registrations that preheats need.
+    registrations_due: Vec<Pending>,
+    /// Registrations that wait for an origin.
+    pending: HashMap<register::AskKey, Vec<Pending>>,
+    /// Tasks in which something has changed that may let a waiting pull succeed.
+    changed: BTreeSet<TaskId>,
+}
+
+/// What the managers are made of.
+pub struct Parts {
+    /// Files.
+    pub cdn: Cdn,
+    /// Asks registries for the blobs of images.
+    pub resolver: Resolver,
+    /// The journal of registrations.
+    pub journal: Registrations,
+    /// The clients that the journal knows.
+    pub registered: Vec<Entry>,
+    /// Tickets for downloads.
+    pub tickets: Tickets,
+    /// Who may send destructive requests.
+    pub admins: Admins,
+    /// Which addresses peers may register.
+    pub addresses: PeerAddresses,
+    /// Events.
+    pub announcer: Announcer,
+}
+
+impl Managers {
+    /// Puts the managers together. Call [`Managers::restore`] next.
+    pub fn new(settings: ManagerSettings, parts: Parts) -> Self {
+        Managers {
+            settings,
+            cdn: parts.cdn,
+            tasks: Tasks::default(),
+            downloads: DfgetTasks::default(),
+            peers: Peers::default(),
+            progress: Progress::default(),
+            piece_errors: PieceErrors::default(),
+            preheats: Preheats::default(),
+            metrics: Metrics::default(),
+            grants: Grants::default(),
+            tickets: parts.tickets,
+            admins: parts.admins,
+            addresses: parts.addresses,
+            announcer: parts.announcer,
+            resolver: parts.resolver,
+            journal: parts.journal,
+            registered: parts.registered,
+            random: Random::new(sampan_ipc::sender::random()),
+            registrations_due: Vec::new(),
+            pending: HashMap::new(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the tasks whose waiting pulls are to be tried again.
+    pub fn take_changed(&mut self) -> BTreeSet<TaskId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The client ID by which the supernode names itself as a holder.
+    pub fn own_cid(&self, task: &TaskId) -> String {
+        format!("cdnnode:{}~{task}", self.settings.advertise_ip)
+    }
+
+    /// Whether all pieces of the task are on this supernode.
+    pub fn is_complete(&self, task: &TaskId) -> bool {
+        self.settings.is_source_pattern || self.cdn.status(task) == Some(CdnStatus::Success)
+    }
+}

@@ -1,0 +1,452 @@
+//! Registrations: a client, another supernode or a preheat wants a file.
+//!
+//! The origin is asked if the task is new, if nobody has asked it for a while, or if the caller has not shown access yet.
+//! Callers that need the same answer wait for one question. docs/peers.md, "Who may what".
+
+use super::{Managers, Reply};
+use crate::access::Credential;
+use crate::cdn::Triggered;
+use crate::dfget_task::{DfgetStatus, DfgetTask};
+use crate::origin::{OriginError, Probe, Probed, Request, Validators};
+use crate::peer::{Peer, PeerRequest};
+use crate::piece::{LENGTH_MAX, Pieces};
+use crate::registrations::{Entry, PeerRecord};
+use crate::task::{Task, TaskError, WantedFile};
+use crate::task_id::TaskId;
+use crate::v1::{self, Registered, Registration, code};
+use sampan_ipc::report;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Instant, SystemTime};
+
+/// Most callers that wait for one answer of an origin.
+const WAITERS_MAX: usize = 10_000;
+/// Shortest client ID of a holder. A client of Dragonfly that prints a shorter one crashes.
+const HOLDER_CID_MIN: usize = 25;
+
+/// Who wants the file.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A client of Dragonfly, and the address it comes from.
+    Client(Box<Registration>, IpAddr),
+    /// Another supernode or an engine, by its ID.
+    Own(String),
+    /// A preheat.
+    Preheat,
+}
+
+/// A caller and its file.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// The connection to answer; `None` for a preheat.
+    pub token: Option<usize>,
+    /// The caller.
+    pub caller: Caller,
+    /// The file.
+    pub file: WantedFile,
+}
+
+/// What a question to an origin is about: callers with the same key need the same answer.
+pub type AskKey = (TaskId, Option<Credential>);
+
+/// A question to an origin.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What it is about.
+    pub key: AskKey,
+    /// The request.
+    pub request: Request,
+    /// What the file was when the origin was last asked.
+    pub known: Option<Validators>,
+}
+
+/// What a caller gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The connection to answer; `None` for a preheat.
+    pub token: Option<usize>,
+    /// The task.
+    pub task: TaskId,
+    /// The answer. The caller was admitted if it has code 200.
+    pub result: Result<Reply, Reply>,
+}
+
+/// The outcome of the beginning of a registration.
+#[derive(Debug)]
+pub enum Begun {
+    /// It has ended.
+    Ended(Outcome),
+    /// It waits for this question, which is to be asked now.
+    Ask(Ask),
+    /// It waits for a question that was asked before.
+    Waits,
+}
+
+impl Managers {
+    /// Begins a registration.
+    pub fn begin(&mut self, pending: Pending, now: Instant, clock: SystemTime) -> Begun {
+        let id = pending.file.id();
+        let ended = |result| Begun::Ended(Outcome { token: pending.token, task: id, result });
+        if let Caller::Client(registration, _) = &pending.caller
+            && let Some(problem) = registration.problem()
+        {
+            return ended(Err(Reply { status: 400, body: v1::error(400, &problem) }));
+        }
+        match self.tasks.check(&pending.file) {
+            Ok(()) => {}
+            Err(TaskError::Conflict) => {
+                let why = "another file has this task ID";
+                return ended(Err(Reply::code(code::TASK_CONFLICT, why)));
+            }
+            Err(TaskError::TooMany) => return ended(Err(Reply::error(503, "there are too many tasks"))),
+        }
+        let credential = pending.file.credential();
+        let task = self.tasks.get(&id);
+        let is_fresh = task.is_some_and(|task| !task.is_stale(now, self.settings.revalidate_after));
+        let has_access = task.is_some_and(|task| !task.is_protected)
+            || credential.is_some_and(|credential| self.grants.contain(credential, id, clock));
+        if is_fresh && has_access {
+            let result = self.admit(&pending, None, now, clock);
+            return Begun::Ended(Outcome { token: pending.token, task: id, result });
+        }
+        let known = task.filter(|task| task.length.is_some()).map(|task| task.validators.clone());
+        let (key, request) = ((id, credential), pending.file.request.clone());
+        match self.pending.get_mut(&key) {
+            Some(waiters) if waiters.len() >= WAITERS_MAX => {
+                ended(Err(Reply::error(503, "too many clients wait for the origin")))
+            }
+            Some(waiters) => {
+                waiters.push(pending);
+                Begun::Waits
+            }
+            None => {
+                self.pending.insert(key, vec![pending]);
+                Begun::Ask(Ask { key, request, known })
+            }
+        }
+    }
+
+    /// Ends the registrations that waited for the question `key`. `is_alive` says whether a connection is still there.
+    pub fn complete(
+        &mut self,
+        key: &AskKey,
+        answer: Result<Probed, OriginError>,
+        is_alive: &dyn Fn(usize) -> bool,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Vec<Outcome> {
+        let waiters = self.pending.remove(key).unwrap_or_default();
+        let waiters: Vec<Pending> = waiters.into_iter().filter(|w| w.token.is_none_or(is_alive)).collect();
+        let refused = match &answer {
+            Ok(probed) => self.learn(key, waiters.first(), probed, now, clock).err(),
+            // A finished public file is given although the origin does not answer.
+            Err(error) if error.is_temporary() && self.is_public_and_complete(&key.0) => None,
+            Err(error) => Some(refusal(error)),
+        };
+        let end = |waiter: Pending| {
+            let result = match &refused {
+                Some(reply) => Err(reply.clone()),
+                None => self.admit(&waiter, answer.as_ref().ok(), now, clock),
+            };
+            Outcome { token: waiter.token, task: key.0, result }
+        };
+        waiters.into_iter().map(end).collect()
+    }
+
+    /// Ends a registration whose question takes too long, so that the client does not give up: it asks again.
+    pub fn give_up(&mut self, token: usize) {
+        for waiters in self.pending.values_mut() {
+            waiters.retain(|waiter| waiter.token != Some(token));
+        }
+    }
+
+    fn is_public_and_complete(&self, id: &TaskId) -> bool {
+        self.tasks.get(id).is_some_and(|task| !task.is_protected) && self.is_complete(id)
+    }
+
+    /// Makes or updates the task by what its origin has said.
+    fn learn(
+        &mut self,
+        key: &AskKey,
+        first: Option<&Pending>,
+        probed: &Probed,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Result<(), Reply> {
+        let (id, credential) = key;
+        let Some(first) = first else { return Ok(()) };
+        if let Some(credential) = credential {
+            self.grants.add(*credential, *id, clock);
+        }
+        let found = match probed {
+            Probed::Unchanged => None,
+            Probed::Found(found) => Some(found),
+        };
+        if let Some(found) = found {
+            check_length(found, self.settings.is_source_pattern)?;
+        }
+        if self.tasks.get(id).is_none() {
+            let Some(found) = found else {
+                return Err(Reply::error(500, "the origin answers without the file"));
+            };
+            self.make_task(*id, first, found, now, clock);
+            return Ok(());
+        }
+        if found.is_some_and(|found| self.has_changed(id, found)) {
+            self.reset(id, "the file has changed at its origin");
+        }
+        let is_unused = self.cdn.status(id).is_none() && self.progress.swarm(id).is_none();
+        let Some(task) = self.tasks.get_mut(id) else { return Ok(()) };
+        task.validated = Some(now);
+        // Without credentials the origin gives the file to anybody.
+        task.is_protected &= credential.is_some();
+        task.file.request.clone_from(&first.file.request);
+        if let Some(found) = found {
+            task.validators = found.validators.clone();
+            task.takes_ranges = found.takes_ranges;
+            if task.length.is_none() && found.length.is_some() && is_unused {
+                task.length = found.length;
+                task.pieces = Pieces::of(found.length, !self.settings.is_source_pattern);
+            }
+        }
+        Ok(())
+    }
+
+    fn make_task(&mut self, id: TaskId, first: &Pending, found: &Probe, now: Instant, clock: SystemTime) {
+        let task = Task {
+            id,
+            file: first.file.clone(),
+            length: found.length,
+            pieces: Pieces::of(found.length, !self.settings.is_source_pattern),
+            takes_ranges: found.takes_ranges,
+            is_protected: first.file.credential().is_some(),
+            validators: found.validators.clone(),
+            validated: Some(now),
+            created: clock,
+            accessed: now,
+            failure: String::new(),
+        };
+        self.metrics.tasks_registered += 1;
+        self.announce_task("create", &task, &[]);
+        self.tasks.insert(task);
+    }
+
+    fn has_changed(&self, id: &TaskId, found: &Probe) -> bool {
+        let Some(task) = self.tasks.get(id) else { return false };
+        let differs =
+            |old: &Option<String>, new: &Option<String>| old.is_some() && new.is_some() && old != new;
+        (task.length.is_some() && found.length.is_some() && task.length != found.length)
+            || differs(&task.validators.etag, &found.validators.etag)
+            || (task.validators.etag.is_none()
+                && differs(&task.validators.last_modified, &found.validators.last_modified))
+    }
+
+    /// Admits a caller that has shown access: fetches the file if that is needed, and adds the client to the swarm.
+    fn admit(
+        &mut self,
+        pending: &Pending,
+        _answer: Option<&Probed>,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Result<Reply, Reply> {
+        let id = pending.file.id();
+        self.tasks.touch(&id, now);
+        self.fetch(&id, clock)?;
+        let (registration, remote) = match &pending.caller {
+            Caller::Client(registration, remote) => (registration.as_ref(), *remote),
+            Caller::Own(_) | Caller::Preheat => return Ok(Reply::code(code::SUCCESS, "success")),
+        };
+        let Some(task) = self.tasks.get(&id) else { return Err(Reply::error(500, "the task is gone")) };
+        let reply = Registered {
+            task_id: id.to_string(),
+            file_length: task.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
+            piece_size: task.pieces.size,
+            cdn_source: if self.settings.is_source_pattern { "source" } else { "supernode" },
+            as_seed: false,
+            seed_task_id: "",
+        };
+        let (pieces, length) = (task.pieces, task.length);
+        let uploads = self.can_upload(registration, remote);
+        let ip = registration.ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let request = PeerRequest {
+            ip,
+            port: if uploads { u16::try_from(registration.port).unwrap_or(0) } else { 0 },
+            host_name: registration.host_name.clone(),
+            version: registration.version.clone(),
+        };
+        let Some(peer) = self.peers.register(request, clock, now) else {
+            return Err(Reply::error(503, "there are too many peers"));
+        };
+        let download = DfgetTask {
+            cid: registration.cid.clone(),
+            task: id,
+            peer: peer.clone(),
+            path: registration.path.clone(),
+            supernode_ip: registration.supernode_ip.clone(),
+            call_system: registration.call_system.clone(),
+            is_dfdaemon: registration.dfdaemon,
+            remote,
+            status: DfgetStatus::Waiting,
+        };
+        self.announce_peer(
+            "register",
+            &peer,
+            &[("task", &id.to_string()), ("port", &registration.port.to_string())],
+        );
+        self.record_registration(&download, uploads);
+        self.add_download(download, uploads, now);
+        if let Some(swarm) = self.progress.swarm_mut(&id)
+            && let Some(length) = length
+        {
+            swarm.set_total(pieces.count(length));
+        }
+        self.metrics.dfget_tasks_registered += 1;
+        Ok(Reply::ok(v1::envelope(code::SUCCESS, "success", Some(reply))))
+    }
+
+    fn record_registration(&mut self, download: &DfgetTask, uploads: bool) {
+        let Some(peer) = self.peers.get(&download.peer).map(PeerRecord::of) else { return };
+        self.journal.add(&Entry { download: download.clone(), peer, uploads });
+        if self.journal.is_mostly_garbage() {
+            let entries = self.entries();
+            self.journal.rewrite(entries.iter());
+        }
+    }
+
+    /// All registrations, for the journal.
+    fn entries(&self) -> Vec<Entry> {
+        let entry = |download: &DfgetTask| {
+            let swarm = self.progress.swarm(&download.task)?;
+            let uploads = swarm.member(swarm.slot(&download.cid)?)?.uploads;
+            let peer = self.peers.get(&download.peer).map(PeerRecord::of)?;
+            Some(Entry { download: download.clone(), peer, uploads })
+        };
+        self.downloads.list(|_| true).into_iter().filter_map(entry).collect()
+    }
+
+    /// Brings back a client that registered before this process began. It may have pieces that it has not told of.
+    pub(super) fn restore_registration(&mut self, entry: Entry, now: Instant) {
+        let Entry { download, peer, uploads } = entry;
+        if self.tasks.get(&download.task).is_none() {
+            return;
+        }
+        // Otherwise the fetch begins when a client registers that has the credentials for it.
+        self.cdn.activate(&download.task);
+        let PeerRecord { id, request, created } = peer;
+        self.peers.restore(Peer { id, request, created, seen: now, down: None });
+        let (task, cid) = (download.task, download.cid.clone());
+        self.add_download(download, uploads, now);
+        if let Some(swarm) = self.progress.swarm_mut(&task)
+            && let Some(slot) = swarm.slot(&cid)
+        {
+            swarm.set_cautious(slot);
+        }
+    }
+
+    /// Adds a client to the swarm of its task.
+    pub(super) fn add_download(&mut self, download: DfgetTask, uploads: bool, now: Instant) {
+        let (id, cid) = (download.task, download.cid.clone());
+        if let Some(replaced) = self.downloads.add(download) {
+            self.peers.deregister(&replaced.peer);
+        }
+        let is_new = self.progress.swarm(&id).is_none();
+        let swarm = self.progress.swarm_or_new(id);
+        swarm.join(&cid, uploads, now);
+        if is_new {
+            self.fill(&id);
+        }
+    }
+
+    /// Tells a new swarm which pieces the supernode has.
+    fn fill(&mut self, id: &TaskId) {
+        let ready: Vec<u32> = self.cdn.ready_pieces(id).collect();
+        if let Some(swarm) = self.progress.swarm_mut(id) {
+            ready.into_iter().for_each(|piece| swarm.on_ready(piece));
+        }
+    }
+
+    /// Whether others may be sent to the client's upload server.
+    fn can_upload(&self, registration: &Registration, remote: IpAddr) -> bool {
+        let address = registration.ip.parse::<Ipv4Addr>().ok();
+        let is_path = registration.path.starts_with('/') && !registration.path.contains("://");
+        registration.port != 0
+            && registration.cid.len() >= HOLDER_CID_MIN
+            && is_path
+            && address.is_some_and(|address| self.addresses.believe(address.into(), remote))
+    }
+
+    /// Fetches the file of a task, unless it is there or being fetched.
+    pub(super) fn fetch(&mut self, id: &TaskId, clock: SystemTime) -> Result<(), Reply> {
+        let Some(task) = self.tasks.get_mut(id) else { return Ok(()) };
+        task.failure.clear();
+        match self.cdn.trigger(id, task.file_info(), task.file.request.clone(), clock) {
+            Ok(Triggered::Complete) => self.metrics.cdn_cache_hits += 1,
+            Ok(Triggered::Begins) => self.metrics.cdn_triggers += 1,
+            Ok(Triggered::Runs) => {}
+            Err(error) => {
+                self.metrics.cdn_triggers_failed += 1;
+                return Err(Reply::error(500, &report::chain(&error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the content of a task: its origin has another one. Clients in the middle of the old content are told.
+    pub(super) fn reset(&mut self, id: &TaskId, why: &str) {
+        log::info!("task {id}: {why}: it is fetched again");
+        self.cdn.reset(id);
+        for cid in self.downloads.cids_by_task(id).into_iter().map(str::to_owned).collect::<Vec<_>>() {
+            self.remove_download(&cid, id);
+        }
+        self.progress.remove(id);
+        self.changed.insert(*id);
+        if let Some(task) = self.tasks.get_mut(id) {
+            (task.length, task.validators) = (None, Validators::default());
+        }
+        if let Some(task) = self.tasks.get(id) {
+            self.announce_task("change", task, &[("reason", why)]);
+        }
+    }
+
+    /// Removes a download and its peer.
+    pub(super) fn remove_download(&mut self, cid: &str, id: &TaskId) -> bool {
+        let Some(download) = self.downloads.delete(cid, id) else { return false };
+        self.journal.remove(cid, id);
+        if let Some(swarm) = self.progress.swarm_mut(id)
+            && let Some(slot) = swarm.slot(cid)
+        {
+            swarm.leave(slot);
+            self.changed.insert(*id);
+        }
+        if self.downloads.by_peer(&download.peer).is_empty() {
+            self.peers.deregister(&download.peer);
+        }
+        true
+    }
+}
+
+fn check_length(found: &Probe, is_source_pattern: bool) -> Result<(), Reply> {
+    match found.length {
+        Some(length) if length > LENGTH_MAX => {
+            Err(Reply::error(500, &format!("the file has {length} bytes, expected at most {LENGTH_MAX}")))
+        }
+        None if is_source_pattern => {
+            Err(Reply::error(500, "the origin does not tell the length of the file"))
+        }
+        _ if is_source_pattern && !found.takes_ranges => {
+            Err(Reply::error(500, "the origin does not support ranges"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The answer to a caller whose origin has answered with an error.
+fn refusal(error: &OriginError) -> Reply {
+    let why = report::chain(error);
+    match error {
+        OriginError::NotFound { .. } => Reply::code(code::URL_NOT_REACHABLE, &why),
+        OriginError::Denied { .. } => Reply::code(code::NEED_AUTH, &why),
+        OriginError::Forbidden { .. } => Reply::error(403, &why),
+        OriginError::Url { .. } | OriginError::Header { .. } => Reply::error(400, &why),
+        _ => Reply::error(500, &why),
+    }
+}

@@ -1,0 +1,55 @@
+//! Reports of clients apart from pulls: a piece is stored, an upload server ends, a piece was bad.
+
+use super::{Managers, Reply};
+use crate::task_id::TaskId;
+use crate::v1::code;
+use std::net::IpAddr;
+use std::time::Instant;
+
+impl Managers {
+    /// Records that a client has a piece on its disk. `GET /peer/piece/suc`.
+    pub fn on_piece_stored(
+        &mut self,
+        id: &TaskId,
+        cid: &str,
+        range: &str,
+        remote: IpAddr,
+        now: Instant,
+    ) -> Reply {
+        let peer = match self.known(cid, id, remote) {
+            Ok(download) => download.peer.clone(),
+            Err(_) => return Reply::error(500, "this client has not registered for the task"),
+        };
+        let piece = self.tasks.get(id).and_then(|task| task.pieces.parse_range(range));
+        self.tasks.touch(id, now);
+        self.peers.see(&peer, now);
+        if let Some(swarm) = self.progress.swarm_mut(id)
+            && let Some(slot) = swarm.slot(cid)
+            && let Some(piece) = piece.filter(|piece| swarm.is_piece(*piece))
+        {
+            swarm.on_stored(slot, piece, now);
+            self.changed.insert(*id);
+            self.metrics.pieces_stored += 1;
+        }
+        Reply::code(code::PEER_PIECE_SUCCESS, "success")
+    }
+
+    /// Records that a client's upload server ends. `GET /peer/service/down`.
+    pub fn on_service_down(&mut self, id: &TaskId, cid: &str, remote: IpAddr, now: Instant) -> Reply {
+        if let Ok(download) = self.known(cid, id, remote) {
+            let peer = download.peer.clone();
+            self.peers.set_down(&peer, now);
+            if let Some(swarm) = self.progress.swarm_mut(id)
+                && let Some(slot) = swarm.slot(cid)
+            {
+                swarm.set_uploads(slot, false);
+            }
+            self.announce_peer(
+                "deregister",
+                &peer,
+                &[("task", &id.to_string()), ("reason", "the upload server ends")],
+            );
+        }
+        Reply::code(code::PEER_DOWN, "success")
+    }
+}

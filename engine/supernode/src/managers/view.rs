@@ -1,0 +1,191 @@
+//! What the managers know, for people and programs: tasks, peers, figures, events.
+
+use super::{Managers, Reply};
+use crate::cdn::CdnStatus;
+use crate::dfget_task::DfgetStatus;
+use crate::metrics::{ByStatus, Gauges};
+use crate::peer::{Peer, PeerRequest};
+use crate::task::Task;
+use crate::task_id::TaskId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The body of `POST /api/v1/peers`. Keys are accepted in any case.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PeerBody {
+    ip: String,
+    #[serde(rename = "hostname")]
+    host_name: String,
+    port: u16,
+    version: String,
+}
+
+impl Managers {
+    /// The task `id` in JSON. `GET /api/v1/tasks/ID`.
+    pub fn task_view(&self, id: &TaskId) -> Option<Value> {
+        let task = self.tasks.get(id)?;
+        let length = task.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1);
+        let total = task.length.map_or(0, |length| task.pieces.count(length));
+        Some(json!({
+            "ID": id.to_string(),
+            "cdnStatus": self.status_word(id),
+            "taskURL": printable_url(&task.file.task_url),
+            "rawURL": printable_url(&task.file.task_url),
+            "md5": if task.file.is_md5 { task.file.sign.as_str() } else { "" },
+            "identifier": if task.file.is_md5 { "" } else { task.file.sign.as_str() },
+            "httpFileLength": length,
+            "fileLength": task.length.map_or(-1, |length| i64::try_from(task.pieces.file_len(length)).unwrap_or(-1)),
+            "pieceSize": task.pieces.size,
+            "pieceTotal": total,
+            "errorMsg": task.failure,
+        }))
+    }
+
+    /// The status of a task in Dragonfly's word.
+    pub fn status_word(&self, id: &TaskId) -> &'static str {
+        match self.cdn.status(id) {
+            _ if self.settings.is_source_pattern => "SUCCESS",
+            None | Some(CdnStatus::Waiting) => "WAITING",
+            Some(CdnStatus::Running) => "RUNNING",
+            Some(CdnStatus::Success) => "SUCCESS",
+            Some(CdnStatus::Failed) => "FAILED",
+            Some(CdnStatus::SourceError) => "SOURCE_ERROR",
+        }
+    }
+
+    /// The peer `id` in JSON. `GET /api/v1/peers/ID`.
+    pub fn peer_view(&self, id: &str) -> Option<Value> {
+        self.peers.get(id).map(view)
+    }
+
+    /// A page of the peers in JSON. `GET /api/v1/peers`.
+    pub fn peer_list(&self, page: usize, size: usize, descending: bool) -> Value {
+        self.peers.list(page, size, descending).into_iter().map(view).collect()
+    }
+
+    /// Registers a peer without a task. `POST /api/v1/peers`.
+    pub fn create_peer(&mut self, body: &PeerBody, remote: IpAddr, now: Instant, clock: SystemTime) -> Reply {
+        let Ok(ip) = body.ip.parse::<IpAddr>() else {
+            return Reply::error(400, "ip is no address");
+        };
+        if !self.addresses.believe(ip, remote) {
+            return Reply::error(403, "a peer registers the address that it connects from; see --allow-peer");
+        }
+        if body.host_name.len() > 255 || body.version.len() > 255 {
+            return Reply::error(400, "hostName and version have at most 255 bytes");
+        }
+        let request = PeerRequest {
+            ip,
+            port: body.port,
+            host_name: body.host_name.clone(),
+            version: body.version.clone(),
+        };
+        match self.peers.register(request, clock, now) {
+            Some(id) => {
+                self.announce_peer("register", &id, &[]);
+                Reply { status: 201, body: json!({ "ID": id }).to_string().into_bytes() }
+            }
+            None => Reply::error(503, "there are too many peers"),
+        }
+    }
+
+    /// Removes a peer with all its downloads. `DELETE /api/v1/peers/ID`.
+    pub fn delete_peer(&mut self, id: &str, why: &str) -> bool {
+        if self.peers.get(id).is_none() {
+            return false;
+        }
+        self.announce_peer("deregister", id, &[("reason", why)]);
+        for (cid, task) in self.downloads.by_peer(id) {
+            self.remove_download(&cid, &task);
+        }
+        self.peers.deregister(id);
+        true
+    }
+
+    /// Figures for Prometheus.
+    pub fn gauges(&self, waiting_pulls: usize, connections: usize) -> Gauges {
+        let mut gauges = Gauges {
+            peers: self.peers.len() as u64,
+            waiting_pulls: waiting_pulls as u64,
+            connections: connections as u64,
+            preheats: self.preheats.by_status(),
+            ..Gauges::default()
+        };
+        for task in self.tasks.list(|_| true) {
+            let ByStatus { waiting, running, success, failed, source_error } = &mut gauges.tasks;
+            *match self.status_word(&task.id) {
+                "WAITING" => waiting,
+                "RUNNING" => running,
+                "SUCCESS" => success,
+                "FAILED" => failed,
+                _ => source_error,
+            } += 1;
+        }
+        for download in self.downloads.list(|_| true) {
+            let ByStatus { waiting, running, success, failed, .. } = &mut gauges.dfget_tasks;
+            *match download.status {
+                DfgetStatus::Waiting => waiting,
+                DfgetStatus::Running => running,
+                DfgetStatus::Success => success,
+                DfgetStatus::Failed => failed,
+            } += 1;
+        }
+        gauges
+    }
+
+    /// Announces an event of a task.
+    pub(super) fn announce_task(&self, action: &str, task: &Task, facts: &[(&str, &str)]) {
+        let url = printable_url(&task.file.task_url);
+        let size = task.length.map(|length| length.to_string()).unwrap_or_default();
+        let all = [[("url", url.as_str()), ("size", &size)].as_slice(), facts].concat();
+        self.announcer.task(action, &task.id.to_string(), &all);
+    }
+
+    /// Announces an event of a peer that is registered.
+    pub(super) fn announce_peer(&self, action: &str, id: &str, facts: &[(&str, &str)]) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let ip = peer.request.ip.to_string();
+        let all = [[("name", peer.request.host_name.as_str()), ("ip", &ip)].as_slice(), facts].concat();
+        self.announcer.peer(action, id, &all);
+    }
+}
+
+fn view(peer: &Peer) -> Value {
+    let created = peer.created.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    json!({
+        "ID": peer.id,
+        "IP": peer.request.ip.to_string(),
+        "hostName": peer.request.host_name,
+        "port": peer.request.port,
+        "version": peer.request.version,
+        "created": created,
+    })
+}
+
+/// The URL without user, password and query: each of them may grant access.
+pub fn printable_url(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_what_grants_access() {
+        assert_eq!(printable_url("https://u:p@h:1/a@b?sig=x#y"), "https://h:1/a@b");
+        assert_eq!(printable_url("https://u:p@h"), "https://h");
+        assert_eq!(printable_url("x?y"), "x");
+    }
+}

@@ -1,0 +1,311 @@
+//! The managers, what waits for an answer, and the threads that ask origins.
+//!
+//! Owned by the event loop, which passes requests in and takes answers out. Knows connections only as numbers.
+
+use super::message::{Message, Outbox};
+use super::waiters::{Waiter, Waiters};
+use crate::access::Secret;
+use crate::gc::Gc;
+use crate::managers::pull::Pulled;
+use crate::managers::register::{Ask, Begun, Outcome, Pending};
+use crate::managers::{Managers, Reply};
+use crate::origin::Origins;
+use crate::task_id::TaskId;
+use crate::v1::code;
+use sampan_http::answer::Answer;
+use sampan_job::cancel::Cancel;
+use sampan_os::thread;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Most origins that are asked at a time.
+const ASKS_MAX: usize = 16;
+/// Most questions that wait for a thread.
+const ASKS_QUEUED_MAX: usize = 10_000;
+/// Stack of a thread that asks an origin, in bytes.
+const ASK_STACK: usize = 512 << 10;
+/// How long a pull waits for a piece. Dragonfly's clients give up after 5 s.
+pub const POLL_TIME: Duration = Duration::from_secs(4);
+/// How long a pull waits if its client has running pieces: the client reports a failure only after the answer.
+pub const POLL_TIME_RUNNING: Duration = Duration::from_secs(1);
+/// How long a registration waits for the origin. Then the client asks again.
+const REGISTER_TIME: Duration = Duration::from_secs(4);
+
+/// A request that is answered later.
+#[derive(Debug)]
+struct Later {
+    handler: &'static str,
+    began: Instant,
+    request_bytes: u64,
+}
+
+/// Everything but connections.
+pub struct Core {
+    /// The managers.
+    pub managers: Managers,
+    /// Pulls that wait.
+    pub waiters: Waiters,
+    /// When something is to be forgotten.
+    pub gc: Gc,
+    /// The shared secret, if one is demanded.
+    pub secret: Option<Secret>,
+    /// The connections that are open.
+    pub open: HashSet<usize>,
+    /// Answers that are ready to be sent, by connection.
+    pub answers: Vec<(usize, Answer)>,
+    outbox: Outbox,
+    origins: Arc<Origins>,
+    asks: VecDeque<Ask>,
+    asking: usize,
+    /// Registrations that wait for an origin.
+    registering: HashMap<usize, Instant>,
+    register_deadlines: BTreeSet<(Instant, usize)>,
+    later: HashMap<usize, Later>,
+}
+
+impl Core {
+    /// Puts the parts together.
+    pub fn new(
+        managers: Managers,
+        gc: Gc,
+        secret: Option<Secret>,
+        outbox: Outbox,
+        origins: Arc<Origins>,
+    ) -> Self {
+        Core {
+            managers,
+            waiters: Waiters::default(),
+            gc,
+            secret,
+            open: HashSet::new(),
+            answers: Vec::new(),
+            outbox,
+            origins,
+            asks: VecDeque::new(),
+            asking: 0,
+            registering: HashMap::new(),
+            register_deadlines: BTreeSet::new(),
+            later: HashMap::new(),
+        }
+    }
+
+    /// Remembers that the request of connection `token` is answered later.
+    pub(super) fn set_later(
+        &mut self,
+        token: usize,
+        handler: &'static str,
+        request_bytes: u64,
+        now: Instant,
+    ) {
+        self.later.insert(token, Later { handler, began: now, request_bytes });
+    }
+
+    /// Sends an answer to a request that waited.
+    pub(super) fn answer_later(&mut self, token: usize, reply: Reply, now: Instant) {
+        if let Some(later) = self.later.remove(&token) {
+            let took = now.saturating_duration_since(later.began);
+            let len = reply.body.len() as u64;
+            self.managers.metrics.record_request(later.handler, reply.status, took, later.request_bytes, len);
+        }
+        self.answers.push((token, json(reply)));
+    }
+
+    /// Begins a registration; `Some` if it is answered at once.
+    pub(super) fn register(&mut self, pending: Pending, now: Instant, clock: SystemTime) -> Option<Reply> {
+        let token = pending.token;
+        match self.managers.begin(pending, now, clock) {
+            Begun::Ended(outcome) => return self.end_registration(outcome, now, clock),
+            Begun::Ask(ask) => self.ask(ask, now, clock),
+            Begun::Waits => {}
+        }
+        let token = token?;
+        let until = now + REGISTER_TIME;
+        self.registering.insert(token, until);
+        self.register_deadlines.insert((until, token));
+        None
+    }
+
+    fn end_registration(&mut self, outcome: Outcome, now: Instant, clock: SystemTime) -> Option<Reply> {
+        self.gc.on_use(now);
+        if outcome.token.is_none() {
+            self.managers.on_preheat_registered(&outcome, clock);
+        }
+        outcome.token?;
+        Some(outcome.result.unwrap_or_else(|refused| refused))
+    }
+
+    fn ask(&mut self, ask: Ask, now: Instant, clock: SystemTime) {
+        if self.asks.len() >= ASKS_QUEUED_MAX {
+            let error = crate::origin::OriginError::Cancelled;
+            self.on_asked(&ask.key, Err(error), now, clock);
+            return;
+        }
+        self.asks.push_back(ask);
+        self.start_asks(now, clock);
+    }
+
+    fn start_asks(&mut self, now: Instant, clock: SystemTime) {
+        while self.asking < ASKS_MAX
+            && let Some(ask) = self.asks.pop_front()
+        {
+            let (origins, outbox, key) = (Arc::clone(&self.origins), self.outbox.clone(), ask.key.clone());
+            let work = move || {
+                let answer = origins.probe(&ask.request, ask.known.as_ref(), &Cancel::default());
+                outbox.send(Message::Asked { key: ask.key, answer });
+            };
+            match thread::spawn("ask-origin", ASK_STACK, work) {
+                Ok(_) => self.asking += 1,
+                Err(error) => {
+                    log::warn!("cannot start a thread to ask an origin: {error}");
+                    self.on_asked(&key, Err(crate::origin::OriginError::Cancelled), now, clock);
+                }
+            }
+        }
+    }
+
+    fn on_asked(
+        &mut self,
+        key: &crate::managers::register::AskKey,
+        answer: Result<crate::origin::Probed, crate::origin::OriginError>,
+        now: Instant,
+        clock: SystemTime,
+    ) {
+        let open = &self.open;
+        let outcomes = self.managers.complete(key, answer, &|token| open.contains(&token), now, clock);
+        for outcome in outcomes {
+            let token = outcome.token;
+            let reply = self.end_registration(outcome, now, clock);
+            if let (Some(token), Some(reply)) = (token, reply) {
+                self.forget_registration(token);
+                self.answer_later(token, reply, now);
+            }
+        }
+    }
+
+    fn forget_registration(&mut self, token: usize) {
+        if let Some(until) = self.registering.remove(&token) {
+            self.register_deadlines.remove(&(until, token));
+        }
+    }
+
+    /// Answers a pull, or lets it wait.
+    pub(super) fn pull_or_wait(
+        &mut self,
+        pulled: Pulled,
+        task: TaskId,
+        cid: &str,
+        token: usize,
+        now: Instant,
+    ) -> Option<Reply> {
+        let has_running = match pulled {
+            Pulled::Reply(reply) => return Some(reply),
+            Pulled::Wait { has_running } => has_running,
+        };
+        let time = if has_running { POLL_TIME_RUNNING } else { POLL_TIME };
+        self.waiters.park(task, Waiter { token, cid: cid.to_owned() }, now + time);
+        None
+    }
+
+    /// Handles a message of a thread.
+    pub fn on_message(&mut self, message: Message, now: Instant, clock: SystemTime) {
+        match message {
+            Message::Asked { key, answer } => {
+                self.asking = self.asking.saturating_sub(1);
+                self.on_asked(&key, answer, now, clock);
+                self.start_asks(now, clock);
+            }
+            Message::Cdn(message) => {
+                self.managers.on_cdn(message, now, clock);
+                if self.managers.cdn.is_fetching() {
+                    self.gc.on_fetch(now);
+                }
+            }
+            Message::Preheat(message) => self.managers.on_resolution(message, clock),
+        }
+    }
+
+    /// Does what is due: ends leases and waits, forgets what is idle, and tries waiting pulls again.
+    pub fn run_due(&mut self, now: Instant, clock: SystemTime) {
+        self.managers.expire_leases(now);
+        self.collect(now, clock);
+        for pending in self.managers.take_registrations() {
+            self.register(pending, now, clock);
+        }
+        for task in self.managers.take_changed() {
+            self.waiters.mark_changed(task);
+        }
+        let mut answered = Vec::new();
+        let managers = &mut self.managers;
+        self.waiters.try_changed(|task, waiter| match managers.pull_again(&waiter.cid, task, now, clock) {
+            Pulled::Reply(reply) => {
+                answered.push((waiter.token, reply));
+                true
+            }
+            Pulled::Wait { .. } => false,
+        });
+        for waiter in self.waiters.expire(now) {
+            answered.push((waiter.token, Reply::code(code::WAIT, "no piece can be fetched now")));
+        }
+        for (token, reply) in answered {
+            self.answer_later(token, reply, now);
+        }
+        while let Some((_, token)) =
+            self.register_deadlines.first().copied().filter(|(until, _)| *until <= now)
+        {
+            self.forget_registration(token);
+            self.managers.give_up(token);
+            self.answer_later(token, Reply::code(code::WAIT_AUTH, "the origin has not answered yet"), now);
+        }
+    }
+
+    fn collect(&mut self, now: Instant, clock: SystemTime) {
+        if self.gc.deadline().is_some_and(|at| at <= now) {
+            let waiting = self.waiters.tasks();
+            self.managers.collect(&mut self.gc, &waiting, now, clock);
+        }
+    }
+
+    /// When [`Core::run_due`] must be called at the latest.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if self.waiters.has_untried() || self.managers.has_work() {
+            return Some(now);
+        }
+        let registering = self.register_deadlines.first().map(|(until, _)| *until);
+        let all = [self.managers.deadline(), self.waiters.deadline(), self.gc.deadline(), registering];
+        all.into_iter().flatten().min()
+    }
+
+    /// Logs how much there is of everything. SIGUSR1.
+    pub fn log_figures(&self) {
+        let managers = &self.managers;
+        log::info!(
+            "{} tasks, {} swarms, {} downloads, {} peers, {} connections, {} waiting pulls, {} waiting registrations, \
+             {} questions to origins",
+            managers.tasks.len(),
+            managers.progress.len(),
+            managers.downloads.len(),
+            managers.peers.len(),
+            self.open.len(),
+            self.waiters.len(),
+            self.registering.len(),
+            self.asks.len() + self.asking,
+        );
+    }
+
+    /// Forgets the connection `token`, which has ended.
+    pub fn on_closed(&mut self, token: usize) {
+        self.open.remove(&token);
+        self.later.remove(&token);
+        self.waiters.remove(token);
+        if self.registering.contains_key(&token) {
+            self.forget_registration(token);
+            self.managers.give_up(token);
+        }
+    }
+}
+
+/// The answer that carries a reply.
+pub(super) fn json(reply: Reply) -> Answer {
+    Answer::new(reply.status, "application/json", reply.body)
+}

@@ -1,0 +1,319 @@
+//! The loop, its deadlines, its connections.
+//!
+//! Run by `main`; owns all managers and all sockets. Connections that the poll has reported, or that have an answer, are
+//! served once in each turn, each on a budget, so that one transfer does not hold up the others.
+
+use super::control::ControlRequest;
+use super::core::Core;
+use super::message::Message;
+use super::tls::Stream;
+use ::http::Request;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use sampan_daemon::accept::Accept;
+use sampan_daemon::signals::{self, SIGINT, SIGTERM, SIGUSR1, Signals};
+use sampan_daemon::systemd::{self, NotifyState, Watchdog};
+use sampan_http::connection::{Connection, Reply, Timeouts, Unlimited, WaitsFor};
+use sampan_os::memory;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant, SystemTime};
+
+const SIGNALS: Token = Token(0);
+const CONTROL: Token = Token(1);
+const DOWNLOAD: Token = Token(2);
+/// The token of the [`mio::Waker`] by which threads wake the loop.
+pub const WAKER: Token = Token(3);
+const FIRST: usize = 16;
+
+/// Most connections of both ports; further ones wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 16_000;
+/// Most connections from one address; further ones are closed.
+const PER_ADDRESS_MAX: usize = 4_000;
+/// Most connections that are accepted in one turn.
+const ACCEPTS_PER_TURN: usize = 256;
+/// How long the supernode waits for a peer. Dragonfly's clients keep an idle connection for 10 s.
+const TIMEOUTS: Timeouts = Timeouts {
+    idle: Duration::from_secs(120),
+    request: Duration::from_secs(30),
+    send: Duration::from_secs(60),
+};
+/// How often connections that have waited too long are looked for, while there are connections.
+const IDLE_CHECK: Duration = Duration::from_secs(15);
+/// How long the loop must be idle before free memory returns to the kernel.
+const TRIM_DELAY: Duration = Duration::from_secs(2);
+
+/// Which port a connection belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Control,
+    Download,
+}
+
+/// A connection.
+struct Client {
+    connection: Connection<Stream>,
+    port: Port,
+    remote: IpAddr,
+    /// Whether the connection is in the queue of those to be served.
+    is_queued: bool,
+}
+
+/// A port that accepts connections.
+struct Door {
+    listener: TcpListener,
+    accept: Accept,
+    port: Port,
+}
+
+/// The loop with all that it owns.
+pub struct Server {
+    poll: Poll,
+    signals: Signals,
+    doors: [Door; 2],
+    tls: Option<Arc<rustls::ServerConfig>>,
+    connections: HashMap<usize, Client>,
+    per_address: HashMap<IpAddr, usize>,
+    queue: VecDeque<usize>,
+    next: usize,
+    /// Everything but connections.
+    pub core: Core,
+    inbox: Receiver<Message>,
+    watchdog: Watchdog,
+    idle_check: Option<Instant>,
+    trim_at: Option<Instant>,
+    stop: bool,
+}
+
+impl Server {
+    /// Registers everything with `poll`, except the threads' waker, which is already registered as [`WAKER`]. With `tls`,
+    /// both ports speak TLS.
+    ///
+    /// # Errors
+    /// Something cannot be registered.
+    pub fn new(
+        poll: Poll,
+        mut control: TcpListener,
+        mut download: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        core: Core,
+        inbox: Receiver<Message>,
+    ) -> io::Result<Self> {
+        let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT, SIGUSR1])?;
+        poll.registry().register(&mut control, CONTROL, Interest::READABLE)?;
+        poll.registry().register(&mut download, DOWNLOAD, Interest::READABLE)?;
+        let door = |listener, port| Door { listener, accept: Accept::new(), port };
+        Ok(Server {
+            poll,
+            signals,
+            doors: [door(control, Port::Control), door(download, Port::Download)],
+            tls,
+            connections: HashMap::new(),
+            per_address: HashMap::new(),
+            queue: VecDeque::new(),
+            next: FIRST,
+            core,
+            inbox,
+            watchdog: Watchdog::from_env(),
+            idle_check: None,
+            trim_at: None,
+            stop: false,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT.
+    ///
+    /// # Errors
+    /// The loop cannot wait for events.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        while !self.stop {
+            self.turn(&mut events)?;
+        }
+        systemd::notify(&[NotifyState::Stopping]);
+        Ok(())
+    }
+
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        match self.poll.poll(events, self.timeout()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        for event in events.iter() {
+            match event.token() {
+                SIGNALS => self.take_signals(),
+                CONTROL => self.doors[0].accept.mark_ready(),
+                DOWNLOAD => self.doors[1].accept.mark_ready(),
+                WAKER => {}
+                Token(token) => {
+                    if let Some(client) = self.connections.get_mut(&token) {
+                        client.connection.mark(event);
+                        self.enqueue(token);
+                    }
+                }
+            }
+        }
+        if !events.is_empty() {
+            self.trim_at = Some(Instant::now() + TRIM_DELAY);
+        }
+        self.accept();
+        let clock = SystemTime::now();
+        while let Ok(message) = self.inbox.try_recv() {
+            self.core.on_message(message, Instant::now(), clock);
+        }
+        self.serve(clock);
+        self.core.run_due(Instant::now(), clock);
+        self.deliver();
+        self.close_idle();
+        self.watchdog.feed();
+        if self.trim_at.take_if(|at| *at <= Instant::now()).is_some() {
+            memory::trim();
+        }
+        Ok(())
+    }
+
+    fn take_signals(&mut self) {
+        for signal in self.signals.pending().collect::<Vec<_>>() {
+            match signal {
+                SIGUSR1 => self.core.log_figures(),
+                _ => self.stop = true,
+            }
+        }
+    }
+
+    /// The time until the earliest deadline; `None` if there is none.
+    fn timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        if !self.queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let doors = self.doors.iter().filter_map(|door| door.accept.next_attempt());
+        let others = [self.core.deadline(now), self.watchdog.deadline(), self.idle_check, self.trim_at];
+        let earliest = doors.chain(others.into_iter().flatten()).min();
+        earliest.map(|at| at.saturating_duration_since(now))
+    }
+
+    fn enqueue(&mut self, token: usize) {
+        if let Some(client) = self.connections.get_mut(&token).filter(|client| !client.is_queued) {
+            client.is_queued = true;
+            self.queue.push_back(token);
+        }
+    }
+
+    fn accept(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.doors.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                let full = self.connections.len() >= CONNECTIONS_MAX;
+                let Some(door) = self.doors.get_mut(index) else { break };
+                if full || !door.accept.is_ready(now) {
+                    break;
+                }
+                match door.listener.accept() {
+                    Ok((stream, address)) => {
+                        door.accept.record_success();
+                        let port = door.port;
+                        self.admit(stream, address, port, now);
+                    }
+                    Err(error) => {
+                        if door.accept.record_failure(&error, now) {
+                            log::warn!("cannot accept a connection: {error}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, address: SocketAddr, port: Port, now: Instant) {
+        let remote = address.ip().to_canonical();
+        let count = self.per_address.entry(remote).or_default();
+        if *count >= PER_ADDRESS_MAX {
+            return;
+        }
+        let stream = match Stream::new(stream, self.tls.as_ref()) {
+            Ok(stream) => stream,
+            Err(error) => {
+                log::warn!("cannot begin TLS: {error}");
+                return;
+            }
+        };
+        let limits = match port {
+            Port::Control => super::control::LIMITS,
+            Port::Download => sampan_http::request::Limits::READ_ONLY,
+        };
+        let mut connection = Connection::new(stream, address, limits);
+        let token = self.next;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(connection.stream(), Token(token), interest).is_err() {
+            return;
+        }
+        *count += 1;
+        self.next += 1;
+        self.core.open.insert(token);
+        self.connections.insert(token, Client { connection, port, remote, is_queued: false });
+        self.idle_check.get_or_insert(now + IDLE_CHECK);
+        self.enqueue(token);
+    }
+
+    /// Serves each connection of the queue once.
+    fn serve(&mut self, clock: SystemTime) {
+        for _ in 0..self.queue.len() {
+            let Some(token) = self.queue.pop_front() else { return };
+            let Some(client) = self.connections.get_mut(&token) else { continue };
+            client.is_queued = false;
+            let (core, port, remote) = (&mut self.core, client.port, client.remote);
+            let mut answer = |request: &Request<&[u8]>| match port {
+                Port::Download => Reply::Now(core.download(request, remote, clock)),
+                Port::Control => {
+                    let request = ControlRequest { token, remote, request, now: Instant::now(), clock };
+                    core.control(&request).map_or(Reply::Later, Reply::Now)
+                }
+            };
+            match client.connection.step(&mut Unlimited, &mut answer) {
+                Ok(WaitsFor::Turn) => self.enqueue(token),
+                Ok(_) => {}
+                Err(_) => self.close(token),
+            }
+        }
+    }
+
+    /// Hands answers that are ready to their connections.
+    fn deliver(&mut self) {
+        for (token, answer) in std::mem::take(&mut self.core.answers) {
+            if let Some(client) = self.connections.get_mut(&token) {
+                client.connection.answer(answer);
+                self.enqueue(token);
+            }
+        }
+    }
+
+    fn close(&mut self, token: usize) {
+        let Some(client) = self.connections.remove(&token) else { return };
+        if let Some(count) = self.per_address.get_mut(&client.remote) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&client.remote);
+            }
+        }
+        self.core.on_closed(token);
+        if self.connections.len() + 1 == CONNECTIONS_MAX {
+            self.doors.iter_mut().for_each(|door| door.accept.mark_ready());
+        }
+    }
+
+    fn close_idle(&mut self) {
+        let now = Instant::now();
+        if self.idle_check.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let is_over = |client: &Client| client.connection.deadline(&TIMEOUTS).is_some_and(|at| at <= now);
+        let idle: Vec<usize> =
+            self.connections.iter().filter(|(_, c)| is_over(c)).map(|(token, _)| *token).collect();
+        idle.into_iter().for_each(|token| self.close(token));
+        self.idle_check = (!self.connections.is_empty()).then(|| now + IDLE_CHECK);
+    }
+}
