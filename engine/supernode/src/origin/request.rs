@@ -45,6 +45,10 @@ const DROPPED: [&str; 27] = [
     "x-real-ip",
 ];
 
+/// The only spelling of this header in a [`Request`]. It is a part of a task's ID: with another spelling, a part of a file
+/// would have the ID of the whole file.
+const RANGE: &str = "Range";
+
 /// A request for a file at its origin.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Request {
@@ -87,8 +91,9 @@ impl Request {
                 // The header names other headers that concern the connection. RFC 9110, section 7.6.1.
                 named.extend(value.split(',').map(|name| name.trim().to_ascii_lowercase()).take(HEADERS_MAX));
             }
-            if name.eq_ignore_ascii_case("range") {
-                if kept.iter().any(|(name, _)| name.eq_ignore_ascii_case("range")) {
+            let is_range = name.eq_ignore_ascii_case(RANGE);
+            if is_range {
+                if kept.iter().any(|(name, _)| name == RANGE) {
                     return Err(error("it is there twice"));
                 }
                 // The answer to several ranges has a form of its own, which differs from answer to answer.
@@ -97,6 +102,7 @@ impl Request {
                 }
             }
             if !DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped)) {
+                let name = if is_range { RANGE } else { name };
                 kept.push((name.to_owned(), value.to_owned()));
             }
         }
@@ -114,7 +120,7 @@ impl Request {
 
     /// The `Range` header: the part of the file at the origin that is the file of the task; `None` for all of it.
     pub fn range(&self) -> Option<&str> {
-        let range = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("range"));
+        let range = self.headers.iter().find(|(name, _)| name == RANGE);
         range.map(|(_, value)| value.as_str())
     }
 
@@ -316,6 +322,7 @@ mod tests {
         assert!(matches!(Request::new("http://a/", twice), Err(OriginError::Header { .. })));
         let once = Request::new("http://a/", [("RANGE", "bytes=5-")]).expect("a request");
         assert_eq!((once.range(), once.credential()), (Some("bytes=5-"), None));
+        assert_eq!(once.headers, [("Range".to_owned(), "bytes=5-".to_owned())]);
         assert_eq!(Request::split_header("A: b:c "), Some(("A", "b:c")));
         assert_eq!(Request::split_header("A"), None);
     }
