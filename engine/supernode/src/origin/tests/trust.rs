@@ -212,7 +212,13 @@ fn certificates_are_verified_unless_the_operator_says_otherwise() {
     let probe = |address: SocketAddr, certs: Vec<PathBuf>, insecure_hosts: Vec<String>| {
         let allowed = vec![parse_allowed("127.0.0.1").expect("an origin")];
         let settings = OriginSettings { allowed, certs, insecure_hosts, ..OriginSettings::default() };
-        Origins::new(settings).probe(&request(&format!("https://{address}/")), None, &Cancel::default())
+        // The threads that ask origins have small stacks; TLS needs the most.
+        let ask = move || {
+            let request = request(&format!("https://{address}/"));
+            Origins::new(settings).probe(&request, None, &Cancel::default())
+        };
+        let asking = thread::Builder::new().stack_size(256 << 10).spawn(ask).expect("a thread");
+        asking.join().expect("no panic")
     };
     let error = probe(good, Vec::new(), Vec::new()).expect_err("nobody trusts the certificate");
     assert!(matches!(error, OriginError::Transport { .. }) && !error.is_temporary(), "{error:?}");
