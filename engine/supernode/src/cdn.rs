@@ -6,6 +6,8 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | `settings` | settings, states, results |
+//! | `active` | a task in memory |
 //! | `source` | the trait of what bytes come from |
 //! | `fetch`, `check`, `job` | the work of the threads |
 //! | `message`, `error` | what threads tell the loop |
@@ -15,6 +17,7 @@
 //! | `eviction` | which files are deleted when the disk gets full |
 //! | `disk_thread` | removals that nobody waits for |
 
+mod active;
 mod check;
 mod content_files;
 mod digests;
@@ -26,24 +29,28 @@ mod job;
 mod message;
 mod piece_file;
 mod record;
+mod settings;
 mod source;
 mod task_dir;
+#[cfg(test)]
+mod tests;
 
 pub use digests::{PieceDigest, expected_sha256, hex, parse_hex};
 pub use error::CdnError;
 pub use message::{CdnEvent, CdnMessage, Finished};
 pub use record::{FileInfo, Record};
+pub use settings::{CdnSettings, CdnStatus, Pattern, Triggered};
 pub use source::{Fetch, Source};
 
 use crate::origin::Request;
 use crate::task_id::TaskId;
+use active::Active;
 use content_files::ContentFiles;
 use disk_thread::Work;
-use eviction::{Candidate, Marks, Pressure, Space};
+use eviction::{Candidate, Pressure, Space};
 use job::{Job, Shared};
 use message::Content;
 use nix::fcntl::Flock;
-use piece_file::Digests;
 use record::{Access, seconds};
 use sampan_job::cancel::Cancel;
 use sampan_job::rate_limit::RateLimit;
@@ -64,62 +71,6 @@ const QUEUE_MAX: usize = 10_000;
 /// Least time between two writes of a task's access times, in seconds.
 const ACCESS_INTERVAL: u64 = 60;
 
-/// How far a task's file has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CdnStatus {
-    /// No thread has begun to fetch what is missing.
-    Waiting,
-    /// A thread fetches.
-    Running,
-    /// All pieces are there.
-    Success,
-    /// The disk or this process failed, or the content is not what the client expects.
-    Failed,
-    /// The origin failed.
-    SourceError,
-}
-
-/// Who fetches from origins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pattern {
-    /// The supernode fetches each file once, and serves it.
-    #[default]
-    Local,
-    /// Clients do. The supernode stores nothing, and each piece can be had at once.
-    Source,
-}
-
-/// The settings of the manager.
-#[derive(Clone, Debug)]
-pub struct CdnSettings {
-    /// Who fetches from origins.
-    pub pattern: Pattern,
-    /// Most threads that fetch or check at a time.
-    pub fetches_max: usize,
-    /// Limit on the bytes of all fetches together, per second; 0 means no limit.
-    pub bytes_per_second: u64,
-    /// When files are deleted.
-    pub marks: Marks,
-}
-
-impl Default for CdnSettings {
-    fn default() -> Self {
-        let marks = Marks::default();
-        CdnSettings { pattern: Pattern::Local, fetches_max: 8, bytes_per_second: 0, marks }
-    }
-}
-
-/// What [`Cdn::trigger`] finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Triggered {
-    /// The file is complete: nothing is fetched, and no event follows.
-    Complete,
-    /// A fetch runs or waits since an earlier call.
-    Runs,
-    /// A fetch begins or waits for a thread. Pieces may be there already.
-    Begins,
-}
-
 /// A task on the disk.
 #[derive(Debug)]
 struct Stored {
@@ -127,42 +78,6 @@ struct Stored {
     /// When the access times were last written, in seconds since 1970.
     written: u64,
     bytes: u64,
-}
-
-/// A task in memory.
-struct Active {
-    file: FileInfo,
-    digests: Digests,
-    status: CdnStatus,
-    content_md5: Option<[u8; 16]>,
-    created: u64,
-    boot_id: Option<String>,
-    /// The latest request for the file, with a client's credentials.
-    request: Option<Request>,
-    wants_fetch: bool,
-    wants_check: bool,
-    /// The piece with which the check begins.
-    check_first: Option<u32>,
-    must_verify: bool,
-    /// The latest job. Messages of others are ignored.
-    job: u64,
-}
-
-impl Active {
-    fn record(&self, task: &TaskId) -> Record {
-        Record {
-            id: *task,
-            file: self.file.clone(),
-            is_complete: self.status == CdnStatus::Success,
-            content_md5: self.content_md5,
-            created: self.created,
-            boot_id: self.boot_id.clone(),
-        }
-    }
-
-    fn is_at_work(&self) -> bool {
-        self.wants_fetch || self.status == CdnStatus::Running
-    }
 }
 
 /// A running thread.
@@ -209,6 +124,8 @@ impl Cdn {
             origin_bytes: AtomicU64::new(0),
             pause: Cancel::wait,
             boot_id: boot_id::read(),
+            #[cfg(test)]
+            space: AtomicU64::new(u64::MAX),
         };
         Cdn::open_with(home, shared, settings)
     }
@@ -292,39 +209,11 @@ impl Cdn {
         if !self.stored.contains_key(task) {
             return None;
         }
-        let dir = self.dir(task);
-        let Some(record) = Record::read(&dir.record()) else {
+        let Some(active) = Active::load(&self.dir(task), self.shared.boot_id.as_deref()) else {
             self.discard(task);
             return None;
         };
-        let Record { file, is_complete, content_md5, created, boot_id, .. } = record;
-        let count = file.length.map(|length| file.pieces.count(length));
-        let digests = piece_file::read(&dir.pieces(), count.unwrap_or(u32::MAX)).unwrap_or_else(|error| {
-            log::warn!("cannot read {}; its pieces are fetched again: {error}", dir.pieces().display());
-            Digests::new()
-        });
-        let len = fs::metadata(dir.content()).map_or(0, |meta| meta.len());
-        let has_all = count == u32::try_from(digests.len()).ok() && digests.iter().all(Option::is_some);
-        let is_complete = is_complete && has_all && file.length == Some(len);
-        // Without a length, the content ends behind its last piece. With one, all of its space is allocated.
-        let has_content = file.length.is_none_or(|length| length == len) && len > 0;
-        let is_of_boot = boot_id.is_some() && boot_id == self.shared.boot_id;
-        let is_trusted = is_complete || has_content && is_of_boot;
-        let status = if is_complete { CdnStatus::Success } else { CdnStatus::Waiting };
-        let active = Active {
-            file,
-            digests: if is_trusted { digests } else { Digests::new() },
-            status,
-            content_md5: content_md5.filter(|_| is_complete),
-            created,
-            boot_id,
-            request: None,
-            wants_fetch: false,
-            wants_check: false,
-            check_first: None,
-            must_verify: !is_trusted,
-            job: 0,
-        };
+        let status = active.status;
         self.active.insert(*task, active);
         Some(status)
     }
@@ -354,7 +243,7 @@ impl Cdn {
                 return Ok(Triggered::Runs);
             }
             let is_complete = active.status == CdnStatus::Success;
-            if is_same(&active.file, &file).unwrap_or(was_active && is_complete || has_digest(&file)) {
+            if active.file.is_same(&file).unwrap_or(was_active && is_complete || file.has_digest()) {
                 active.request = Some(request.clone());
                 if is_complete {
                     return Ok(Triggered::Complete);
@@ -394,20 +283,8 @@ impl Cdn {
         request: Option<Request>,
         now: SystemTime,
     ) {
-        let active = Active {
-            file,
-            digests: Digests::new(),
-            status,
-            content_md5: None,
-            created: seconds(now),
-            boot_id: self.shared.boot_id.clone(),
-            request,
-            wants_fetch: false,
-            wants_check: false,
-            check_first: None,
-            must_verify: false,
-            job: 0,
-        };
+        let boot_id = self.shared.boot_id.clone();
+        let active = Active { request, ..Active::new(file, status, seconds(now), boot_id) };
         self.active.insert(*task, active);
     }
 
@@ -520,11 +397,7 @@ impl Cdn {
                 CdnEvent::Started { task, length }
             }
             Content::Piece { number, digest } => {
-                let index = number as usize;
-                if index >= active.digests.len() {
-                    active.digests.resize(index + 1, None);
-                }
-                *active.digests.get_mut(index)? = Some(digest);
+                piece_file::insert(&mut active.digests, number, Some(digest));
                 CdnEvent::Piece { task, number, digest }
             }
             Content::Ended(result) => {
@@ -575,14 +448,14 @@ impl Cdn {
     fn on_bad(&mut self, task: &TaskId, bad: &[u32]) {
         let Some(active) = self.active.get_mut(task).filter(|_| !bad.is_empty()) else { return };
         for number in bad {
-            if let Some(entry) = active.digests.get_mut(*number as usize) {
-                *entry = None;
-            }
+            piece_file::insert(&mut active.digests, *number, None);
         }
         active.status = CdnStatus::Waiting;
         active.content_md5 = None;
         log::warn!("task {task}: {} pieces are bad on the disk, and are fetched again", bad.len());
         let can_fetch = active.request.is_some();
+        // The file may be another one than the one that is open: it was missing.
+        self.files.remove(task);
         if can_fetch && let Err(error) = self.want_fetch(task) {
             log::warn!("task {task}: cannot fetch bad pieces again before the next registration: {error}");
         }
@@ -735,6 +608,10 @@ impl Cdn {
             Ok(()) => self.work(Work::Remove(target)),
             Err(error) => log::warn!("cannot remove {}: {error}", path.display()),
         }
+        if let Some(group) = path.parent().filter(|group| *group != self.home.join("tasks")) {
+            // Fails unless the directory is empty.
+            let _ = fs::remove_dir(group);
+        }
     }
 
     fn work(&self, work: Work) {
@@ -799,18 +676,4 @@ fn run(job: &Job, request: Option<&Request>, record: Record, first: Option<u32>)
         None => Content::Checked(check::run(job, record, first)),
     };
     job.send(content);
-}
-
-/// Whether two descriptions are of the same version of a file; `None` if that cannot be known.
-fn is_same(old: &FileInfo, new: &FileInfo) -> Option<bool> {
-    let is_other_length = old.length.zip(new.length).is_some_and(|(old, new)| old != new);
-    if is_other_length || old.pieces != new.pieces || old.part_from != new.part_from || old.md5 != new.md5 {
-        return Some(false);
-    }
-    old.validators.is_same(&new.validators)
-}
-
-/// Whether the content is compared with a digest when it is complete.
-fn has_digest(file: &FileInfo) -> bool {
-    file.md5.is_some() || file.part_from.is_none() && expected_sha256(&file.url).is_some()
 }

@@ -40,3 +40,25 @@ impl ContentFiles {
         self.files.remove(task);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_was_used_longest_ago_is_closed() {
+        let mut files = ContentFiles::default();
+        let task = |number: usize| TaskId::new(&number.to_string(), "", "");
+        let open = || File::open("/dev/null").ok();
+        for number in 0..FILES_MAX {
+            assert!(files.get(&task(number), open).is_some());
+        }
+        assert!(files.get(&task(0), || None).is_some(), "it is open");
+        assert!(files.get(&task(FILES_MAX), open).is_some());
+        assert!(files.get(&task(0), || None).is_some());
+        assert!(files.get(&task(1), || None).is_none(), "it was closed");
+        assert_eq!(files.files.len(), FILES_MAX);
+        files.remove(&task(0));
+        assert!(files.get(&task(0), || None).is_none());
+    }
+}

@@ -138,3 +138,55 @@ pub fn expected_sha256(url: &str) -> Option<[u8; 32]> {
     })?;
     parse_hex(digits)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_md5_of_a_piece_covers_its_wrapping() {
+        // { printf '\x04\x00\x00\x03'; printf abc; printf '\x7f'; } | md5sum
+        let pieces = Pieces { size: 4 << 20, is_wrapped: true };
+        let mut hasher = PieceHasher::new(pieces, 3);
+        hasher.update(b"a");
+        hasher.update(b"bc");
+        let digest = hasher.finish();
+        assert_eq!(digest.md5_hex(), "4ec2fdd18fdd19fd8c21560aa31ae81c");
+        assert_eq!(hex(&digest.sha256), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(digest.content_len, 3);
+        let mut hasher = PieceHasher::new(Pieces { is_wrapped: false, ..pieces }, 3);
+        hasher.update(b"abc");
+        assert_eq!(hasher.finish().md5_hex(), "900150983cd24fb0d6963f7d28e17f72");
+    }
+
+    #[test]
+    fn only_the_path_of_a_blob_has_a_digest() {
+        let digits = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let expected = parse_hex::<32>(digits);
+        assert!(expected.is_some());
+        for (url, found) in [
+            (format!("https://r.io/v2/a/b/blobs/sha256:{digits}"), expected),
+            (format!("https://r.io/v2/a/b/blobs/sha256%3A{digits}?ns=x#y"), expected),
+            (format!("https://r.io/v2/a/b/manifests/sha256:{digits}"), None),
+            (format!("https://r.io/v2/a/b/blobs/sha256:{}", &digits[1..]), None),
+            (format!("https://r.io/v2/a/b/blobs/sha256:{digits}/x"), None),
+            (format!("https://r.io/x?y=/blobs/sha256:{digits}"), None),
+            ("sha256:".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(expected_sha256(&url), found, "{url}");
+        }
+    }
+
+    #[test]
+    fn bytes_out_of_order_are_left_for_later() {
+        let mut hasher = FileHasher::new(true);
+        hasher.update(0, b"a");
+        hasher.update(2, b"c");
+        assert_eq!(hasher.at, 1);
+        hasher.update(1, b"bc");
+        let (md5, sha256) = hasher.finish();
+        assert_eq!(hex(&md5), "900150983cd24fb0d6963f7d28e17f72");
+        assert!(sha256.is_some_and(|sha256| hex(&sha256).starts_with("ba7816bf")));
+    }
+}

@@ -5,8 +5,9 @@
 //! longer than usual, the longest idle first; then the others, the largest first.
 
 use crate::task_id::TaskId;
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 use std::cmp::Reverse;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -42,10 +43,21 @@ impl Space {
     /// # Errors
     /// The system call fails.
     pub fn of(path: &Path) -> io::Result<Self> {
-        let stat = statvfs(path)?;
-        let unit = stat.fragment_size() as u64;
+        Ok(Space::of_stat(&statvfs(path)?))
+    }
+
+    /// The space of the disk that has the open `file`. fstatvfs(3).
+    ///
+    /// # Errors
+    /// The system call fails.
+    pub fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Space::of_stat(&fstatvfs(file)?))
+    }
+
+    fn of_stat(stat: &Statvfs) -> Self {
+        let unit = stat.fragment_size();
         let bytes = |blocks: u64| blocks.saturating_mul(unit);
-        Ok(Space { free: bytes(stat.blocks_available() as u64), total: bytes(stat.blocks() as u64) })
+        Space { free: bytes(stat.blocks_available()), total: bytes(stat.blocks()) }
     }
 }
 
@@ -99,4 +111,67 @@ pub fn choose(pressure: Pressure, mut candidates: Vec<Candidate>) -> Vec<TaskId>
         (Reverse(is_stale), Reverse(idle), Reverse(candidate.bytes), candidate.task)
     });
     candidates.into_iter().take(count).map(|candidate| candidate.task).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    fn task(number: u32) -> TaskId {
+        TaskId::new(&format!("http://origin/{number}"), "", "")
+    }
+
+    fn candidate(number: u32, bytes: u64, idle: u64, interval: u64) -> Candidate {
+        let (idle, interval) = (Duration::from_secs(idle * HOUR), Duration::from_secs(interval * HOUR));
+        Candidate { task: task(number), bytes, idle, interval }
+    }
+
+    #[test]
+    fn the_longest_idle_goes_first_and_then_the_largest() {
+        let mut candidates = vec![
+            candidate(1, 1, 1, 0),
+            candidate(2, 2, 1, 0),
+            candidate(3, 1, 50, 10),
+            candidate(4, 9, 12, 10),
+            candidate(5, 1, 80, 10),
+        ];
+        let mut order = Vec::new();
+        while !candidates.is_empty() {
+            let chosen = choose(Pressure::Young, candidates.clone());
+            assert_eq!(chosen.len(), 1);
+            candidates.retain(|candidate| !chosen.contains(&candidate.task));
+            order.extend(chosen);
+        }
+        // Task 4 was idle for 12 hours, but that is usual for it.
+        assert_eq!(order, [5, 3, 4, 2, 1].map(task));
+    }
+
+    #[test]
+    fn a_round_takes_a_tenth_and_at_least_one() {
+        let many: Vec<Candidate> = (0..95).map(|number| candidate(number, 1, 1, 0)).collect();
+        assert_eq!(choose(Pressure::Full, many.clone()).len(), 10);
+        assert_eq!(choose(Pressure::Young, many[..1].to_vec()).len(), 1);
+        assert_eq!(choose(Pressure::Young, Vec::new()), []);
+        assert_eq!(choose(Pressure::None, many), []);
+    }
+
+    #[test]
+    fn the_marks_are_those_of_dragonfly_and_less_on_a_small_disk() {
+        let marks = Marks::default();
+        let of = |free, total| marks.pressure(Space { free: free * GIB, total: total * GIB });
+        assert_eq!([of(101, 2000), of(100, 2000), of(6, 2000), of(5, 2000)], {
+            use Pressure::{Full, None, Young};
+            [None, Young, Young, Full]
+        });
+        assert_eq!([of(9, 40), of(8, 40), of(3, 40), of(2, 40)], {
+            use Pressure::{Full, None, Young};
+            [None, Young, Young, Full]
+        });
+        let own = Marks { young: Some(1), full: Some(5) };
+        assert_eq!(own.pressure(Space { free: 5, total: 9 }), Pressure::Full, "full is never above young");
+        assert_eq!(own.pressure(Space { free: 6, total: 9 }), Pressure::None);
+        assert!(Space::of(Path::new("/")).is_ok_and(|space| space.total >= space.free));
+    }
 }

@@ -5,11 +5,11 @@
 //! its MD5 if a client gave one, and the digest in its URL are right, and all of it is durable.
 
 use super::check::{self, BUFFER};
-use super::digests::{FileHasher, PieceHasher, expected_sha256};
+use super::digests::{FileHasher, PieceHasher};
 use super::error::CdnError;
 use super::job::Job;
 use super::message::{Content, Finished};
-use super::piece_file::{Digests, PieceFile};
+use super::piece_file::{self, Digests, PieceFile};
 use super::record::Record;
 use super::source::Fetch;
 use super::task_dir::allocate;
@@ -20,7 +20,6 @@ use sampan_registry::blob_download::PROGRESS_BYTES;
 use sampan_registry::retry::Waits;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -92,7 +91,7 @@ impl<'a> Transfer<'a> {
         let count = job.file.length.map_or(u32::MAX, |length| job.file.pieces.count(length));
         let opened = PieceFile::open(&pieces_path, count);
         let (piece_file, digests) = opened.map_err(CdnError::disk("open", &pieces_path))?;
-        let expected_sha256 = expected_sha256(&job.file.url).filter(|_| job.file.part_from.is_none());
+        let expected_sha256 = job.file.expected_sha256();
         let whole = FileHasher::new(expected_sha256.is_some());
         Ok(Transfer {
             job,
@@ -144,9 +143,7 @@ impl<'a> Transfer<'a> {
 
     fn forget(&mut self, numbers: &[u32]) -> Result<(), CdnError> {
         for number in numbers {
-            if let Some(entry) = self.digests.get_mut(*number as usize) {
-                *entry = None;
-            }
+            piece_file::insert(&mut self.digests, *number, None);
         }
         self.piece_file.remove(numbers).map_err(CdnError::disk("write to", self.job.dir.pieces()))
     }
@@ -381,7 +378,7 @@ impl<'a> Transfer<'a> {
             if part.is_empty() {
                 return Err(CdnError::Length { expected: end, found: at.saturating_add(bytes.len() as u64) });
             }
-            let write = self.content.write_all_at(part, at);
+            let write = self.job.write(&self.content, part, at);
             write.map_err(CdnError::disk("write to", &self.content_path))?;
             self.begin_piece(number, len).hasher.update(part);
             self.whole.update(at, part);
@@ -420,13 +417,7 @@ impl<'a> Transfer<'a> {
         let digest = piece.hasher.finish();
         let appended = self.piece_file.append(number, &digest);
         appended.map_err(CdnError::disk("write to", self.job.dir.pieces()))?;
-        let index = number as usize;
-        if index >= self.digests.len() {
-            self.digests.resize(index + 1, None);
-        }
-        if let Some(entry) = self.digests.get_mut(index) {
-            *entry = Some(digest);
-        }
+        piece_file::insert(&mut self.digests, number, Some(digest));
         self.job.send(Content::Piece { number, digest });
         Ok(())
     }

@@ -8,6 +8,9 @@ use super::task_dir::TaskDir;
 use crate::task_id::TaskId;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::rate_limit::RateLimit;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,6 +27,9 @@ pub(super) struct Shared {
     pub(super) pause: fn(&Cancel, Duration) -> Result<(), Cancelled>,
     /// The current boot of the host.
     pub(super) boot_id: Option<String>,
+    /// Bytes that the disk still takes.
+    #[cfg(test)]
+    pub(super) space: AtomicU64,
 }
 
 /// The work of one thread for one task.
@@ -48,6 +54,18 @@ impl Job {
     /// [`CdnError::Cancelled`].
     pub(super) fn check(&self) -> Result<(), CdnError> {
         self.cancel.check().map_err(|Cancelled| CdnError::Cancelled)
+    }
+
+    /// Writes a part of the content.
+    pub(super) fn write(&self, content: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        #[cfg(test)]
+        {
+            let len = bytes.len() as u64;
+            let take = |space: u64| space.checked_sub(len);
+            let taken = self.shared.space.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+            taken.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+        }
+        content.write_all_at(bytes, at)
     }
 
     pub(super) fn count_bytes(&self, bytes: usize) {

@@ -21,6 +21,17 @@ const GONE: u32 = u32::MAX;
 /// The digests of a task's pieces, by number.
 pub(super) type Digests = Vec<Option<PieceDigest>>;
 
+/// Sets the digest of piece `number`.
+pub(super) fn insert(digests: &mut Digests, number: u32, digest: Option<PieceDigest>) {
+    let index = number as usize;
+    if index >= digests.len() {
+        digests.resize(index + 1, None);
+    }
+    if let Some(entry) = digests.get_mut(index) {
+        *entry = digest;
+    }
+}
+
 /// The open file.
 #[derive(Debug)]
 pub(super) struct PieceFile {
@@ -98,13 +109,7 @@ fn load(file: &File, count_max: u32) -> io::Result<(Digests, u64)> {
     let (records, _) = bytes.as_chunks::<SIZE>();
     for record in records {
         let Some((number, digest)) = decode(record).filter(|(number, _)| *number < count_max) else { break };
-        let index = number as usize;
-        if index >= digests.len() {
-            digests.resize(index + 1, None);
-        }
-        if let Some(entry) = digests.get_mut(index) {
-            *entry = digest;
-        }
+        insert(&mut digests, number, digest);
         len += SIZE as u64;
     }
     Ok((digests, len))

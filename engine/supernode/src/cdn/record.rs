@@ -6,6 +6,7 @@
 //! Layout: `magic "SMPTASK\x01"`, `crc32c: u32` and `len: u32`, little-endian, then `len` bytes of JSON. The checksum is
 //! that of the JSON. A record that does not match is none: the task is fetched anew.
 
+use super::digests::expected_sha256;
 use crate::origin::Validators;
 use crate::piece::{LENGTH_MAX, PIECE_SIZE_MAX, Pieces};
 use crate::task_id::TaskId;
@@ -51,6 +52,26 @@ pub struct FileInfo {
     pub takes_ranges: bool,
     /// Whether the file was fetched with credentials.
     pub is_protected: bool,
+}
+
+impl FileInfo {
+    /// Whether `other` describes the same version of the file; `None` if that cannot be known.
+    pub fn is_same(&self, other: &FileInfo) -> Option<bool> {
+        let is_other_length = self.length.zip(other.length).is_some_and(|(length, other)| length != other);
+        let is_other =
+            self.pieces != other.pieces || self.part_from != other.part_from || self.md5 != other.md5;
+        if is_other_length || is_other { Some(false) } else { self.validators.is_same(&other.validators) }
+    }
+
+    /// Whether the content is compared with a digest when it is complete.
+    pub fn has_digest(&self) -> bool {
+        self.md5.is_some() || self.expected_sha256().is_some()
+    }
+
+    /// The SHA-256 that the content must have, if the URL tells it.
+    pub fn expected_sha256(&self) -> Option<[u8; 32]> {
+        expected_sha256(&self.url).filter(|_| self.part_from.is_none())
+    }
 }
 
 /// A task on the disk.
@@ -242,4 +263,100 @@ impl Access {
 /// Seconds since 1970.
 pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            id: TaskId::new("http://origin/file", "", ""),
+            file: FileInfo {
+                url: "http://origin/file?signature=1".to_owned(),
+                task_url: "http://origin/file".to_owned(),
+                md5: Some([7; 16]),
+                identifier: Some("nightly".to_owned()),
+                part_from: Some(9),
+                pieces: Pieces { size: 5 << 20, is_wrapped: true },
+                length: Some(300 << 20),
+                validators: Validators { etag: Some("\"1\"".to_owned()), last_modified: None },
+                takes_ranges: true,
+                is_protected: true,
+            },
+            is_complete: true,
+            content_md5: Some([8; 16]),
+            created: 1_000_000,
+            boot_id: Some("boot".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_a_torn_one_is_none() {
+        let bytes = record().encode().expect("encoded");
+        assert_eq!(Record::decode(&bytes), Some(record()));
+        for len in 0..bytes.len() {
+            assert_eq!(Record::decode(&bytes[..len]), None);
+            let mut flipped = bytes.clone();
+            flipped[len] ^= 1;
+            assert_eq!(Record::decode(&flipped), None, "byte {len}");
+        }
+        assert_eq!(Record::decode(&[&bytes[..], &[0]].concat()), None);
+    }
+
+    #[test]
+    fn a_record_that_makes_no_sense_is_none() {
+        let piece_sizes = [0, 1, (1 << 20) + 1, 16 << 20].map(|size| Record {
+            file: FileInfo { pieces: Pieces { size, is_wrapped: true }, ..record().file },
+            ..record()
+        });
+        let too_long =
+            Record { file: FileInfo { length: Some(LENGTH_MAX + 1), ..record().file }, ..record() };
+        for bad in piece_sizes.into_iter().chain([too_long]) {
+            assert_eq!(Record::decode(&bad.encode().expect("encoded")), None);
+        }
+        let url = "u".repeat(70_000);
+        assert!(Record { file: FileInfo { url, ..record().file }, ..record() }.encode().is_err());
+        let unknown = Record { file: FileInfo { length: None, ..record().file }, ..record() };
+        let decoded = Record::decode(&unknown.encode().expect("encoded")).expect("decoded");
+        assert!(!decoded.is_complete, "a complete file has a length");
+    }
+
+    #[test]
+    fn versions_are_compared_as_far_as_they_are_known() {
+        let file = record().file;
+        assert_eq!(file.is_same(&file), Some(true));
+        let unknown = FileInfo { validators: Validators::default(), ..file.clone() };
+        assert_eq!((file.is_same(&unknown), unknown.is_same(&file)), (None, None));
+        assert_eq!(unknown.is_same(&FileInfo { length: Some(1), ..unknown.clone() }), Some(false));
+        assert_eq!(file.is_same(&FileInfo { length: None, ..file.clone() }), Some(true));
+        let etag = Some("\"2\"".to_owned());
+        let other = FileInfo { validators: Validators { etag, last_modified: None }, ..file.clone() };
+        assert_eq!(file.is_same(&other), Some(false));
+        assert_eq!(
+            file.is_same(&FileInfo { url: "http://origin/file?signature=2".to_owned(), ..file.clone() }),
+            Some(true)
+        );
+    }
+
+    #[test]
+    fn access_times_survive_and_torn_ones_do_not() {
+        let mut access = Access::default();
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        access.touch(at(100));
+        access.touch(at(160));
+        assert_eq!(
+            (access.interval(), access.idle(at(200))),
+            (Duration::from_secs(60), Duration::from_secs(40))
+        );
+        assert_eq!(access.idle(at(10)), Duration::ZERO, "the clock was set back");
+        let bytes = access.encode();
+        assert_eq!(Access::decode(&bytes), Some(access));
+        for index in 0..bytes.len() {
+            let mut flipped = bytes;
+            flipped[index] ^= 0x40;
+            assert_eq!(Access::decode(&flipped), None);
+            assert_eq!(Access::decode(&bytes[..index]), None);
+        }
+    }
 }

@@ -4,14 +4,20 @@
 //! `XXX` is the beginning of the task's ID. `trash/` has what is being removed: a directory moves there by a rename, so
 //! that the event loop need not wait for the removal of a large file.
 
+use super::eviction::Space;
 use super::record::{Access, MODE, Record};
 use crate::task_id::TaskId;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Space that no allocation takes, in bytes, for records and for other programs.
+const RESERVE_MAX: u64 = 64 << 20;
+/// On a small disk, only one of so many parts is kept free.
+const RESERVE_FRACTION: u64 = 64;
 
 /// The directory of a task.
 #[derive(Clone, Debug)]
@@ -78,9 +84,17 @@ impl TaskDir {
 /// # Errors
 /// The disk is full or fails; the file has its old length.
 pub(super) fn allocate(file: &File, length: u64) -> io::Result<()> {
-    let old = file.metadata()?.len();
+    let meta = file.metadata()?;
+    let old = meta.len();
     if old == length {
         return Ok(());
+    }
+    // fallocate(2) takes all free space before it fails. A length that an origin invents must not do that to other
+    // programs, even for a moment.
+    let space = Space::of_file(file)?;
+    let needed = length.saturating_sub(meta.blocks().saturating_mul(512));
+    if needed > space.free.saturating_sub(RESERVE_MAX.min(space.total / RESERVE_FRACTION)) {
+        return Err(io::ErrorKind::StorageFull.into());
     }
     let size = i64::try_from(length).map_err(io::Error::other)?;
     let allocated = match size {
@@ -149,4 +163,27 @@ fn look(home: &Path, path: &Path) -> Option<Found> {
     let access = dir.access().unwrap_or(Access { last: record.created, interval: 0 });
     let bytes = fs::metadata(dir.content()).map_or(0, |meta| meta.len());
     Some(Found { record, access, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_allocated_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = TaskDir { path: dir.path().to_owned() };
+        let file = dir.open_content().expect("made");
+        let len = || file.metadata().expect("known").len();
+        allocate(&file, 100_000).expect("allocated");
+        assert_eq!(len(), 100_000);
+        assert!(file.metadata().expect("known").blocks() * 512 >= 100_000, "not sparse");
+        let free = Space::of_file(&file).expect("known").total;
+        let error = allocate(&file, free.max(1 << 40)).expect_err("too long");
+        assert_eq!((error.kind(), len()), (io::ErrorKind::StorageFull, 100_000));
+        allocate(&file, 10).expect("shortened");
+        assert_eq!(len(), 10);
+        allocate(&file, 0).expect("emptied");
+        assert_eq!(len(), 0);
+    }
 }
