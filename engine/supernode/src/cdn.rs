@@ -396,6 +396,11 @@ impl Cdn {
                 self.set_bytes(&task, length.unwrap_or(0));
                 CdnEvent::Started { task, length }
             }
+            Content::Length { length } => {
+                active.file.length = Some(length);
+                self.set_bytes(&task, length);
+                CdnEvent::Length { task, length }
+            }
             Content::Piece { number, digest } => {
                 piece_file::insert(&mut active.digests, number, Some(digest));
                 CdnEvent::Piece { task, number, digest }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 pub const TASKS_MAX: usize = 100;
 /// For how long after a check further reports of the task are ignored: clients send several for one bad piece.
 pub const QUIET: Duration = Duration::from_secs(3);
+/// Longest time of a check. Later reports are taken again, even if nobody has reported its end.
+pub const CHECK_MAX: Duration = Duration::from_secs(600);
 
 /// What is wrong with a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +66,8 @@ pub enum Repair {
 /// The tasks that are being checked, or were lately.
 #[derive(Debug, Default)]
 pub struct PieceErrors {
-    /// When the check of a task ended; `None` while it runs.
-    tasks: HashMap<TaskId, Option<Instant>>,
+    /// Until when further reports of a task are ignored.
+    tasks: HashMap<TaskId, Instant>,
 }
 
 impl PieceErrors {
@@ -77,7 +79,7 @@ impl PieceErrors {
         known: Option<&PieceDigest>,
         now: Instant,
     ) -> Option<Repair> {
-        self.tasks.retain(|_, ended| ended.is_none_or(|ended| now.saturating_duration_since(ended) < QUIET));
+        self.tasks.retain(|_, until| now < *until);
         if self.tasks.contains_key(&report.task) || self.tasks.len() >= TASKS_MAX {
             return None;
         }
@@ -92,14 +94,14 @@ impl PieceErrors {
             }
             (Kind::FileMd5NotMatch, None) => return None,
         };
-        self.tasks.insert(report.task, None);
+        self.tasks.insert(report.task, now + CHECK_MAX);
         Some(repair)
     }
 
     /// Takes the end of a check of `task`, or that there is nothing to check.
     pub fn on_checked(&mut self, task: &TaskId, now: Instant) {
-        if let Some(ended) = self.tasks.get_mut(task) {
-            *ended = Some(now);
+        if let Some(until) = self.tasks.get_mut(task) {
+            *until = now + QUIET;
         }
     }
 
@@ -149,11 +151,13 @@ mod tests {
         let expected = format!("{}:14", hex(&KNOWN.md5));
         let report = Report { expected_md5: &expected, real_md5: "00", ..report(task(1)) };
         assert_eq!(errors.report(&report, Some(&KNOWN), now), Some(Repair::CheckPieces { first: 3 }));
-        let hour = now + Duration::from_secs(3600);
-        assert_eq!(errors.report(&report, Some(&KNOWN), hour), None, "the check still runs");
-        errors.on_checked(&task(1), hour);
-        assert_eq!(errors.report(&report, Some(&KNOWN), hour + QUIET / 2), None);
-        assert!(errors.report(&report, Some(&KNOWN), hour + QUIET).is_some());
+        let end = now + Duration::from_secs(500);
+        assert_eq!(errors.report(&report, Some(&KNOWN), end), None, "the check still runs");
+        errors.on_checked(&task(1), end);
+        assert_eq!(errors.report(&report, Some(&KNOWN), end + QUIET / 2), None);
+        assert!(errors.report(&report, Some(&KNOWN), end + QUIET).is_some());
+        let lost = end + QUIET + CHECK_MAX;
+        assert!(errors.report(&report, Some(&KNOWN), lost).is_some(), "the end of a check was lost");
         errors.forget(&task(1));
         assert!(errors.is_empty());
     }

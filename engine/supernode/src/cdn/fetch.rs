@@ -276,6 +276,7 @@ impl<'a> Transfer<'a> {
     fn set_length(&mut self, length: u64) {
         self.length = Some(length);
         self.record.file.length = Some(length);
+        self.job.send(Content::Length { length });
     }
 
     /// Takes the bytes of an answer up to the end of the run.

@@ -16,6 +16,7 @@ pub struct CdnMessage {
 #[derive(Debug)]
 pub(super) enum Content {
     Started { length: Option<u64> },
+    Length { length: u64 },
     Piece { number: u32, digest: PieceDigest },
     Ended(Result<Finished, CdnError>),
     Checked(Result<Vec<u32>, CdnError>),
@@ -39,6 +40,13 @@ pub enum CdnEvent {
         task: TaskId,
         /// Length of the content, if it is known by now.
         length: Option<u64>,
+    },
+    /// The length, which was unknown, has become known. The last piece is announced only after this.
+    Length {
+        /// The task.
+        task: TaskId,
+        /// Length of the content in bytes.
+        length: u64,
     },
     /// A piece is on the disk.
     Piece {

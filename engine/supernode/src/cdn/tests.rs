@@ -303,9 +303,14 @@ impl Rig {
         let mut numbers = Vec::new();
         loop {
             match self.event() {
-                CdnEvent::Piece { number, .. } => numbers.push(number),
+                CdnEvent::Piece { task, number, digest } => {
+                    let file = self.cdn.file(&task).expect("active");
+                    let is_last = u64::from(digest.content_len) < file.pieces.content();
+                    assert!(file.length.is_some() || !is_last, "a piece that is not full needs the length");
+                    numbers.push(number);
+                }
                 CdnEvent::Ended { result, .. } => return (result, numbers),
-                CdnEvent::Started { .. } | CdnEvent::Checked { .. } => {}
+                CdnEvent::Started { .. } | CdnEvent::Length { .. } | CdnEvent::Checked { .. } => {}
             }
         }
     }

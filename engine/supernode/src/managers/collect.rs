@@ -24,6 +24,14 @@ impl Managers {
                     self.announce_task("start", task, &[]);
                 }
             }
+            CdnEvent::Length { task: id, length } => {
+                let Some(task) = self.tasks.get_mut(&id) else { return };
+                task.length = Some(length);
+                let total = task.pieces.count(length);
+                if let Some(swarm) = self.progress.swarm_mut(&id) {
+                    swarm.set_total(total);
+                }
+            }
             CdnEvent::Piece { task: id, number, .. } => {
                 if let Some(swarm) = self.progress.swarm_mut(&id) {
                     swarm.on_ready(number);

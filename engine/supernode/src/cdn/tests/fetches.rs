@@ -52,8 +52,9 @@ fn a_length_that_only_the_download_tells_is_announced() {
     let mut rig = Rig::new(home.path(), bytes(piece_len() + 9, 4));
     let file = FileInfo { length: None, ..rig.file() };
     rig.trigger_file(file);
-    let CdnEvent::Started { length, .. } = rig.event() else { panic!("not started") };
-    assert_eq!(length, Some(piece_len() as u64 + 9));
+    let CdnEvent::Length { length, .. } = rig.event() else { panic!("no length") };
+    assert_eq!(length, piece_len() as u64 + 9);
+    assert!(matches!(rig.event(), CdnEvent::Started { length: Some(started), .. } if started == length));
     rig.end().0.expect("fetched");
     rig.assert_complete();
 }
