@@ -201,7 +201,7 @@ impl Cdn {
     }
 
     /// Makes a task of the disk active without fetching anything, and returns its status; `None` if the disk has no such
-    /// task. A complete file has the status `Success` at once.
+    /// task, or a part of a file of which no version is known. A complete file has the status `Success` at once.
     pub fn activate(&mut self, task: &TaskId) -> Option<CdnStatus> {
         if let Some(active) = self.active.get(task) {
             return Some(active.status);
@@ -213,14 +213,19 @@ impl Cdn {
             self.discard(task);
             return None;
         };
+        if active.status != CdnStatus::Success && active.file.has_no_version() {
+            // The rest of the file may be of another version than these pieces.
+            self.discard(task);
+            return None;
+        }
         let status = active.status;
         self.active.insert(*task, active);
         Some(status)
     }
 
     /// Makes sure that the file of `task` is complete or being fetched. `file` is what the origin says now. If the disk has
-    /// another version, it is removed first; so is a version of which that cannot be known, unless the task is active or a
-    /// digest of the content is known.
+    /// another version, it is removed first. So is a version of which that cannot be known, unless the task is active or
+    /// a digest of the content is known.
     ///
     /// # Errors
     /// [`CdnError::NoRanges`]: clients cannot fetch the file (pattern `Source`). [`CdnError::Busy`]. The caller ends the
@@ -243,7 +248,7 @@ impl Cdn {
                 return Ok(Triggered::Runs);
             }
             let is_complete = active.status == CdnStatus::Success;
-            if active.file.is_same(&file).unwrap_or(was_active && is_complete || file.has_digest()) {
+            if active.file.is_same(&file).unwrap_or(was_active || file.has_digest()) {
                 active.request = Some(request.clone());
                 if is_complete {
                     return Ok(Triggered::Complete);

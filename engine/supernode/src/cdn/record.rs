@@ -68,6 +68,11 @@ impl FileInfo {
         self.md5.is_some() || self.expected_sha256().is_some()
     }
 
+    /// Whether nothing would tell that the rest of the file is of another version.
+    pub(super) fn has_no_version(&self) -> bool {
+        self.validators.is_empty() && !self.has_digest()
+    }
+
     /// The SHA-256 that the content must have, if the URL tells it.
     pub fn expected_sha256(&self) -> Option<[u8; 32]> {
         expected_sha256(&self.url).filter(|_| self.part_from.is_none())

@@ -232,12 +232,9 @@ impl Managers {
 
     fn has_changed(&self, id: &TaskId, found: &Probe) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
-        let differs =
-            |old: &Option<String>, new: &Option<String>| old.is_some() && new.is_some() && old != new;
-        (task.length.is_some() && found.length.is_some() && task.length != found.length)
-            || differs(&task.validators.etag, &found.validators.etag)
-            || (task.validators.etag.is_none()
-                && differs(&task.validators.last_modified, &found.validators.last_modified))
+        let lengths = task.length.zip(found.length);
+        lengths.is_some_and(|(old, new)| old != new)
+            || task.validators.is_same(&found.validators) == Some(false)
     }
 
     /// Admits a caller that has shown access: fetches the file if that is needed, and adds the client to the swarm.

@@ -226,6 +226,25 @@ fn a_file_without_a_version_is_trusted_only_while_it_is_active() {
 }
 
 #[test]
+fn a_part_of_a_file_without_a_version_is_continued_only_in_one_process() {
+    let (home, len) = (home(), 3 * piece_len());
+    let mut rig = Rig::new(home.path(), bytes(len, 40));
+    rig.origin.set(|state| {
+        state.has_etag = false;
+        state.faults = [Fault::Cut(piece_len() as u64 + 9), Fault::Status(404)].into();
+    });
+    assert!(rig.fail().is_of_source());
+    assert!(rig.cdn.ready_pieces(&task()).eq([0]), "clients have it already");
+    rig.origin.set(|state| state.faults = [Fault::Cut(piece_len() as u64), Fault::Status(404)].into());
+    rig.fail();
+    assert!(rig.cdn.ready_pieces(&task()).eq([0, 1]));
+    let mut rig = rig.restart(home.path());
+    assert_eq!(rig.cdn.activate(&task()), None);
+    assert!(!rig.cdn.has_files());
+    assert_eq!(rig.fetch(), [0, 1, 2]);
+}
+
+#[test]
 fn what_is_no_task_is_removed_at_the_start() {
     let home = home();
     let mut rig = Rig::new(home.path(), bytes(10, 29));
