@@ -8,13 +8,12 @@ use sampan_ipc::announce::Announcer;
 use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::trust::{self, TrustError};
-use sampan_os::file_lock;
 use sampan_os::memory::{self, HeapBounds};
 use sampan_registry::credentials::Credentials;
 use sampan_registry::{Access, CERTS_DIRS};
 use sampan_supernode::access::{Admins, PeerAddresses, Secret, Tickets};
 use sampan_supernode::cdn::eviction::Marks;
-use sampan_supernode::cdn::{Cdn, CdnSettings};
+use sampan_supernode::cdn::{Cdn, CdnError, CdnSettings};
 use sampan_supernode::config::{self, Config, Invocation};
 use sampan_supernode::gc::{Gc, GcSettings};
 use sampan_supernode::managers::{ManagerSettings, Managers, Parts};
@@ -26,9 +25,7 @@ use sampan_supernode::server::event_loop::WAKER;
 use sampan_supernode::server::message::{Message, Outbox};
 use sampan_supernode::server::{Server, tls};
 use std::error::Error;
-use std::fs::OpenOptions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,11 +40,6 @@ const IN_USE: u8 = 100;
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// An address of the documentation's block: to which of this host's addresses would a packet to the internet belong?
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
-
-/// Another supernode uses the directory.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} is in use by another sampan-supernode")]
-struct InUse(String);
 
 fn main() -> ExitCode {
     memory::bound_heap(HeapBounds { arenas: 1, mmap_threshold: 1 << 20, trim_threshold: 8 << 20 });
@@ -71,8 +63,10 @@ fn main() -> ExitCode {
             if let Some(error) = error.downcast_ref::<TrustError>() {
                 log::error!("hint: {}", error.hint());
             }
+            let is_locked = |error: &CdnError| matches!(error, CdnError::Disk { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock);
             let is_taken = |error: &PortError| error.source.kind() == std::io::ErrorKind::AddrInUse;
-            let in_use = error.is::<InUse>() || error.downcast_ref().is_some_and(is_taken);
+            let in_use =
+                error.downcast_ref().is_some_and(is_locked) || error.downcast_ref().is_some_and(is_taken);
             ExitCode::from(if in_use { IN_USE } else { 1 })
         }
     }
@@ -80,10 +74,6 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     trust::make_own(&config.home, trust::PRIVATE)?;
-    let lock = config.home.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock)?;
-    let _lock = file_lock::take_within(file, file_lock::WAIT_MAX)
-        .map_err(|_| InUse(config.home.display().to_string()))?;
     let mut passed = systemd::passed();
     let mut listen = |name: &str, port: u16| -> Result<mio::net::TcpListener, Box<dyn Error>> {
         match passed.iter().position(|(of, _)| of == name) {
