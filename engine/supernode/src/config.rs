@@ -46,7 +46,7 @@ Usage: sampan-supernode [OPTIONS]
       --supernode <HOST:PORT>    A supernode of the cluster, this one included (repeatable)
       --max-fetches <N>          Fetch this many files at a time [default: 8]
       --limit-rate <SIZE>        Fetch at most this much a second from all origins together [default: 0, no limit]
-      --revalidate <TIME>        Ask an origin again whether a file has changed after this time [default: 60s]
+      --revalidate <TIME>        Ask an origin again whether a file has changed after this time [default: 5s]
       --task-idle <TIME>         Forget the clients of a file after this time without a request [default: 3m]
       --gc-free-young <SIZE>     Delete files that are long unused while less than this is free [default: 100G, at most a
                                  fifth of the disk]
@@ -287,7 +287,7 @@ fn resolve(cli: Table, file: Table) -> Result<Config, ConfigError> {
         supernodes: list(cli.supernodes, file.supernodes),
         fetches_max: cli.max_fetches.or(file.max_fetches).unwrap_or(8),
         limit_rate: bytes("limit-rate", cli.limit_rate.or(file.limit_rate), "0")?,
-        revalidate_after: time("revalidate", cli.revalidate.or(file.revalidate), "60s")?,
+        revalidate_after: time("revalidate", cli.revalidate.or(file.revalidate), "5s")?,
         task_idle: time("task-idle", cli.task_idle.or(file.task_idle), "3m")?,
         free_young: mark("gc-free-young", cli.gc_free_young.or(file.gc_free_young))?,
         free_full: mark("gc-free-full", cli.gc_free_full.or(file.gc_free_full))?,

@@ -16,6 +16,7 @@
 //! | [`task`], [`dfget_task`], [`peer`] | tasks, downloads, peers |
 //! | [`progress`], [`scheduler`] | who has and who fetches which piece; the choice of pieces and holders |
 //! | [`piece_error`], [`preheat`], [`gc`] | repair of bad pieces, downloads in advance, what is forgotten and deleted |
+//! | [`registration`], [`reply`] | a registration on its way, and an answer |
 //! | [`registrations`] | the journal of registrations |
 //! | [`cluster`] | which supernode owns a task |
 //! | [`metrics`] | counters for Prometheus |
@@ -39,7 +40,9 @@ pub mod piece_error;
 pub mod piece_set;
 pub mod preheat;
 pub mod progress;
+pub mod registration;
 pub mod registrations;
+pub mod reply;
 pub mod scheduler;
 pub mod server;
 pub mod task;

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Exit status of a bad command line or configuration.
 const USAGE: u8 = 2;
@@ -94,7 +94,7 @@ fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let managers = managers(config, &outbox, &origins, announcer.clone(), download.local_addr()?.port())?;
     let gc = Gc::new(GcSettings { task_idle: config.task_idle, ..GcSettings::default() }, now);
     let mut core = Core::new(managers, gc, secret, outbox, origins);
-    core.managers.restore(Instant::now());
+    core.managers.restore(Instant::now(), SystemTime::now());
     let at = [control.local_addr()?, download.local_addr()?];
     log::info!("listening on {} and {}, files in {}", at[0], at[1], config.home.display());
     let server = Server::new(poll, control, download, tls, core, inbox)?;

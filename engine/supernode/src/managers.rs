@@ -26,42 +26,15 @@ use crate::peer::Peers;
 use crate::piece_error::PieceErrors;
 use crate::preheat::{Preheats, Resolver};
 use crate::progress::Progress;
+use crate::registration::{AskKey, Pending};
 use crate::registrations::{Entry, Registrations};
 use crate::scheduler::Random;
 use crate::task::Tasks;
 use crate::task_id::TaskId;
-use crate::v1;
-use register::Pending;
 use sampan_ipc::announce::Announcer;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
-
-/// An answer in JSON.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The HTTP status.
-    pub status: u16,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-impl Reply {
-    /// An answer with HTTP status 200.
-    pub fn ok(body: Vec<u8>) -> Self {
-        Reply { status: 200, body }
-    }
-
-    /// An answer with HTTP status 200 and a code of Dragonfly.
-    pub fn code(code: u16, message: &str) -> Self {
-        Reply::ok(v1::message(code, message))
-    }
-
-    /// An answer that is an error by its HTTP status.
-    pub fn error(status: u16, message: &str) -> Self {
-        Reply { status, body: v1::error(status, message) }
-    }
-}
 
 /// The settings of the managers.
 #[derive(Clone, Debug)]
@@ -114,7 +87,7 @@ pub struct Managers {
     /// Registrations that preheats need.
     registrations_due: Vec<Pending>,
     /// Registrations that wait for an origin.
-    pending: HashMap<register::AskKey, Vec<Pending>>,
+    pending: HashMap<AskKey, Vec<Pending>>,
     /// Tasks in which something has changed that may let a waiting pull succeed.
     changed: BTreeSet<TaskId>,
 }

@@ -37,9 +37,7 @@ impl WantedFile {
     /// What grants access to the file: secrets in headers, and parameters of the URL that do not distinguish files, such
     /// as a signature. `None` if the file is asked for without any.
     pub fn credential(&self) -> Option<Credential> {
-        let headers = self.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let url = (self.request.url != self.task_url).then_some(("url", self.request.url.as_str()));
-        Credential::of(headers.chain(url))
+        self.request.credential_for(&self.task_url)
     }
 }
 
@@ -102,7 +100,8 @@ impl Task {
             task_url: self.file.task_url.clone(),
             md5,
             identifier: Some(self.file.sign.clone()).filter(|sign| md5.is_none() && !sign.is_empty()),
-            part_from: None,
+            // The origin sends only the part that the client's `Range` names.
+            part_from: self.file.request.range().map(|_| 0),
             pieces: self.pieces,
             length: self.length,
             validators: self.validators.clone(),

@@ -1,9 +1,10 @@
 //! Downloads in advance: connects the preheats with registrations, fetches and registries.
 
-use super::register::{Caller, Outcome, Pending};
-use super::{Managers, Reply};
+use super::Managers;
 use crate::origin::Request;
 use crate::preheat::{Action, PreheatError, PreheatRequest, Resolution, TaskFailure, TaskRequest};
+use crate::registration::{Caller, Outcome, Pending};
+use crate::reply::Reply;
 use crate::task::WantedFile;
 use crate::task_id::TaskId;
 use crate::v1::code;
@@ -61,8 +62,8 @@ impl Managers {
         let result = match &outcome.result {
             Err(reply) => {
                 let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-                let text = answer["msg"].as_str().or_else(|| answer["message"].as_str());
-                let is_denied = answer["code"] == code::NEED_AUTH;
+                let text = ["msg", "message"].into_iter().find_map(|key| answer.get(key)?.as_str());
+                let is_denied = answer.get("code").is_some_and(|told| *told == code::NEED_AUTH);
                 Err(TaskFailure { why: text.unwrap_or("the task is refused").to_owned(), is_denied })
             }
             Ok(_) if self.is_complete(&outcome.task) => Ok(()),

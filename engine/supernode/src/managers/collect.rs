@@ -1,10 +1,11 @@
 //! What happens without a client: fetches go on, leases end, and what nobody uses is forgotten.
 
-use super::{Managers, Reply};
+use super::Managers;
 use crate::cdn::{CdnError, CdnEvent, CdnMessage, CdnStatus};
 use crate::gc::{Action, Gc, PeerUse, TaskUse};
-use crate::origin::OriginError;
+use crate::origin::{OriginError, Validators};
 use crate::piece_error::{Kind, Repair, Report};
+use crate::reply::Reply;
 use crate::task::Task;
 use crate::task_id::TaskId;
 use crate::v1::code;
@@ -45,6 +46,13 @@ impl Managers {
                 let length = result.as_ref().ok().map(|finished| finished.length);
                 let Some(task) = self.tasks.get_mut(&id) else { return };
                 task.failure = failure.clone().unwrap_or_default();
+                if let Err(error) = &result {
+                    // The next registration asks the origin again.
+                    task.validated = None;
+                    if error.is_of_content() {
+                        (task.length, task.validators) = (None, Validators::default());
+                    }
+                }
                 if let Some(length) = length {
                     task.length = Some(length);
                     let total = task.pieces.count(length);
@@ -229,12 +237,22 @@ impl Managers {
     }
 
     /// Brings back the tasks and the clients that the disk knows.
-    pub fn restore(&mut self, now: Instant) {
+    pub fn restore(&mut self, now: Instant, clock: SystemTime) {
         for record in self.cdn.load() {
             self.tasks.insert(Task::restore(&record, now));
         }
         for entry in std::mem::take(&mut self.registered) {
             self.restore_registration(entry, now);
+        }
+        let waiting =
+            self.tasks.list(|task| self.progress.swarm(&task.id).is_some() && !self.is_complete(&task.id));
+        for (id, is_protected) in
+            waiting.into_iter().map(|task| (task.id, task.is_protected)).collect::<Vec<_>>()
+        {
+            // The credentials of a protected file are gone: its clients must bring them again.
+            if is_protected || self.fetch(&id, clock).is_err() {
+                self.forget_task(&id, false, "the supernode has been restarted");
+            }
         }
     }
 

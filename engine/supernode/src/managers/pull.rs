@@ -3,11 +3,12 @@
 //! A client of Dragonfly that gets an answer without a piece, and runs no piece, never asks again. So an answer that says
 //! "go on" always has a piece.
 
-use super::{Managers, Reply};
+use super::Managers;
 use crate::cdn::{Cdn, CdnStatus};
 use crate::dfget_task::{DfgetStatus, DfgetTask};
 use crate::piece::Pieces;
 use crate::progress::Holder;
+use crate::reply::Reply;
 use crate::scheduler::{Choice, schedule};
 use crate::task::Task;
 use crate::task_id::TaskId;

@@ -3,15 +3,16 @@
 //! The origin is asked if the task is new, if nobody has asked it for a while, or if the caller has not shown access yet.
 //! Callers that need the same answer wait for one question. docs/peers.md, "Who may what".
 
-use super::{Managers, Reply};
-use crate::access::Credential;
-use crate::cdn::Triggered;
+use super::Managers;
+use crate::cdn::{CdnStatus, Triggered};
 use crate::dfget_task::{DfgetStatus, DfgetTask};
-use crate::origin::{OriginError, Probe, Probed, Request, Validators};
+use crate::origin::{OriginError, Probe, Probed, Validators};
 use crate::peer::{Peer, PeerRequest};
 use crate::piece::{LENGTH_MAX, Pieces};
+use crate::registration::{Ask, AskKey, Begun, Caller, Outcome, Pending};
 use crate::registrations::{Entry, PeerRecord};
-use crate::task::{Task, TaskError, WantedFile};
+use crate::reply::Reply;
+use crate::task::{Task, TaskError};
 use crate::task_id::TaskId;
 use crate::v1::{self, Registered, Registration, code};
 use sampan_ipc::report;
@@ -22,64 +23,6 @@ use std::time::{Instant, SystemTime};
 const WAITERS_MAX: usize = 10_000;
 /// Shortest client ID of a holder. A client of Dragonfly that prints a shorter one crashes.
 const HOLDER_CID_MIN: usize = 25;
-
-/// Who wants the file.
-#[derive(Clone, Debug)]
-pub enum Caller {
-    /// A client of Dragonfly, and the address it comes from.
-    Client(Box<Registration>, IpAddr),
-    /// Another supernode or an engine, by its ID.
-    Own(String),
-    /// A preheat.
-    Preheat,
-}
-
-/// A caller and its file.
-#[derive(Clone, Debug)]
-pub struct Pending {
-    /// The connection to answer; `None` for a preheat.
-    pub token: Option<usize>,
-    /// The caller.
-    pub caller: Caller,
-    /// The file.
-    pub file: WantedFile,
-}
-
-/// What a question to an origin is about: callers with the same key need the same answer.
-pub type AskKey = (TaskId, Option<Credential>);
-
-/// A question to an origin.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// What it is about.
-    pub key: AskKey,
-    /// The request.
-    pub request: Request,
-    /// What the file was when the origin was last asked.
-    pub known: Option<Validators>,
-}
-
-/// What a caller gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The connection to answer; `None` for a preheat.
-    pub token: Option<usize>,
-    /// The task.
-    pub task: TaskId,
-    /// The answer. The caller was admitted if it has code 200.
-    pub result: Result<Reply, Reply>,
-}
-
-/// The outcome of the beginning of a registration.
-#[derive(Debug)]
-pub enum Begun {
-    /// It has ended.
-    Ended(Outcome),
-    /// It waits for this question, which is to be asked now.
-    Ask(Ask),
-    /// It waits for a question that was asked before.
-    Waits,
-}
 
 impl Managers {
     /// Begins a registration.
@@ -108,7 +51,9 @@ impl Managers {
             let result = self.admit(&pending, None, now, clock);
             return Begun::Ended(Outcome { token: pending.token, task: id, result });
         }
-        let known = task.filter(|task| task.length.is_some()).map(|task| task.validators.clone());
+        // An origin that answers "unchanged" may not have looked at the credential.
+        let known = task.filter(|task| task.length.is_some() && credential.is_none());
+        let known = known.map(|task| task.validators.clone());
         let (key, request) = ((id, credential), pending.file.request.clone());
         match self.pending.get_mut(&key) {
             Some(waiters) if waiters.len() >= WAITERS_MAX => {
@@ -191,7 +136,9 @@ impl Managers {
             self.make_task(*id, first, found, now, clock);
             return Ok(());
         }
-        if found.is_some_and(|found| self.has_changed(id, found)) {
+        let has_failed = matches!(self.cdn.status(id), Some(CdnStatus::Failed | CdnStatus::SourceError));
+        let is_unknown = self.tasks.get(id).is_some_and(|task| task.length.is_none());
+        if found.is_some_and(|found| self.has_changed(id, found)) || has_failed && is_unknown {
             self.reset(id, "the file has changed at its origin");
         }
         let is_unused = self.cdn.status(id).is_none() && self.progress.swarm(id).is_none();

@@ -1,6 +1,7 @@
 //! Reports of clients apart from pulls: a piece is stored, an upload server ends, a piece was bad.
 
-use super::{Managers, Reply};
+use super::Managers;
+use crate::reply::Reply;
 use crate::task_id::TaskId;
 use crate::v1::code;
 use std::net::IpAddr;
@@ -31,7 +32,7 @@ impl Managers {
             self.changed.insert(*id);
             self.metrics.pieces_stored += 1;
         }
-        Reply::code(code::PEER_PIECE_SUCCESS, "success")
+        Reply::code(code::PEER_PIECE_SUCCESS, "")
     }
 
     /// Records that a client's upload server ends. `GET /peer/service/down`.
@@ -50,6 +51,6 @@ impl Managers {
                 &[("task", &id.to_string()), ("reason", "the upload server ends")],
             );
         }
-        Reply::code(code::PEER_DOWN, "success")
+        Reply::code(code::PEER_DOWN, "")
     }
 }

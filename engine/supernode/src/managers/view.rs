@@ -1,10 +1,11 @@
 //! What the managers know, for people and programs: tasks, peers, figures, events.
 
-use super::{Managers, Reply};
+use super::Managers;
 use crate::cdn::CdnStatus;
 use crate::dfget_task::DfgetStatus;
 use crate::metrics::{ByStatus, Gauges};
 use crate::peer::{Peer, PeerRequest};
+use crate::reply::Reply;
 use crate::task::Task;
 use crate::task_id::TaskId;
 use serde::Deserialize;

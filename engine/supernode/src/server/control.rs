@@ -4,11 +4,11 @@
 //! are one set where Dragonfly has both.
 
 use super::core::{Core, json};
-use crate::managers::Reply;
 use crate::managers::pull::PullRequest;
-use crate::managers::register::{Caller, Pending};
 use crate::managers::view::PeerBody;
 use crate::origin::Request;
+use crate::registration::{Caller, Pending};
+use crate::reply::Reply;
 use crate::task::WantedFile;
 use crate::task_id::TaskId;
 use crate::v1::{self, PieceResult, Registration, code};

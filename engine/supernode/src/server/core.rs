@@ -6,10 +6,11 @@ use super::message::{Message, Outbox};
 use super::waiters::{Waiter, Waiters};
 use crate::access::Secret;
 use crate::gc::Gc;
+use crate::managers::Managers;
 use crate::managers::pull::Pulled;
-use crate::managers::register::{Ask, Begun, Outcome, Pending};
-use crate::managers::{Managers, Reply};
 use crate::origin::Origins;
+use crate::registration::{Ask, Begun, Outcome, Pending};
+use crate::reply::Reply;
 use crate::task_id::TaskId;
 use crate::v1::code;
 use sampan_http::answer::Answer;
@@ -149,7 +150,7 @@ impl Core {
         while self.asking < ASKS_MAX
             && let Some(ask) = self.asks.pop_front()
         {
-            let (origins, outbox, key) = (Arc::clone(&self.origins), self.outbox.clone(), ask.key.clone());
+            let (origins, outbox, key) = (Arc::clone(&self.origins), self.outbox.clone(), ask.key);
             let work = move || {
                 let answer = origins.probe(&ask.request, ask.known.as_ref(), &Cancel::default());
                 outbox.send(Message::Asked { key: ask.key, answer });
@@ -166,7 +167,7 @@ impl Core {
 
     fn on_asked(
         &mut self,
-        key: &crate::managers::register::AskKey,
+        key: &crate::registration::AskKey,
         answer: Result<crate::origin::Probed, crate::origin::OriginError>,
         now: Instant,
         clock: SystemTime,

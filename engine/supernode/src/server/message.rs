@@ -1,9 +1,9 @@
 //! What threads send to the event loop.
 
 use crate::cdn::CdnMessage;
-use crate::managers::register::AskKey;
 use crate::origin::{OriginError, Probed};
 use crate::preheat::Resolution;
+use crate::registration::AskKey;
 use mio::Waker;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
