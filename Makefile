@@ -22,7 +22,7 @@ define STATIC
 	$(CARGO) build --release -p $(1) --bin $(2); }
 endef
 
-BINARIES = sampan sampan-monitord sampan-engine sampan-shim
+BINARIES = sampan sampan-monitord sampan-engine sampan-shim sampan-supernode
 
 .PHONY: all demo test soak upgrade-test check bench fuzz install install-built uninstall clean
 
@@ -30,6 +30,7 @@ BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 all:
 	$(CARGO) build --release -p sampan-monitord --bin sampan-monitord
 	$(CARGO) build --release -p sampan-engine --bin sampan-engine
+	$(CARGO) build --release -p sampan-supernode --bin sampan-supernode
 	$(call STATIC,sampan-shim,sampan-shim)
 	$(call STATIC,sampan-client,sampan)
 
@@ -107,7 +108,7 @@ install-built:
 	install -m 644 $(SHARE)/completions/fish/* $(FISHDIR)
 	@echo 'installed; the next steps are in docs/systemd.md: systemd-sysusers, systemctl daemon-reload, systemctl enable --now'
 
-# Stop the units first. Keeps data (/var/lib/sampan, /var/lib/sampan-monitord, /etc/sampan), the user and the groups.
+# Stop the units first. Keeps data (/var/lib/sampan, /var/lib/sampan-*, /etc/sampan), the users and the groups.
 uninstall:
 	rm -f $(BINARIES:%=$(BINDIR)/%) $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/sampan.conf
 	rm -f $(MANDIR)/man1/sampan.1 $(MANDIR)/man1/sampan-*.1 $(patsubst docs/man/%,$(MANDIR)/man8/%,$(wildcard docs/man/*.8))
