@@ -9,9 +9,10 @@ use crate::containers::busybox;
 use crate::host::{binary, need_root, wait_until};
 use crate::nested::{self, ENTER, INSIDE, MOUNT_GROUPS};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -293,6 +294,12 @@ impl Machine {
     pub fn path(&self, inside: &str) -> PathBuf {
         let (_, pid) = self.init.as_ref().expect("it runs");
         PathBuf::from(format!("/proc/{pid}/root/")).join(inside.trim_start_matches('/'))
+    }
+
+    /// Moves the calling thread into the machine's network, with all threads that it starts from now on.
+    pub fn enter_network(&self) {
+        let network = File::open(self.path("/proc/1/ns/net")).expect("mounted");
+        setns(network, CloneFlags::CLONE_NEWNET).expect("root may");
     }
 
     /// Prepares a command in the machine, as root.

@@ -316,8 +316,9 @@ fn containers_go_on_without_their_engine_and_with_a_new_one() {
 #[test]
 fn a_daemon_that_hangs_is_started_again_by_its_watchdog() {
     Machine::installed(|machine| {
-        machine.systemctl(&["start", "sampan-engine.service", "sampan-monitord.service"]);
-        for unit in ["sampan-engine.service", "sampan-monitord.service"] {
+        let daemons = ["sampan-engine.service", "sampan-monitord.service", "sampan-supernode.service"];
+        machine.systemctl(&[&["start"], daemons.as_slice()].concat());
+        for unit in daemons {
             assert_ne!(machine.property(unit, "WatchdogUSec"), "0", "{unit} has one as it is installed");
             machine.drop_in(unit, "[Service]\nWatchdogSec=1s\n");
             machine.systemctl(&["restart", unit]);
@@ -414,7 +415,7 @@ fn the_units_are_valid_and_no_more_exposed_than_documented() {
         let services = fs::read_dir(machine.path("/usr/lib/systemd/system")).expect("there").flatten();
         let names = services.map(|entry| entry.file_name().into_string().expect("text"));
         let units: Vec<String> = names.filter(|name| name.contains("sampan")).collect();
-        assert_eq!(units.len(), 8, "{units:?}");
+        assert_eq!(units.len(), 11, "{units:?}");
         for unit in units {
             let path = format!("/usr/lib/systemd/system/{unit}");
             let found = machine.run(&["systemd-analyze", "verify", "--man=no", &path]);
