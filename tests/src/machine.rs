@@ -78,6 +78,8 @@ cd "$root"
 pivot_root . .
 umount -l .
 cd /
+# On a host systemd does this by itself, in a container it does not: it mounts credentials in a namespace of a child.
+mount --make-rshared /
 exec env -i container=sampan "PATH=$PATH" /usr/lib/systemd/systemd --system --log-target=journal --show-status=no
 "#;
 

@@ -79,8 +79,7 @@ fn the_supernode_has_a_user_without_privileges_of_its_own() {
         let home = format!("{state}/supernode");
         let own = |path: &str, mode: &str| format!("sampan-supernode sampan-supernode {mode} {path}\n");
         let [lock, key] = ["lock", "ticket.key"].map(|name| format!("{home}/{name}"));
-        let expected =
-            [own(state, "700"), own(&home, "700"), own(&lock, "600"), own(&key, "600")].concat();
+        let expected = [own(state, "700"), own(&home, "700"), own(&lock, "600"), own(&key, "600")].concat();
         assert_eq!(stat(machine, &[state, &home, &lock, &key]), expected.trim_end());
         let id = |words: &[&str]| machine.stdout_of(&[&["id"], words].concat());
         let uid = status_of(machine, "Uid:");
