@@ -411,22 +411,23 @@ impl Cdn {
                 CdnEvent::Piece { task, number, digest }
             }
             Content::Ended(result) => {
-                self.on_end(&task, result.as_ref());
-                CdnEvent::Ended { task, result }
+                let lost = self.on_end(&task, result.as_ref());
+                CdnEvent::Ended { task, result, lost }
             }
             Content::Checked(Ok(bad)) => {
                 self.on_bad(&task, &bad);
                 CdnEvent::Checked { task, bad }
             }
             Content::Checked(Err(error)) => {
-                self.on_end(&task, Err(&error));
-                CdnEvent::Ended { task, result: Err(error) }
+                let lost = self.on_end(&task, Err(&error));
+                CdnEvent::Ended { task, result: Err(error), lost }
             }
         })
     }
 
-    fn on_end(&mut self, task: &TaskId, result: Result<&Finished, &CdnError>) {
-        let Some(active) = self.active.get_mut(task) else { return };
+    /// Takes the end of a fetch; returns the pieces that are lost by it.
+    fn on_end(&mut self, task: &TaskId, result: Result<&Finished, &CdnError>) -> Vec<u32> {
+        let Some(active) = self.active.get_mut(task) else { return Vec::new() };
         match result {
             Ok(finished) => {
                 active.status = CdnStatus::Success;
@@ -444,14 +445,17 @@ impl Cdn {
                 active.status = if error.is_of_source() { CdnStatus::SourceError } else { CdnStatus::Failed };
                 active.wants_check = false;
                 let is_empty = active.digests.iter().all(Option::is_none);
-                if error.is_of_content() || is_empty {
-                    // Nothing half-done stays on a full disk, and nothing wrong on any.
-                    active.digests.clear();
+                // An origin that sends for ever must not leave the disk full.
+                let is_endless = error.is_full() && active.file.length.is_none();
+                if error.is_of_content() || is_empty || is_endless {
+                    let digests = std::mem::take(&mut active.digests);
                     active.must_verify = false;
                     self.remove_files(task);
+                    return check::present(&digests).map(|(number, _)| number).collect();
                 }
             }
         }
+        Vec::new()
     }
 
     /// A check has found bad pieces, and has noted them on the disk. They are fetched again if there is a request.

@@ -57,12 +57,14 @@ pub enum CdnEvent {
         /// Its digests.
         digest: PieceDigest,
     },
-    /// The fetch has ended. After an error for which [`CdnError::is_of_content`] holds, no piece is left.
+    /// The fetch has ended.
     Ended {
         /// The task.
         task: TaskId,
         /// The file, or why there is none.
         result: Result<Finished, CdnError>,
+        /// The pieces that are not there any more, because the error concerns the content.
+        lost: Vec<u32>,
     },
     /// A check has ended. The bad pieces are not there any more, and are fetched again.
     Checked {

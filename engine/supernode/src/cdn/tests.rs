@@ -201,6 +201,8 @@ struct Rig {
     origin: Arc<Origin>,
     messages: Receiver<CdnMessage>,
     now: SystemTime,
+    /// The pieces that the last end of a fetch has lost.
+    lost: Vec<u32>,
 }
 
 impl Rig {
@@ -238,7 +240,7 @@ impl Rig {
         };
         change(&mut shared);
         let cdn = Cdn::open_with(home, shared, settings).expect("opened");
-        Rig { cdn, origin, messages, now: UNIX_EPOCH + Duration::from_secs(1_000_000) }
+        Rig { cdn, origin, messages, now: UNIX_EPOCH + Duration::from_secs(1_000_000), lost: Vec::new() }
     }
 
     /// Another process on the same files and with the same origin.
@@ -309,7 +311,12 @@ impl Rig {
                     assert!(file.length.is_some() || !is_last, "a piece that is not full needs the length");
                     numbers.push(number);
                 }
-                CdnEvent::Ended { result, .. } => return (result, numbers),
+                CdnEvent::Ended { task, result, lost } => {
+                    let kept = self.cdn.ready_pieces(&task).count();
+                    assert!(lost.is_empty() || kept == 0 && result.is_err());
+                    self.lost = lost;
+                    return (result, numbers);
+                }
                 CdnEvent::Started { .. } | CdnEvent::Length { .. } | CdnEvent::Checked { .. } => {}
             }
         }

@@ -39,8 +39,11 @@ impl Managers {
                     self.changed.insert(id);
                 }
             }
-            CdnEvent::Ended { task: id, result } => {
+            CdnEvent::Ended { task: id, result, lost } => {
                 self.changed.insert(id);
+                if let Some(swarm) = self.progress.swarm_mut(&id) {
+                    lost.iter().for_each(|piece| swarm.on_lost(*piece));
+                }
                 let failure = result.as_ref().err().map(|error| report::chain(error));
                 let is_denied = matches!(result, Err(CdnError::Origin(OriginError::Denied { .. })));
                 let length = result.as_ref().ok().map(|finished| finished.length);
