@@ -289,6 +289,7 @@ fn a_full_disk_fails_the_task_and_leaves_nothing_half_done() {
         let error = rig.fail();
         assert!(error.is_full() && !error.is_of_content(), "{error:?}");
         assert_eq!(rig.cdn.status(&task()), Some(CdnStatus::Failed));
+        rig.settle();
         assert_eq!(open_files(home.path()), 1);
         rig.origin.sent();
         (rig, home)
