@@ -147,7 +147,8 @@ impl Gc {
             }
         }
         let is_full = actions.len() >= ACTIONS_MAX;
-        self.idle_at = next.map(|at| if is_full { at.max(now) } else { at.max(now + SPACING) });
+        let spacing = SPACING.min(self.settings.task_idle).min(self.settings.peer_idle);
+        self.idle_at = next.map(|at| if is_full { at.max(now) } else { at.max(now + spacing) });
         actions
     }
 }

@@ -5,13 +5,17 @@
 //! are gone, too. Written anew when most of it is about clients that have left.
 
 use crate::dfget_task::DfgetTask;
-use crate::peer::Peer;
+use crate::origin::{Request, Validators};
+use crate::peer::{Peer, PeerRequest};
+use crate::piece::Pieces;
+use crate::task::{Task, WantedFile};
 use crate::task_id::TaskId;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
 /// Longest journal that is read, in bytes.
 const FILE_MAX: u64 = 256 << 20;
@@ -36,6 +40,62 @@ pub struct Entry {
     pub peer: PeerRecord,
     /// Whether others may fetch from the peer.
     pub uploads: bool,
+    /// The file, if it is public. The credentials for a protected file are never written.
+    pub file: Option<StoredFile>,
+}
+
+/// What is kept of a public [`Task`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFile {
+    url: String,
+    task_url: String,
+    sign: String,
+    is_md5: bool,
+    range: Option<String>,
+    length: Option<u64>,
+    piece_size: u64,
+    is_wrapped: bool,
+    takes_ranges: bool,
+    validators: Validators,
+    created: SystemTime,
+}
+
+impl StoredFile {
+    /// What is kept of `task`; `None` if the task is protected.
+    pub fn of(task: &Task) -> Option<Self> {
+        (!task.is_protected).then(|| StoredFile {
+            url: task.file.request.url.clone(),
+            task_url: task.file.task_url.clone(),
+            sign: task.file.sign.clone(),
+            is_md5: task.file.is_md5,
+            range: task.file.request.range().map(str::to_owned),
+            length: task.length,
+            piece_size: task.pieces.size,
+            is_wrapped: task.pieces.is_wrapped,
+            takes_ranges: task.takes_ranges,
+            validators: task.validators.clone(),
+            created: task.created,
+        })
+    }
+
+    /// The task again.
+    pub fn into_task(self, id: TaskId, now: Instant) -> Task {
+        let range = self.range.map(|range| ("Range".to_owned(), range));
+        let request = Request { url: self.url, headers: range.into_iter().collect() };
+        Task {
+            id,
+            file: WantedFile { request, task_url: self.task_url, sign: self.sign, is_md5: self.is_md5 },
+            length: self.length,
+            pieces: Pieces { size: self.piece_size, is_wrapped: self.is_wrapped },
+            takes_ranges: self.takes_ranges,
+            is_protected: false,
+            validators: self.validators,
+            validated: None,
+            created: self.created,
+            accessed: now,
+            failure: String::new(),
+        }
+    }
 }
 
 /// What is kept of a [`Peer`].
@@ -44,9 +104,9 @@ pub struct PeerRecord {
     /// Its ID.
     pub id: String,
     /// What it registered.
-    pub request: crate::peer::PeerRequest,
+    pub request: PeerRequest,
     /// When it registered.
-    pub created: std::time::SystemTime,
+    pub created: SystemTime,
 }
 
 impl PeerRecord {
@@ -177,7 +237,6 @@ fn read(path: &Path) -> io::Result<Vec<Entry>> {
 mod tests {
     use super::*;
     use crate::dfget_task::DfgetStatus;
-    use crate::peer::PeerRequest;
     use std::net::Ipv4Addr;
 
     fn entry(cid: &str, url: &str) -> Entry {
@@ -195,7 +254,7 @@ mod tests {
             status: DfgetStatus::Running,
         };
         let peer = PeerRecord { id: format!("peer-{cid}"), request, created: std::time::UNIX_EPOCH };
-        Entry { download, peer, uploads: true }
+        Entry { download, peer, uploads: true, file: None }
     }
 
     fn cids(entries: &[Entry]) -> String {

@@ -166,7 +166,9 @@ fn head(text: &str) -> String {
 /// # Errors
 /// The text says what is wrong.
 pub fn parse_body<T: for<'a> Deserialize<'a>>(body: &[u8], content_type: &str) -> Result<T, String> {
-    let object = if content_type.trim().starts_with("application/x-www-form-urlencoded") {
+    // curl(1) calls everything a form.
+    let is_form = content_type.trim().starts_with("application/x-www-form-urlencoded");
+    let object = if is_form && !body.trim_ascii_start().starts_with(b"{") {
         let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
         parse_query(text)
             .into_iter()

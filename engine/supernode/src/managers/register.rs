@@ -10,7 +10,7 @@ use crate::origin::{OriginError, Probe, Probed, Validators};
 use crate::peer::{Peer, PeerRequest};
 use crate::piece::{LENGTH_MAX, Pieces};
 use crate::registration::{Ask, AskKey, Begun, Caller, Outcome, Pending};
-use crate::registrations::{Entry, PeerRecord};
+use crate::registrations::{Entry, PeerRecord, StoredFile};
 use crate::reply::Reply;
 use crate::task::{Task, TaskError};
 use crate::task_id::TaskId;
@@ -249,7 +249,8 @@ impl Managers {
 
     fn record_registration(&mut self, download: &DfgetTask, uploads: bool) {
         let Some(peer) = self.peers.get(&download.peer).map(PeerRecord::of) else { return };
-        self.journal.add(&Entry { download: download.clone(), peer, uploads });
+        let file = self.tasks.get(&download.task).and_then(StoredFile::of);
+        self.journal.add(&Entry { download: download.clone(), peer, uploads, file });
         if self.journal.is_mostly_garbage() {
             let entries = self.entries();
             self.journal.rewrite(entries.iter());
@@ -262,16 +263,18 @@ impl Managers {
             let swarm = self.progress.swarm(&download.task)?;
             let uploads = swarm.member(swarm.slot(&download.cid)?)?.uploads;
             let peer = self.peers.get(&download.peer).map(PeerRecord::of)?;
-            Some(Entry { download: download.clone(), peer, uploads })
+            let file = self.tasks.get(&download.task).and_then(StoredFile::of);
+            Some(Entry { download: download.clone(), peer, uploads, file })
         };
         self.downloads.list(|_| true).into_iter().filter_map(entry).collect()
     }
 
     /// Brings back a client that registered before this process began. It may have pieces that it has not told of.
     pub(super) fn restore_registration(&mut self, entry: Entry, now: Instant) {
-        let Entry { download, peer, uploads } = entry;
+        let Entry { download, peer, uploads, file } = entry;
         if self.tasks.get(&download.task).is_none() {
-            return;
+            let Some(file) = file else { return };
+            self.tasks.insert(file.into_task(download.task, now));
         }
         // Otherwise the fetch begins when a client registers that has the credentials for it.
         self.cdn.activate(&download.task);
