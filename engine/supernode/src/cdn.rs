@@ -7,7 +7,8 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `settings` | settings, states, results |
-//! | `active` | a task in memory |
+//! | `active`, `view` | a task in memory; what the manager knows of tasks |
+//! | `workers` | which tasks have a thread, and which wait for one |
 //! | `source` | the trait of what bytes come from |
 //! | `fetch`, `check`, `job` | the work of the threads |
 //! | `message`, `error` | what threads tell the loop |
@@ -34,6 +35,8 @@ mod source;
 mod task_dir;
 #[cfg(test)]
 mod tests;
+mod view;
+mod workers;
 
 pub use digests::{PieceDigest, expected_sha256, hex, parse_hex};
 pub use error::CdnError;
@@ -47,7 +50,6 @@ use crate::task_id::TaskId;
 use active::Active;
 use content_files::ContentFiles;
 use disk_thread::Work;
-use eviction::{Candidate, Pressure, Space};
 use job::{Job, Shared};
 use message::Content;
 use nix::fcntl::Flock;
@@ -55,14 +57,15 @@ use record::{Access, seconds};
 use sampan_job::cancel::Cancel;
 use sampan_job::rate_limit::RateLimit;
 use sampan_os::{boot_id, file_lock, thread};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 use task_dir::TaskDir;
+use workers::Workers;
 
 /// Stack of a thread that fetches or checks, in bytes. TLS and its certificates need most of it.
 const STACK: usize = 512 << 10;
@@ -80,12 +83,6 @@ struct Stored {
     bytes: u64,
 }
 
-/// A running thread.
-struct Thread {
-    job: u64,
-    cancel: Arc<Cancel>,
-}
-
 /// All files. See the module.
 pub struct Cdn {
     home: PathBuf,
@@ -93,9 +90,8 @@ pub struct Cdn {
     shared: Arc<Shared>,
     stored: HashMap<TaskId, Stored>,
     active: HashMap<TaskId, Active>,
-    /// Tasks that want a thread, in order. Each is there once, and `active` says what it wants.
-    queue: VecDeque<TaskId>,
-    threads: HashMap<TaskId, Thread>,
+    /// Tasks that have or want a thread; `active` says for what.
+    workers: Workers,
     files: ContentFiles,
     disk: Sender<Work>,
     jobs: u64,
@@ -143,12 +139,11 @@ impl Cdn {
         let disk = disk_thread::start().map_err(CdnError::Thread)?;
         let mut cdn = Cdn {
             home: home.to_owned(),
-            settings,
             shared: Arc::new(shared),
             stored: HashMap::new(),
             active: HashMap::new(),
-            queue: VecDeque::new(),
-            threads: HashMap::new(),
+            workers: Workers::new(settings.fetches_max),
+            settings,
             files: ContentFiles::default(),
             disk,
             jobs: 0,
@@ -184,20 +179,6 @@ impl Cdn {
             self.trash(&path);
         }
         Ok(())
-    }
-
-    /// The records of all tasks on the disk. Reads a file for each.
-    pub fn load(&self) -> Vec<Record> {
-        self.stored.keys().filter_map(|task| self.record(task)).collect()
-    }
-
-    /// The record of `task`: from memory if the task is active, otherwise from the disk.
-    pub fn record(&self, task: &TaskId) -> Option<Record> {
-        match self.active.get(task) {
-            Some(active) => Some(active.record(task)),
-            None if self.stored.contains_key(task) => Record::read(&self.dir(task).record()),
-            None => None,
-        }
     }
 
     /// Makes a task of the disk active without fetching anything, and returns its status; `None` if the disk has no such
@@ -294,39 +275,28 @@ impl Cdn {
     }
 
     fn want_fetch(&mut self, task: &TaskId) -> Result<(), CdnError> {
-        let count = self.queue.len();
+        let count = self.workers.waiting();
         if count >= QUEUE_MAX {
             return Err(CdnError::Busy { count });
         }
         if let Some(active) = self.active.get_mut(task) {
             active.status = CdnStatus::Waiting;
             active.wants_fetch = true;
-            self.enqueue(task);
+            self.workers.push(task);
+            self.start_threads();
         }
         Ok(())
     }
 
-    fn enqueue(&mut self, task: &TaskId) {
-        if !self.queue.contains(task) {
-            self.queue.push_back(*task);
-        }
-        self.start_threads();
-    }
-
     /// Checks go before fetches: clients wait for the repair of a piece.
     fn enqueue_check(&mut self, task: &TaskId) {
-        if !self.queue.contains(task) {
-            self.queue.push_front(*task);
-        }
+        self.workers.push_front(task);
         self.start_threads();
     }
 
     /// Starts threads for tasks that wait, as far as the limit allows.
     fn start_threads(&mut self) {
-        while self.threads.len() < self.settings.fetches_max.max(1) {
-            // A thread for a task that was deleted may still run. Its successor must not work in the same directory.
-            let next = self.queue.iter().position(|task| !self.threads.contains_key(task));
-            let Some(task) = next.and_then(|index| self.queue.remove(index)) else { return };
+        while let Some(task) = self.workers.next() {
             self.start_thread(&task);
         }
     }
@@ -367,9 +337,7 @@ impl Cdn {
             thread::spawn(name, STACK, run).map_err(CdnError::Thread)
         });
         match started {
-            Ok(_) => {
-                self.threads.insert(*task, Thread { job: self.jobs, cancel });
-            }
+            Ok(_) => self.workers.begin(task, self.jobs, cancel),
             // The caller hears of it as of any other failure.
             Err(error) => {
                 let content = Content::Ended(Err(error));
@@ -382,8 +350,8 @@ impl Cdn {
     pub fn on_message(&mut self, message: CdnMessage) -> Option<CdnEvent> {
         let CdnMessage { task, job, content } = message;
         let is_end = matches!(content, Content::Ended(_) | Content::Checked(_));
-        if is_end && self.threads.get(&task).is_some_and(|thread| thread.job == job) {
-            self.threads.remove(&task);
+        if is_end {
+            self.workers.end(&task, job);
         }
         let is_current = self.active.get(&task).is_some_and(|active| active.job == job);
         let event = is_current.then(|| self.apply(task, content)).flatten();
@@ -493,73 +461,6 @@ impl Cdn {
         }
     }
 
-    /// The status of an active task.
-    pub fn status(&self, task: &TaskId) -> Option<CdnStatus> {
-        Some(self.active.get(task)?.status)
-    }
-
-    /// What is known of the file of an active task.
-    pub fn file(&self, task: &TaskId) -> Option<&FileInfo> {
-        Some(&self.active.get(task)?.file)
-    }
-
-    /// MD5 of the content of an active task whose file is complete. The pattern `Source` has none.
-    pub fn content_md5(&self, task: &TaskId) -> Option<[u8; 16]> {
-        self.active.get(task)?.content_md5
-    }
-
-    /// The path of the content on the download port.
-    pub fn http_path(task: &TaskId) -> String {
-        format!("/download/{}/{task}", task.prefix())
-    }
-
-    /// The digests of a piece that is on the disk. The pattern `Source` has none.
-    pub fn piece(&self, task: &TaskId, number: u32) -> Option<&PieceDigest> {
-        self.active.get(task)?.digests.get(number as usize)?.as_ref()
-    }
-
-    /// Whether a piece can be offered to clients.
-    pub fn is_ready(&self, task: &TaskId, number: u32) -> bool {
-        match self.settings.pattern {
-            Pattern::Local => self.piece(task, number).is_some(),
-            Pattern::Source => self.offered(task).is_some_and(|count| number < count),
-        }
-    }
-
-    /// The pieces that can be offered to clients, in order.
-    pub fn ready_pieces(&self, task: &TaskId) -> impl Iterator<Item = u32> + '_ {
-        let digests = self.active.get(task).map(|active| &active.digests);
-        let offered = self.offered(task).unwrap_or(0);
-        let on_disk =
-            digests.into_iter().flat_map(|digests| check::present(digests).map(|(number, _)| number));
-        on_disk.chain(0..offered)
-    }
-
-    /// The number of pieces of a task of the pattern `Source`.
-    fn offered(&self, task: &TaskId) -> Option<u32> {
-        let file = &self.active.get(task).filter(|_| self.settings.pattern == Pattern::Source)?.file;
-        Some(file.pieces.count(file.length?))
-    }
-
-    /// The open content of an active task. Only the bytes of finished pieces are of use.
-    pub fn content(&mut self, task: &TaskId) -> Option<Arc<File>> {
-        if !self.active.contains_key(task) || self.settings.pattern == Pattern::Source {
-            return None;
-        }
-        let path = self.dir(task).content();
-        self.files.get(task, || {
-            let opened = File::open(&path);
-            opened.inspect_err(|error| log::debug!("cannot open {}: {error}", path.display())).ok()
-        })
-    }
-
-    /// Whether the content of an active task is on the disk, with the length that it must have.
-    pub fn check_file(&self, task: &TaskId) -> bool {
-        let Some(active) = self.active.get(task) else { return false };
-        let Ok(meta) = fs::metadata(self.dir(task).content()) else { return false };
-        active.file.length.is_none_or(|length| length == meta.len())
-    }
-
     /// Compares pieces of an active task with their digests, on a thread, after a fetch that runs: the piece `first`, and
     /// all others if that one is bad; without `first`, all. Bad pieces are fetched again with the latest request.
     /// Returns whether [`CdnEvent::Checked`], or [`CdnEvent::Ended`] with an error, follows.
@@ -593,11 +494,8 @@ impl Cdn {
 
     fn deactivate(&mut self, task: &TaskId) {
         self.active.remove(task);
-        self.queue.retain(|queued| queued != task);
         self.files.remove(task);
-        if let Some(thread) = self.threads.get(task) {
-            thread.cancel.cancel();
-        }
+        self.workers.cancel(task);
     }
 
     fn discard(&mut self, task: &TaskId) {
@@ -633,45 +531,6 @@ impl Cdn {
         let _ = self.disk.send(work);
     }
 
-    /// The tasks whose files must go, because the disk gets full. `busy` says which are in use. The caller deletes them.
-    ///
-    /// # Errors
-    /// [`CdnError::Disk`]: statvfs(3) fails.
-    pub fn gc_task_ids(
-        &self,
-        busy: &dyn Fn(&TaskId) -> bool,
-        now: SystemTime,
-    ) -> Result<Vec<TaskId>, CdnError> {
-        let space = Space::of(&self.home).map_err(CdnError::disk("get the free space of", &self.home))?;
-        let pressure = self.settings.marks.pressure(space);
-        if pressure == Pressure::None {
-            return Ok(Vec::new());
-        }
-        let idle = self.stored.iter().filter(|(task, _)| !self.threads.contains_key(task) && !busy(task));
-        let candidate = |(task, stored): (&TaskId, &Stored)| Candidate {
-            task: *task,
-            bytes: stored.bytes,
-            idle: stored.access.idle(now),
-            interval: stored.access.interval(),
-        };
-        Ok(eviction::choose(pressure, idle.map(candidate).collect()))
-    }
-
-    /// Whether the disk has any task.
-    pub fn has_files(&self) -> bool {
-        !self.stored.is_empty()
-    }
-
-    /// Whether a thread fetches or checks.
-    pub fn is_fetching(&self) -> bool {
-        !self.threads.is_empty()
-    }
-
-    /// Bytes that have come from origins since the process started.
-    pub fn origin_bytes(&self) -> u64 {
-        self.shared.origin_bytes.load(Ordering::Relaxed)
-    }
-
     fn dir(&self, task: &TaskId) -> TaskDir {
         TaskDir::of(&self.home, task)
     }
@@ -679,7 +538,7 @@ impl Cdn {
 
 impl Drop for Cdn {
     fn drop(&mut self) {
-        self.threads.values().for_each(|thread| thread.cancel.cancel());
+        self.workers.cancel_all();
     }
 }
 

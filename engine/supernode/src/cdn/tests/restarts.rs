@@ -245,6 +245,48 @@ fn a_part_of_a_file_without_a_version_is_continued_only_in_one_process() {
 }
 
 #[test]
+fn any_order_of_faults_and_restarts_ends_with_the_whole_file() {
+    for seed in 1..=25u64 {
+        let draws = bytes(800, seed);
+        let mut draws = draws.as_chunks::<8>().0.iter().map(|draw| u64::from_le_bytes(*draw));
+        let mut below = |bound: u64| draws.next().expect("enough draws") % bound;
+        let (home, len) = (home(), below(3 * piece_len() as u64 + 2));
+        let mut rig = Rig::new(home.path(), bytes(len as usize, seed));
+        rig.origin.set(|state| {
+            (state.has_etag, state.states_length, state.takes_ranges) =
+                (below(2) == 0, below(2) == 0, below(3) > 0);
+        });
+        for _ in 0..below(5) {
+            let faults = (0..below(12)).map(|_| match below(8) {
+                0 => Fault::Status(404),
+                1 => Fault::Status(503),
+                2 => Fault::Cut(below(2)),
+                _ => Fault::Cut(below(len + 1)),
+            });
+            let faults = faults.collect();
+            rig.origin.set(|state| state.faults = faults);
+            match rig.trigger() {
+                Triggered::Begins => drop(rig.end()),
+                Triggered::Complete => rig.assert_complete(),
+                Triggered::Runs => panic!("seed {seed}: it has ended"),
+            }
+            if below(2) == 0 {
+                rig = rig.restart(home.path());
+            }
+        }
+        rig.origin.set(|state| state.faults.clear());
+        if rig.trigger() == Triggered::Begins {
+            let (result, _) = rig.end();
+            result.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
+        }
+        println!("seed {seed}: {len} bytes");
+        rig.assert_complete();
+        rig.settle();
+        assert_eq!(leftovers(home.path()), (1, 0), "seed {seed}");
+    }
+}
+
+#[test]
 fn what_is_no_task_is_removed_at_the_start() {
     let home = home();
     let mut rig = Rig::new(home.path(), bytes(10, 29));
