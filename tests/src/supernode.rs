@@ -1,7 +1,7 @@
 //! A supernode in a private directory, at a private address of loopback.
 //!
-//! Used by the tests and the benchmark of the supernode. A process of tests has a network 127.A.B.0/24 of its own, so that
-//! the ports are the usual ones and no other test is in the way. Ends only processes that it started.
+//! Used by the tests and the benchmark of the supernode. Each thread of a test has a network 127.A.B.0/24 of its own, so
+//! that the ports are the usual ones and no other test is in the way. Ends only processes that it started.
 
 use crate::host::{Host, PATIENCE, binary};
 use crate::http_client::HttpClient;
@@ -13,7 +13,6 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The ports of a supernode.
@@ -23,21 +22,25 @@ pub const DOWNLOAD: u16 = 8001;
 /// Time between two checks of a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Address number `host` of this process's own network, from 1 to 250.
-pub fn address(host: u8) -> Ipv4Addr {
-    static NETWORK: OnceLock<(u8, u8, TcpListener)> = OnceLock::new();
-    let (a, b, _) = NETWORK.get_or_init(|| {
-        // The listener keeps the network until this process ends.
-        let mut next = std::process::id();
-        loop {
-            let (a, b) = (64 + (next >> 8) as u8 % 128, next as u8);
-            if let Ok(listener) = TcpListener::bind((Ipv4Addr::new(127, a, b, 251), CONTROL)) {
-                return (a, b, listener);
-            }
-            next = next.wrapping_add(1);
+thread_local! {
+    static NETWORK: (u8, u8, TcpListener) = reserve_network();
+}
+
+/// Finds a network that no other test uses; the listener keeps it until this thread ends.
+fn reserve_network() -> (u8, u8, TcpListener) {
+    let mut next = std::process::id();
+    loop {
+        let (a, b) = (64 + (next >> 8) as u8 % 128, next as u8);
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::new(127, a, b, 251), CONTROL)) {
+            return (a, b, listener);
         }
-    });
-    Ipv4Addr::new(127, *a, *b, host)
+        next = next.wrapping_add(1);
+    }
+}
+
+/// Address number `host`, from 1 to 250, of this thread's own network.
+pub fn address(host: u8) -> Ipv4Addr {
+    NETWORK.with(|(a, b, _)| Ipv4Addr::new(127, *a, *b, host))
 }
 
 /// The body of a registration as dfget sends it, from a client at `ip` with an uploader at `port`.
@@ -59,7 +62,7 @@ pub struct Supernode {
 }
 
 impl Supernode {
-    /// Starts supernode number `number` of this process (1 to 9) with additional arguments; it serves when this
+    /// Starts supernode number `number` of this thread (1 to 9) with additional arguments; it serves when this
     /// returns. Files on loopback are allowed as origins.
     pub fn start(number: u8, args: &[&str]) -> Self {
         let mut supernode = Self::new(number, args);
