@@ -90,10 +90,9 @@ impl Gc {
 
     /// Says that a task or a peer has come. Cheap, and may be called for each request.
     pub fn on_use(&mut self, now: Instant) {
-        if self.idle_at.is_none() {
-            // Later uses move the time further away. The next round finds that out.
-            self.idle_at = Some(now + self.settings.task_idle.min(self.settings.peer_idle));
-        }
+        // Later uses move the time further away. The next round finds that out.
+        let soonest = now + self.settings.task_idle.min(self.settings.peer_idle);
+        self.idle_at = Some(self.idle_at.map_or(soonest, |at| at.min(soonest)));
     }
 
     /// Says that a file has begun to grow.
