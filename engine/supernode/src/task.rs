@@ -69,13 +69,17 @@ pub struct Task {
 }
 
 impl Task {
-    /// The task of a file on the disk. Its headers are not known: a client brings them.
+    /// The task of a file on the disk. Of its headers, only a `Range` is known: a client brings the others.
     pub fn restore(record: &Record, now: Instant) -> Self {
-        let FileInfo { url, task_url, md5, identifier, pieces, length, validators, .. } = record.file.clone();
+        let FileInfo { url, task_url, md5, identifier, range, pieces, length, validators, .. } =
+            record.file.clone();
         Task {
             id: record.id,
             file: WantedFile {
-                request: Request { url, headers: Vec::new() },
+                request: Request {
+                    url,
+                    headers: range.map(|range| ("Range".to_owned(), range)).into_iter().collect(),
+                },
                 task_url,
                 is_md5: md5.is_some(),
                 sign: md5.map(|md5| hex(&md5)).or(identifier).unwrap_or_default(),
@@ -100,8 +104,7 @@ impl Task {
             task_url: self.file.task_url.clone(),
             md5,
             identifier: Some(self.file.sign.clone()).filter(|sign| md5.is_none() && !sign.is_empty()),
-            // The origin sends only the part that the client's `Range` names.
-            part_from: self.file.request.range().map(|_| 0),
+            range: self.file.request.range().map(str::to_owned),
             pieces: self.pieces,
             length: self.length,
             validators: self.validators.clone(),

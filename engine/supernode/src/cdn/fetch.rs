@@ -213,13 +213,11 @@ impl<'a> Transfer<'a> {
 
     /// Sends one request for the bytes from `at` on, and takes what comes.
     fn attempt(&mut self, at: &mut u64, end: Option<u32>) -> Result<(), Stop> {
-        let base = self.job.file.part_from.unwrap_or(0);
         let limit = self.limit(end);
         // If the length is unknown, there may be no byte at `at`, and a request for none is an error. So the byte before
         // is fetched, too.
-        let from = base.saturating_add(if self.length.is_none() { at.saturating_sub(1) } else { *at });
-        let is_part = self.job.file.part_from.is_some() || limit != self.length;
-        let to = limit.filter(|_| is_part).map(|limit| base.saturating_add(limit));
+        let from = if self.length.is_none() { at.saturating_sub(1) } else { *at };
+        let to = limit.filter(|_| limit != self.length);
         let validators = &self.job.file.validators;
         let fetch = Fetch { task: &self.job.task, request: self.request, from, to, validators };
         let body = self.job.shared.source.fetch(&fetch, &self.job.cancel).map_err(|error| match error {
@@ -231,7 +229,7 @@ impl<'a> Transfer<'a> {
             },
             error => Stop::Final(CdnError::Origin(error)),
         })?;
-        if body.starts > base.saturating_add(*at) {
+        if body.starts > *at {
             return Err(Stop::Final(CdnError::Origin(OriginError::Answer {
                 url: self.request.printable_url(),
                 problem: "sends a part that was not requested",
@@ -244,16 +242,14 @@ impl<'a> Transfer<'a> {
             *at = self.job.file.pieces.offset(piece.number);
             self.whole = piece.before;
         }
-        let skip = base.saturating_add(*at).saturating_sub(body.starts);
-        let compares = takes_no_range && base == 0;
-        self.take_body(body, at, end, Skipped { left: skip, at: 0, compares, hasher: None })
+        let skip = at.saturating_sub(body.starts);
+        let skipped = Skipped { left: skip, at: 0, compares: body.starts == 0, hasher: None };
+        self.take_body(body, at, end, skipped)
     }
 
     /// Compares the length that an answer states with the one that is known, when the bytes before `at` are there.
     fn on_length(&mut self, stated: Option<u64>, at: u64) -> Result<(), CdnError> {
-        if self.job.file.part_from.is_none()
-            && let Some(found) = stated
-        {
+        if let Some(found) = stated {
             match self.length {
                 Some(expected) if expected != found => return Err(CdnError::Length { expected, found }),
                 Some(_) => {}
@@ -334,8 +330,7 @@ impl<'a> Transfer<'a> {
     /// Fails if more bytes come than the file has. An answer that states its length has been compared already.
     fn expect_end(&self, stated: Option<u64>, reader: &mut dyn Read) -> Result<(), CdnError> {
         let expected = self.length.unwrap_or(0);
-        let is_more = self.job.file.part_from.is_none() && stated.is_none();
-        match is_more.then(|| reader.read(&mut [0])) {
+        match stated.is_none().then(|| reader.read(&mut [0])) {
             Some(Ok(1..)) => Err(CdnError::Length { expected, found: expected.saturating_add(1) }),
             // All bytes are there. A connection that breaks now does no harm.
             _ => Ok(()),

@@ -39,9 +39,9 @@ pub struct FileInfo {
     pub md5: Option<[u8; 16]>,
     /// What tells files of one URL apart, as the first client gave it.
     pub identifier: Option<String>,
-    /// Offset of the file's first byte at the origin, if the file is a part of what the origin has. The length is known
-    /// then.
-    pub part_from: Option<u64>,
+    /// The value of the client's `Range` header, if the file is a part of what the origin has. The origin then sends this
+    /// part as if it were the whole.
+    pub range: Option<String>,
     /// How the file is divided.
     pub pieces: Pieces,
     /// Length of the content in bytes, if it is known.
@@ -58,8 +58,7 @@ impl FileInfo {
     /// Whether `other` describes the same version of the file; `None` if that cannot be known.
     pub fn is_same(&self, other: &FileInfo) -> Option<bool> {
         let is_other_length = self.length.zip(other.length).is_some_and(|(length, other)| length != other);
-        let is_other =
-            self.pieces != other.pieces || self.part_from != other.part_from || self.md5 != other.md5;
+        let is_other = self.pieces != other.pieces || self.range != other.range || self.md5 != other.md5;
         if is_other_length || is_other { Some(false) } else { self.validators.is_same(&other.validators) }
     }
 
@@ -75,7 +74,7 @@ impl FileInfo {
 
     /// The SHA-256 that the content must have, if the URL tells it.
     pub fn expected_sha256(&self) -> Option<[u8; 32]> {
-        expected_sha256(&self.url).filter(|_| self.part_from.is_none())
+        expected_sha256(&self.url).filter(|_| self.range.is_none())
     }
 }
 
@@ -105,7 +104,7 @@ struct Json {
     task_url: String,
     md5: Option<[u8; 16]>,
     identifier: Option<String>,
-    part_from: Option<u64>,
+    range: Option<String>,
     piece_size: u64,
     is_wrapped: bool,
     length: Option<u64>,
@@ -133,7 +132,7 @@ impl Record {
             task_url: file.task_url,
             md5: file.md5,
             identifier: file.identifier,
-            part_from: file.part_from,
+            range: file.range,
             piece_size: file.pieces.size,
             is_wrapped: file.pieces.is_wrapped,
             length: file.length,
@@ -177,7 +176,7 @@ impl Record {
                 task_url: json.task_url,
                 md5: json.md5,
                 identifier: json.identifier,
-                part_from: json.part_from,
+                range: json.range,
                 pieces: Pieces { size: json.piece_size, is_wrapped: json.is_wrapped },
                 length: json.length,
                 validators: json.validators,
@@ -282,7 +281,7 @@ mod tests {
                 task_url: "http://origin/file".to_owned(),
                 md5: Some([7; 16]),
                 identifier: Some("nightly".to_owned()),
-                part_from: Some(9),
+                range: Some("bytes=9-".to_owned()),
                 pieces: Pieces { size: 5 << 20, is_wrapped: true },
                 length: Some(300 << 20),
                 validators: Validators { etag: Some("\"1\"".to_owned()), last_modified: None },

@@ -264,7 +264,7 @@ impl Rig {
             task_url: URL.to_owned(),
             md5: None,
             identifier: None,
-            part_from: None,
+            range: None,
             pieces: PIECES,
             length: state.states_length.then_some(state.content.len() as u64),
             validators: {
