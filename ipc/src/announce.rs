@@ -163,18 +163,28 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::EventView;
     use crate::record::{Scanner, Step};
     use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;
 
-    #[test]
-    fn an_event_that_does_not_fit_loses_its_largest_labels_and_says_so() {
+    /// Checks the event that `announce` writes into a FIFO.
+    fn announced(announce: impl FnOnce(&Announcer), check: impl FnOnce(EventView<'_>)) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let flags = nix::libc::O_NONBLOCK;
         let mut fifo =
             std::fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path).expect("open");
+        announce(&Announcer::new(FifoSender::new(path)));
+        let mut bytes = vec![0; 8192];
+        let len = fifo.read(&mut bytes).expect("an event");
+        let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else { panic!("a record") };
+        check(record.event);
+    }
+
+    #[test]
+    fn an_event_that_does_not_fit_loses_its_largest_labels_and_says_so() {
         let labels = BTreeMap::from([
             ("small".to_owned(), "kept".to_owned()),
             ("big".to_owned(), "x".repeat(3000)),
@@ -182,13 +192,32 @@ mod tests {
             ("bad=key".to_owned(), String::new()),
         ]);
         let reason = "é".repeat(5000);
-        Announcer::new(FifoSender::new(path)).image("pull-error", "a", &[("reason", &reason)], Some(&labels));
-        let mut bytes = vec![0; 8192];
-        let len = fifo.read(&mut bytes).expect("an event");
-        let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else { panic!("a record") };
-        assert_eq!(record.event.labels().get("small"), Some("kept"));
-        assert_eq!(record.event.labels().len(), 1);
-        assert_eq!(record.event.attributes.get("labelsDropped"), Some("2"));
-        assert_eq!(record.event.attributes.get("reason").map(str::len), Some(REASON_MAX));
+        let announce = |announcer: &Announcer| {
+            announcer.image("pull-error", "a", &[("reason", &reason)], Some(&labels));
+        };
+        announced(announce, |event| {
+            assert_eq!(event.labels().get("small"), Some("kept"));
+            assert_eq!(event.labels().len(), 1);
+            assert_eq!(event.attributes.get("labelsDropped"), Some("2"));
+            assert_eq!(event.attributes.get("reason").map(str::len), Some(REASON_MAX));
+        });
+    }
+
+    #[test]
+    fn events_of_tasks_and_peers_have_the_facts_that_are_known() {
+        let long = "é".repeat(5000);
+        let facts = [("url", long.as_str()), ("size", ""), ("reason", &long)];
+        let announce = |announcer: &Announcer| announcer.task("fail", &"a".repeat(64), &facts);
+        announced(announce, |event| {
+            assert_eq!((event.kind, event.action), ("task", "fail"));
+            assert_eq!(event.attributes.get("url").map(str::len), Some(REASON_MAX), "both fit into a record");
+            assert_eq!(event.attributes.get("reason").map(str::len), Some(REASON_MAX));
+            assert_eq!(event.attributes.get("size"), None, "an unknown fact is left out");
+        });
+        let announce = |announcer: &Announcer| announcer.peer("deregister", "p", &[("ip", "10.0.0.1")]);
+        announced(announce, |event| {
+            assert_eq!((event.kind, event.id), ("peer", "p"));
+            assert_eq!(event.attributes.get("ip"), Some("10.0.0.1"));
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! The documents agree with the tree: links lead somewhere, named files exist, charts show the committed figures.
 
-use std::collections::HashSet;
+use sampan_tests::host::binary;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -65,6 +66,51 @@ fn every_source_file_that_a_document_names_exists() {
         }
     }
     assert!(names > 5, "only {names} names were found");
+}
+
+/// The options of `--help`, each with its default up to the first comma, if it has one.
+fn options_of_help(text: &str) -> BTreeMap<String, Option<String>> {
+    let mut parts: Vec<String> = Vec::new();
+    for line in text.lines().skip_while(|line| !line.trim_start().starts_with('-')) {
+        match parts.last_mut() {
+            _ if line.is_empty() => break,
+            Some(part) if !line.trim_start().starts_with('-') => part.extend([" ", line.trim()]),
+            _ => parts.push(line.to_owned()),
+        }
+    }
+    let option = |part: &String| {
+        let name = part.split("--").nth(1).and_then(|rest| rest.split(' ').next());
+        (name.expect("a long option").to_owned(), default_of(part))
+    };
+    parts.iter().map(option).collect()
+}
+
+/// The options of a man page, as [`options_of_help`] returns them.
+fn options_of_man(text: &str) -> BTreeMap<String, Option<String>> {
+    let text = text.replace("\\-", "-");
+    let (_, text) = text.split_once(".SH OPTIONS").expect("a section");
+    let text = text.split(".SH ").next().unwrap_or_default();
+    let mut options = BTreeMap::new();
+    for part in text.split(".TP\n").skip(1) {
+        let (head, rest) = part.split_once('\n').expect("a head");
+        let name = head.split("--").nth(1).and_then(|rest| rest.split([' ', '"']).next());
+        options.insert(name.expect("a long option").to_owned(), default_of(rest));
+    }
+    options
+}
+
+fn default_of(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("[default: ")?;
+    Some(rest.split([',', ']']).next()?.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn the_supernodes_man_page_has_its_options_and_defaults() {
+    let help = Command::new(binary("sampan-supernode")).arg("--help").output().expect("built");
+    let help = options_of_help(&String::from_utf8(help.stdout).expect("text"));
+    let page = fs::read_to_string(root().join("docs/man/sampan-supernode.8")).expect("a page");
+    assert!(help.len() > 20, "{help:?}");
+    assert_eq!(help, options_of_man(&page));
 }
 
 #[test]

@@ -60,4 +60,25 @@ mod tests {
         drop(first);
         bind(ip, port).expect("free again");
     }
+
+    #[test]
+    fn without_an_address_a_port_serves_ipv4_and_ipv6() {
+        let listener = bind(None, 0).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let ipv4 = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        ipv4.expect("IPv4");
+        if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port)).expect("IPv6");
+        }
+    }
+
+    #[test]
+    fn a_port_of_systemd_keeps_its_address_and_never_blocks() {
+        let passed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = passed.local_addr().expect("an address");
+        let adopted = adopt(passed.into()).expect("a socket");
+        assert_eq!(adopted.local_addr().expect("an address"), address);
+        let nobody = adopted.accept().expect_err("nobody has connected");
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+    }
 }
