@@ -204,7 +204,8 @@ fn clients_that_take_pieces_and_say_nothing_delay_others_by_a_lease() {
         let answer = wire.pull(&cid, &Pull { result: 502, status: 700, task, ..Pull::default() });
         silent.push((wire, answer.is_ok()));
     }
-    let outcomes = wait(begin(&peers(2), &[supernode.control()], &Wish::of(&origin.url("/file"))));
+    let peers = peers(2);
+    let outcomes = wait(begin(&peers, &[supernode.control()], &Wish::of(&origin.url("/file"))));
     assert_complete(&outcomes, &content);
     drop(silent);
 }
@@ -239,7 +240,8 @@ fn a_client_that_claims_pieces_it_lacks_harms_nobody() {
     for range in ["0-1", "9999999999999-99999999999999", "", "a-b", "4194304-8388606"] {
         wire.success(&task, &cid, "", range);
     }
-    let outcomes = wait(begin(&peers(3), &[supernode.control()], &Wish::of(&origin.url("/file"))));
+    let peers = peers(3);
+    let outcomes = wait(begin(&peers, &[supernode.control()], &Wish::of(&origin.url("/file"))));
     assert_complete(&outcomes, &content);
     let failures: u64 = outcomes.iter().map(|outcome| outcome.counts.failures).sum();
     assert!(failures <= 3 * 5, "{failures}");
@@ -250,7 +252,8 @@ fn a_cut_at_the_origin_is_continued_where_it_was() {
     let (origin, content) = Origin::with_file(20 * MIB);
     origin.fail("/file", [Fault::Cut(9_000_001), Fault::Cut(1), Fault::Status(500), Fault::Status(503)]);
     let supernode = Supernode::start(1, &[]);
-    let outcomes = wait(begin(&peers(2), &[supernode.control()], &Wish::of(&origin.url("/file"))));
+    let peers = peers(2);
+    let outcomes = wait(begin(&peers, &[supernode.control()], &Wish::of(&origin.url("/file"))));
     assert_complete(&outcomes, &content);
     let served = origin.served("/file");
     assert!(served.bytes as f64 <= 1.05 * content.len() as f64, "{served:?}");
@@ -282,7 +285,7 @@ fn a_file_that_changes_during_the_fetch_is_not_mixed() {
 #[test]
 fn a_file_that_has_changed_is_fetched_anew() {
     let (origin, content) = Origin::with_file(9 * MIB);
-    let supernode = Supernode::start(1, &[]);
+    let supernode = Supernode::start(1, &["--revalidate", "0s"]);
     let old = peers(1);
     assert_complete(&wait(begin(&old, &[supernode.control()], &Wish::of(&origin.url("/file")))), &content);
     let changed = Random::new(18).bytes(5 * MIB);
@@ -352,8 +355,8 @@ fn a_corrupt_file_of_the_supernode_is_repaired() {
     let file = supernode.home().join(format!("tasks/{}/{task}/content", task.prefix()));
     let file = std::fs::File::options().write(true).open(file).expect("the file of the task");
     file.write_all_at(b"corrupt", 5_000_000).expect("written");
-    let outcomes =
-        wait(begin(&[Peer::new(address(12))], &[supernode.control()], &Wish::of(&origin.url("/file"))));
+    let second = [Peer::new(address(12))];
+    let outcomes = wait(begin(&second, &[supernode.control()], &Wish::of(&origin.url("/file"))));
     assert_complete(&outcomes, &content);
     let bytes = origin.served("/file").bytes;
     assert!(bytes <= (content.len() + 5 * MIB) as u64, "{bytes}: more than the bad piece was fetched again");
@@ -379,13 +382,33 @@ fn strange_requests_end_nothing() {
         let response = HttpClient::from(ip, supernode.control()).get(target).expect("an answer");
         assert!(response.status < 600, "{target}: {response:?}");
     }
-    let mut http = HttpClient::from(ip, supernode.control());
-    let refused = http.post("/preheats", &json!({ "type": "file", "url": origin.url("/file") }));
-    assert!(refused.expect("an answer").status >= 400, "an address that is no admin's");
-    assert_complete(
-        &wait(begin(&peers(1), &[supernode.control()], &Wish::of(&origin.url("/file")))),
-        &content,
-    );
+    let peers = peers(1);
+    assert_complete(&wait(begin(&peers, &[supernode.control()], &Wish::of(&origin.url("/file")))), &content);
+}
+
+#[test]
+fn only_admins_preheat_and_delete() {
+    let (origin, content) = Origin::with_file(MIB);
+    let own = format!("{}/32", address(1));
+    let mut supernode =
+        Supernode::with_defaults(1, &["--allow-origin", "127.0.0.0/8", "--admin", own.as_str()]);
+    supernode.start_again();
+    let peers = peers(1);
+    assert_complete(&wait(begin(&peers, &[supernode.control()], &Wish::of(&origin.url("/file")))), &content);
+    let task = TaskId::new(&origin.url("/file"), "", "");
+    let body = json!({ "type": "file", "url": origin.url("/file?2") }).to_string();
+    for (method, target, body) in [
+        ("POST", "/preheats".to_owned(), body.as_bytes()),
+        ("DELETE", "/preheats/x".to_owned(), b"".as_slice()),
+        ("DELETE", format!("/api/v1/tasks/{task}?full=true"), b""),
+        ("DELETE", "/api/v1/peers/x".to_owned(), b""),
+    ] {
+        let mut stranger = HttpClient::from(address(12), supernode.control());
+        let refused = stranger.request(method, &target, &[], body).expect("an answer");
+        assert_eq!(refused.status, 403, "{method} {target}");
+        let answer = supernode.http().request(method, &target, &[], body).expect("an answer");
+        assert_ne!(answer.status, 403, "{method} {target}");
+    }
 }
 
 #[test]
@@ -402,7 +425,8 @@ fn a_preheated_file_is_there_before_the_first_client() {
         status["status"].as_str().is_some_and(|status| status.eq_ignore_ascii_case("success"))
     });
     assert_eq!(http.post("/preheats", &body).expect("an answer").status, 208);
-    let outcomes = wait(begin(&peers(1), &[supernode.control()], &Wish::of(&origin.url("/file"))));
+    let peers = peers(1);
+    let outcomes = wait(begin(&peers, &[supernode.control()], &Wish::of(&origin.url("/file"))));
     assert_complete(&outcomes, &content);
     assert_eq!(outcomes.iter().map(|o| o.counts).map(|c: Counts| c.waits).sum::<u64>(), 0);
     assert_eq!(origin.served("/file").bytes, content.len() as u64);

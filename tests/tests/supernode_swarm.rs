@@ -54,8 +54,8 @@ fn files_of_any_length_arrive_whole() {
     let piece = 4 * MIB - 5;
     for (nth, len) in [0, 1, 25, piece - 1, piece, piece + 1, 2 * piece, 201 * MIB].into_iter().enumerate() {
         let (origin, content) = Origin::with_file(len);
-        let peer = Peer::new(address(11 + nth as u8));
-        let outcomes = download(&supernode, &[peer], &Wish::of(&origin.url("/file")));
+        let peers = [Peer::new(address(11 + nth as u8))];
+        let outcomes = download(&supernode, &peers, &Wish::of(&origin.url("/file")));
         assert_complete(&outcomes, &content);
     }
 }
@@ -94,7 +94,8 @@ fn a_second_download_needs_no_fetch() {
     let first = peers(1);
     assert_complete(&download(&supernode, &first, &Wish::of(&origin.url("/file"))), &content);
     first[0].leave();
-    let outcomes = download(&supernode, &[Peer::new(address(12))], &Wish::of(&origin.url("/file")));
+    let second = [Peer::new(address(12))];
+    let outcomes = download(&supernode, &second, &Wish::of(&origin.url("/file")));
     assert_complete(&outcomes, &content);
     assert_eq!(outcomes[0].counts.failures, 0, "a peer that left is not offered");
     assert_eq!(origin.served("/file").bytes, content.len() as u64);
