@@ -17,7 +17,7 @@ use sampan_os::mutex::lock;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use ureq::Body;
+use ureq::{AsSendBody, Body};
 
 /// Most agents that are kept for later requests, each with one idle connection.
 const IDLE_MAX: usize = 16;
@@ -134,7 +134,7 @@ impl Web {
         for _ in 0..=REDIRECTS_MAX {
             let is_first_server = is_same_server(&first, &uri) || is_upgrade(&first, &uri);
             let sent = headers.iter().filter(|(name, _)| is_first_server || may_leave(name));
-            let (response, lease) = self.send_once(method, &uri, sent, until, cancel)?;
+            let (response, lease) = self.send_once(method, &uri, sent, (), until, cancel)?;
             let location = response.headers().get(header::LOCATION);
             let location = location.filter(|_| is_redirect(response.status())).map(HeaderValue::as_bytes);
             let Some(location) = location else {
@@ -156,6 +156,28 @@ impl Web {
         })
     }
 
+    /// Sends a request with a body, and follows no redirect: a redirect is an answer. The head of the answer must come until
+    /// `until`, if that is given.
+    ///
+    /// # Errors
+    /// [`WebError`]: there is no answer. A status such as 404 is an answer.
+    pub fn send_body<'a>(
+        &self,
+        method: &Method,
+        url: &str,
+        headers: &HeaderMap,
+        body: &[u8],
+        until: Option<Instant>,
+        cancel: &'a Cancel,
+    ) -> Result<Answer<'a>, WebError> {
+        let uri = parse(url)?;
+        let (response, lease) = match body {
+            [] => self.send_once(method, &uri, headers.iter(), (), until, cancel)?,
+            body => self.send_once(method, &uri, headers.iter(), body, until, cancel)?,
+        };
+        Ok(Answer::new(response, lease))
+    }
+
     /// Closes the idle connections that are too old. Each request does so, too; a caller that sends none for a long time
     /// calls this.
     pub fn close_idle(&self) {
@@ -167,6 +189,7 @@ impl Web {
         method: &Method,
         uri: &Uri,
         headers: impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>,
+        body: impl AsSendBody,
         until: Option<Instant>,
         cancel: &'a Cancel,
     ) -> Result<(Response<Body>, Lease<'a>), WebError> {
@@ -185,7 +208,7 @@ impl Web {
                 }
             }
         };
-        let request = request.body(()).map_err(|error| failed(ureq::Error::Http(error)))?;
+        let request = request.body(body).map_err(|error| failed(ureq::Error::Http(error)))?;
         let lease = self.lease(uri, cancel);
         let agent = lease.agents.get(uri).map_err(|error| WebError::Certificate(Box::new(error)))?;
         // Check only after the agent was made: an earlier shutdown could not reach an agent that did not exist.

@@ -83,6 +83,11 @@ impl Gc {
         Gc { settings, idle_at: None, disk_at: Some(now) }
     }
 
+    /// How long a task keeps its clients after it was last used.
+    pub fn task_idle(&self) -> Duration {
+        self.settings.task_idle
+    }
+
     /// When [`Gc::run`] must be called; `None` if nothing can happen before the next [`Gc::on_use`].
     pub fn deadline(&self) -> Option<Instant> {
         [self.idle_at, self.disk_at].into_iter().flatten().min()

@@ -14,11 +14,12 @@
 //! | [`origin`] | requests to origins, and which origins are allowed |
 //! | [`access`] | who has shown access to a task; tickets |
 //! | [`task`], [`dfget_task`], [`peer`] | tasks, downloads, peers |
+//! | [`own_wire`], [`parents`] | the bodies of Sampan's own wire, and its peers |
 //! | [`progress`], [`scheduler`] | who has and who fetches which piece; the choice of pieces and holders |
 //! | [`piece_error`], [`preheat`], [`gc`] | repair of bad pieces, downloads in advance, what is forgotten and deleted |
 //! | [`registration`], [`reply`] | a registration on its way, and an answer |
 //! | [`registrations`] | the journal of registrations |
-//! | [`cluster`] | which supernode owns a task |
+//! | [`cluster`], [`cluster_source`] | which supernode owns a task, and fetches from that supernode |
 //! | [`metrics`] | counters for Prometheus |
 //! | [`config`] | options and the `[supernode]` table |
 #![forbid(unsafe_code)]
@@ -28,12 +29,15 @@
 pub mod access;
 pub mod cdn;
 pub mod cluster;
+pub mod cluster_source;
 pub mod config;
 pub mod dfget_task;
 pub mod gc;
 pub mod managers;
 pub mod metrics;
 pub mod origin;
+pub mod own_wire;
+pub mod parents;
 pub mod peer;
 pub mod piece;
 pub mod piece_error;

@@ -13,7 +13,9 @@ use sampan_registry::credentials::Credentials;
 use sampan_registry::{Access, CERTS_DIRS};
 use sampan_supernode::access::{Admins, PeerAddresses, Secret, Tickets};
 use sampan_supernode::cdn::eviction::Marks;
-use sampan_supernode::cdn::{Cdn, CdnError, CdnSettings};
+use sampan_supernode::cdn::{Cdn, CdnError, CdnSettings, Source};
+use sampan_supernode::cluster::Cluster;
+use sampan_supernode::cluster_source::{ClusterSettings, ClusterSource, Owned};
 use sampan_supernode::config::{self, Config, Invocation};
 use sampan_supernode::gc::{Gc, GcSettings};
 use sampan_supernode::managers::{ManagerSettings, Managers, Parts};
@@ -91,7 +93,8 @@ fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let announcer = Announcer::new(FifoSender::new(&config.fifo));
     let origins = Arc::new(origins(config));
     let now = Instant::now();
-    let managers = managers(config, &outbox, &origins, announcer.clone(), download.local_addr()?.port())?;
+    let port = download.local_addr()?.port();
+    let managers = managers(config, &outbox, &origins, announcer.clone(), port)?;
     let gc = Gc::new(GcSettings { task_idle: config.task_idle, ..GcSettings::default() }, now);
     let mut core = Core::new(managers, gc, secret, outbox, origins);
     core.managers.restore(Instant::now(), SystemTime::now());
@@ -134,7 +137,8 @@ fn managers(
         bytes_per_second: config.limit_rate,
         marks: Marks { young: config.free_young, full: config.free_full },
     };
-    let source: Arc<dyn sampan_supernode::cdn::Source> = Arc::<Origins>::clone(origins);
+    let owned = Owned::default();
+    let source = source(config, origins, &owned)?;
     let cdn = Cdn::open(&config.home, source, move |message| to_loop.send(Message::Cdn(message)), settings)?;
     let to_loop = outbox.clone();
     let access = Access {
@@ -161,8 +165,28 @@ fn managers(
             admins: Admins::new(config.admins.clone()),
             addresses: PeerAddresses::new(config.allowed_peers.clone()),
             announcer,
+            owned,
         },
     ))
+}
+
+/// Where fetches get bytes from: origins, and in a cluster other supernodes, too.
+fn source(config: &Config, origins: &Arc<Origins>, owned: &Owned) -> Result<Arc<dyn Source>, Box<dyn Error>> {
+    if config.supernodes.is_empty() {
+        return Ok(Arc::<Origins>::clone(origins));
+    }
+    let own = SocketAddr::new(config.advertise_ip.unwrap_or_else(own_address), config.port).to_string();
+    let cluster = Cluster::new(&config.supernodes, &own);
+    if !cluster.has_self() {
+        log::warn!("{own} is not among the supernodes of the cluster: this supernode owns no task");
+    }
+    let settings = ClusterSettings {
+        cluster,
+        access: Access { certs: certs_dirs().into(), ..Access::default() },
+        is_tls: config.tls.is_some(),
+        authorization: config.secret_file.as_deref().map(Secret::authorization).transpose()?,
+    };
+    Ok(Arc::new(ClusterSource::new(settings, Arc::clone(origins), owned.clone())))
 }
 
 /// The address from which this host would send to the internet. No packet is sent.

@@ -13,6 +13,7 @@
 
 pub mod advance;
 pub mod collect;
+pub mod own;
 pub mod pull;
 pub mod register;
 pub mod report;
@@ -20,8 +21,10 @@ pub mod view;
 
 use crate::access::{Admins, Grants, PeerAddresses, Tickets};
 use crate::cdn::{Cdn, CdnStatus};
+use crate::cluster_source::Owned;
 use crate::dfget_task::DfgetTasks;
 use crate::metrics::Metrics;
+use crate::parents::Parents;
 use crate::peer::Peers;
 use crate::piece_error::PieceErrors;
 use crate::preheat::{Preheats, Resolver};
@@ -63,6 +66,8 @@ pub struct Managers {
     pub peers: Peers,
     /// Swarms.
     pub progress: Progress,
+    /// Peers of Sampan's own wire.
+    pub parents: Parents,
     /// Reports of bad pieces.
     pub piece_errors: PieceErrors,
     /// Downloads in advance.
@@ -83,6 +88,8 @@ pub struct Managers {
     journal: Registrations,
     /// The clients that the journal knows, until they are restored.
     registered: Vec<Entry>,
+    /// The tasks that other supernodes take this one for the owner of; shared with the threads of fetches.
+    pub owned: Owned,
     random: Random,
     /// Registrations that preheats need.
     registrations_due: Vec<Pending>,
@@ -110,6 +117,8 @@ pub struct Parts {
     pub addresses: PeerAddresses,
     /// Events.
     pub announcer: Announcer,
+    /// The tasks that other supernodes take this one for the owner of.
+    pub owned: Owned,
 }
 
 impl Managers {
@@ -122,6 +131,7 @@ impl Managers {
             downloads: DfgetTasks::default(),
             peers: Peers::default(),
             progress: Progress::default(),
+            parents: Parents::default(),
             piece_errors: PieceErrors::default(),
             preheats: Preheats::default(),
             metrics: Metrics::default(),
@@ -131,6 +141,7 @@ impl Managers {
             addresses: parts.addresses,
             announcer: parts.announcer,
             resolver: parts.resolver,
+            owned: parts.owned,
             journal: parts.journal,
             registered: parts.registered,
             random: Random::new(sampan_ipc::sender::random()),

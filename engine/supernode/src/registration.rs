@@ -4,6 +4,7 @@
 
 use crate::access::Credential;
 use crate::origin::{Request, Validators};
+use crate::own_wire::TaskBody;
 use crate::reply::Reply;
 use crate::task::WantedFile;
 use crate::task_id::TaskId;
@@ -15,8 +16,8 @@ use std::net::IpAddr;
 pub enum Caller {
     /// A client of Dragonfly, and the address it comes from.
     Client(Box<Registration>, IpAddr),
-    /// Another supernode or an engine, by its ID.
-    Own(String),
+    /// Another supernode or an engine, and the address it comes from.
+    Own(Box<TaskBody>, IpAddr),
     /// A preheat.
     Preheat,
 }

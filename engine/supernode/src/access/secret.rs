@@ -1,5 +1,6 @@
 //! The shared secret of a fleet, which a client sends as `Authorization: Bearer SECRET`.
 
+use http::HeaderValue;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use sampan_os::small_file;
@@ -46,14 +47,16 @@ impl Secret {
     /// # Errors
     /// [`SecretError`]: the file cannot be read, or has no usable secret.
     pub fn open(path: &Path) -> Result<Self, SecretError> {
-        let read = small_file::open(path).and_then(|file| small_file::read(file, FILE_MAX));
-        let bytes = read.map_err(|source| SecretError::Read { path: path.to_owned(), source })?;
-        let secret = bytes.trim_ascii();
-        let is_long = secret.len() >= SECRET_MIN && bytes.len() as u64 <= FILE_MAX;
-        match is_long && secret.iter().all(u8::is_ascii_graphic) {
-            true => Secret::new(secret),
-            false => Err(SecretError::Malformed { path: path.to_owned() }),
-        }
+        Secret::new(&read(path)?)
+    }
+
+    /// The `Authorization` header that carries the secret in the file at `path`, for requests to other supernodes.
+    ///
+    /// # Errors
+    /// As [`Secret::open`].
+    pub fn authorization(path: &Path) -> Result<HeaderValue, SecretError> {
+        let header = [b"Bearer ".as_slice(), &read(path)?].concat();
+        HeaderValue::from_bytes(&header).map_err(|_| SecretError::Malformed { path: path.to_owned() })
     }
 
     fn new(secret: &[u8]) -> Result<Self, SecretError> {
@@ -70,6 +73,17 @@ impl Secret {
             scheme.eq_ignore_ascii_case("bearer")
                 && hmac::verify(&self.key, given.trim().as_bytes(), self.tag.as_ref()).is_ok()
         })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
+    let read = small_file::open(path).and_then(|file| small_file::read(file, FILE_MAX));
+    let bytes = read.map_err(|source| SecretError::Read { path: path.to_owned(), source })?;
+    let secret = bytes.trim_ascii();
+    let is_long = secret.len() >= SECRET_MIN && bytes.len() as u64 <= FILE_MAX;
+    match is_long && secret.iter().all(u8::is_ascii_graphic) {
+        true => Ok(secret.to_vec()),
+        false => Err(SecretError::Malformed { path: path.to_owned() }),
     }
 }
 

@@ -219,7 +219,8 @@ impl<'a> Transfer<'a> {
         let from = if self.length.is_none() { at.saturating_sub(1) } else { *at };
         let to = limit.filter(|_| limit != self.length);
         let validators = &self.job.file.validators;
-        let fetch = Fetch { task: &self.job.task, request: self.request, from, to, validators };
+        let (task, file) = (&self.job.task, &self.job.file);
+        let fetch = Fetch { task, file, request: self.request, from, to, validators };
         let body = self.job.shared.source.fetch(&fetch, &self.job.cancel).map_err(|error| match error {
             OriginError::Cancelled => Stop::Final(CdnError::Cancelled),
             error if error.is_temporary() => Stop::Cut {

@@ -3,6 +3,7 @@
 //! Called by the threads of fetches. Implementations block, and end soon after the fetch is cancelled. They follow
 //! redirects and check addresses; the threads of fetches do neither.
 
+use super::record::FileInfo;
 use crate::origin::{Body, OriginError, Origins, Request, Validators};
 use crate::task_id::TaskId;
 use sampan_job::cancel::Cancel;
@@ -11,6 +12,8 @@ use sampan_job::cancel::Cancel;
 pub struct Fetch<'a> {
     /// The task.
     pub task: &'a TaskId,
+    /// The file.
+    pub file: &'a FileInfo,
     /// What to ask for.
     pub request: &'a Request,
     /// Offset of the first byte that is wanted.
@@ -27,11 +30,11 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// [`OriginError`]: there are no bytes. A failure in mid-transfer is an error of the body's reader.
-    fn fetch<'a>(&self, fetch: &Fetch<'_>, cancel: &'a Cancel) -> Result<Body<'a>, OriginError>;
+    fn fetch<'a>(&'a self, fetch: &Fetch<'_>, cancel: &'a Cancel) -> Result<Body<'a>, OriginError>;
 }
 
 impl Source for Origins {
-    fn fetch<'a>(&self, fetch: &Fetch<'_>, cancel: &'a Cancel) -> Result<Body<'a>, OriginError> {
+    fn fetch<'a>(&'a self, fetch: &Fetch<'_>, cancel: &'a Cancel) -> Result<Body<'a>, OriginError> {
         Origins::fetch(self, fetch.request, fetch.from, fetch.to, fetch.validators, cancel)
     }
 }

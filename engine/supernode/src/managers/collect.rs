@@ -144,6 +144,7 @@ impl Managers {
 
     /// Forgets what nobody uses.
     pub fn collect(&mut self, gc: &mut Gc, waiting: &HashSet<TaskId>, now: Instant, clock: SystemTime) {
+        self.parents.expire(now, gc.task_idle());
         let is_fetching =
             |id: &TaskId| matches!(self.cdn.status(id), Some(CdnStatus::Running | CdnStatus::Waiting));
         let with_swarm =
@@ -229,6 +230,7 @@ impl Managers {
             self.cdn.delete(id, true);
         }
         self.piece_errors.forget(id);
+        self.parents.forget(id);
         if with_file || self.is_bare(id) {
             if let Some(task) = self.tasks.delete(id) {
                 self.announce_task("delete", &task, &[("reason", why)]);
@@ -237,6 +239,7 @@ impl Managers {
             self.cdn.delete(id, false);
         }
         self.grants.remove(id);
+        self.owned.remove(id);
     }
 
     /// Brings back the tasks and the clients that the disk knows.

@@ -197,7 +197,8 @@ impl Managers {
         self.fetch(&id, clock)?;
         let (registration, remote) = match &pending.caller {
             Caller::Client(registration, remote) => (registration.as_ref(), *remote),
-            Caller::Own(_) | Caller::Preheat => return Ok(Reply::code(code::SUCCESS, "success")),
+            Caller::Own(body, remote) => return Ok(self.own_registered(&id, body, *remote, now, clock)),
+            Caller::Preheat => return Ok(Reply::code(code::SUCCESS, "success")),
         };
         let Some(task) = self.tasks.get(&id) else { return Err(Reply::error(500, "the task is gone")) };
         let reply = Registered {
@@ -304,7 +305,7 @@ impl Managers {
     }
 
     /// Tells a new swarm which pieces the supernode has.
-    fn fill(&mut self, id: &TaskId) {
+    pub(super) fn fill(&mut self, id: &TaskId) {
         let ready: Vec<u32> = self.cdn.ready_pieces(id).collect();
         if let Some(swarm) = self.progress.swarm_mut(id) {
             ready.into_iter().for_each(|piece| swarm.on_ready(piece));

@@ -25,6 +25,16 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
+    /// Reads from another supernode, which has limits of its own.
+    pub(crate) fn of_supernode(
+        reader: impl Read + Send + 'a,
+        starts: u64,
+        length: Option<u64>,
+        validators: Validators,
+    ) -> Self {
+        Body { starts, length, validators, reader: Box::new(reader) }
+    }
+
     /// Reads from `reader`, which begins at `starts`.
     pub(super) fn new(
         reader: impl Read + Send + 'a,

@@ -3,10 +3,12 @@
 //! Each route also works behind a version: `/v1.0.6/peer/registry`. Paths under `/api/v1` and the older ones without it
 //! are one set where Dragonfly has both.
 
-use super::core::{Core, json};
+use super::core::{Core, POLL_TIME, json};
+use super::waiters::{Waiter, Wish};
 use crate::managers::pull::PullRequest;
 use crate::managers::view::PeerBody;
 use crate::origin::Request;
+use crate::own_wire::{TaskBody, Watch};
 use crate::registration::{Caller, Pending};
 use crate::reply::Reply;
 use crate::task::WantedFile;
@@ -171,6 +173,10 @@ impl Core {
             ["tasks", id, "pieces", range, "error"] if is_v1 && get => {
                 ("/tasks/{id}/pieces/{range}/error", self.on_piece_error_of(request, id, range))
             }
+            ["sampan", "v1", "tasks"] if post => ("/sampan/v1/tasks", self.on_own_task(request)),
+            ["sampan", "v1", "tasks", id, rest @ ..] => {
+                ("/sampan/v1/tasks/{id}", self.on_own(request, id, rest))
+            }
             [""] if get && is_v1 => ("/", now(list("/api/v1", V1))),
             [""] if get => ("/", now(list("", LEGACY))),
             ["api", "ext", ""] if get => ("/", now(list("/api/ext", &[]))),
@@ -253,6 +259,68 @@ impl Core {
         match TaskId::parse(value("taskId")) {
             Some(task) => self.managers.on_service_down(&task, value("cid"), request.remote, request.now),
             None => Reply::error(400, "taskId is no task ID"),
+        }
+    }
+
+    fn on_own_task(&mut self, request: &ControlRequest<'_>) -> Routed {
+        let body: TaskBody = match request.body() {
+            Ok(body) => body,
+            Err(reply) => return Routed::Now(reply),
+        };
+        let pairs = body.headers.iter().filter_map(|line| Request::split_header(line));
+        let origin = match Request::new(&body.url, pairs) {
+            Ok(origin) => origin,
+            Err(error) => return Routed::Now(Reply::error(400, &report::chain(&error))),
+        };
+        let file = WantedFile {
+            task_url: if body.task_url.is_empty() { body.url.clone() } else { body.task_url.clone() },
+            sign: if body.md5.is_empty() { body.identifier.clone() } else { body.md5.clone() },
+            is_md5: !body.md5.is_empty(),
+            request: origin,
+        };
+        if body.as_owner {
+            self.managers.owned.insert(file.id());
+        }
+        let caller = Caller::Own(Box::new(body), request.remote);
+        let pending = Pending { token: Some(request.token), caller, file };
+        self.register(pending, request.now, request.clock).map_or(Routed::Later, Routed::Now)
+    }
+
+    fn on_own(&mut self, request: &ControlRequest<'_>, id: &str, rest: &[&str]) -> Routed {
+        let query = request.query();
+        let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+        let task = TaskId::parse(id).filter(|id| self.managers.tasks.get(id).is_some());
+        let Some(task) = task else { return Routed::Now(Reply::error(404, "no such task")) };
+        let body: HashMap<String, String> = request.body().unwrap_or_default();
+        let told = |key: &str| body.get(key).map(String::as_str).unwrap_or_default();
+        let ticket = if value("ticket").is_empty() { told("ticket") } else { value("ticket") };
+        if !self.managers.tickets.check(ticket, &task, &request.remote.to_string(), request.clock) {
+            return Routed::Now(Reply::error(403, "the ticket is not valid: register for the task"));
+        }
+        match (rest, request.request.method().as_str()) {
+            (["pieces"], "GET") => {
+                let watch = Watch {
+                    version: value("version").parse().unwrap_or(u64::MAX),
+                    from: value("from").parse().unwrap_or(0),
+                    peer: value("peer").to_owned(),
+                };
+                match self.managers.own_pieces(&task, &watch, request.now) {
+                    Some(reply) => Routed::Now(reply),
+                    None => {
+                        let waiter = Waiter { token: request.token, wish: Wish::News(watch) };
+                        self.waiters.park(task, waiter, request.now + POLL_TIME);
+                        Routed::Later
+                    }
+                }
+            }
+            (["have"], "POST") => {
+                Routed::Now(self.managers.own_have(&task, told("peer"), told("have"), request.now))
+            }
+            (["peers", peer], "DELETE") => match self.managers.parents.remove(&task, peer) {
+                Some(_) => Routed::Now(Reply { status: 204, body: Vec::new() }),
+                None => Routed::Now(Reply::error(404, "no such peer")),
+            },
+            _ => Routed::Now(Reply::error(404, "no such route")),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Owned by the event loop, which passes requests in and takes answers out. Knows connections only as numbers.
 
 use super::message::{Message, Outbox};
-use super::waiters::{Waiter, Waiters};
+use super::waiters::{Waiter, Waiters, Wish};
 use crate::access::Secret;
 use crate::gc::Gc;
 use crate::managers::Managers;
@@ -204,7 +204,8 @@ impl Core {
             Pulled::Wait { has_running } => has_running,
         };
         let time = if has_running { POLL_TIME_RUNNING } else { POLL_TIME };
-        self.waiters.park(task, Waiter { token, cid: cid.to_owned() }, now + time);
+        let wish = Wish::Piece(cid.to_owned());
+        self.waiters.park(task, Waiter { token, wish }, now + time);
         None
     }
 
@@ -238,15 +239,24 @@ impl Core {
         }
         let mut answered = Vec::new();
         let managers = &mut self.managers;
-        self.waiters.try_changed(|task, waiter| match managers.pull_again(&waiter.cid, task, now, clock) {
-            Pulled::Reply(reply) => {
-                answered.push((waiter.token, reply));
-                true
-            }
-            Pulled::Wait { .. } => false,
+        self.waiters.try_changed(|task, waiter| {
+            let reply = match &waiter.wish {
+                Wish::Piece(cid) => match managers.pull_again(cid, task, now, clock) {
+                    Pulled::Reply(reply) => Some(reply),
+                    Pulled::Wait { .. } => None,
+                },
+                Wish::News(watch) => managers.own_pieces(task, watch, now),
+            };
+            let is_answered = reply.is_some();
+            answered.extend(reply.map(|reply| (waiter.token, reply)));
+            is_answered
         });
-        for waiter in self.waiters.expire(now) {
-            answered.push((waiter.token, Reply::code(code::WAIT, "no piece can be fetched now")));
+        for (task, waiter) in self.waiters.expire(now) {
+            let reply = match &waiter.wish {
+                Wish::Piece(_) => Reply::code(code::WAIT, "no piece can be fetched now"),
+                Wish::News(watch) => self.managers.own_state(&task, watch),
+            };
+            answered.push((waiter.token, reply));
         }
         for (token, reply) in answered {
             self.answer_later(token, reply, now);

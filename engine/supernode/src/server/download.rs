@@ -44,7 +44,7 @@ impl Core {
         };
         let Some(wanted) = wanted else { return Answer::empty(404) };
         let Some(task) = self.managers.tasks.get(&wanted.task) else { return Answer::empty(404) };
-        if task.is_protected || !wanted.is_wrapped {
+        if task.is_protected || !wanted.is_wrapped || self.secret.is_some() {
             let tickets = &self.managers.tickets;
             if !wanted
                 .ticket

@@ -3,6 +3,7 @@
 //! Owned by the event loop. When something has changed in a task, its waiting pulls are tried again, the one that has
 //! waited longest first, a bounded number in each turn of the loop.
 
+use crate::own_wire::Watch;
 use crate::task_id::TaskId;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
@@ -10,13 +11,22 @@ use std::time::Instant;
 /// Most waiting pulls that are tried in one turn of the loop.
 const TRIES_PER_TURN: usize = 256;
 
-/// A pull that waits.
+/// A request that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiter {
     /// The connection to answer.
     pub token: usize,
-    /// The client.
-    pub cid: String,
+    /// What it waits for.
+    pub wish: Wish,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A piece for this client of Dragonfly's wire.
+    Piece(String),
+    /// News of the task, for a peer of Sampan's own wire.
+    News(Watch),
 }
 
 /// All pulls that wait.
@@ -97,11 +107,11 @@ impl Waiters {
     }
 
     /// Removes the waiters whose time is over at `now`.
-    pub fn expire(&mut self, now: Instant) -> Vec<Waiter> {
+    pub fn expire(&mut self, now: Instant) -> Vec<(TaskId, Waiter)> {
         let mut over = Vec::new();
         while let Some((_, token)) = self.deadlines.first().copied().filter(|(until, _)| *until <= now) {
             self.deadlines.pop_first();
-            over.extend(self.remove(token).map(|(_, waiter)| waiter));
+            over.extend(self.remove(token));
         }
         over
     }
@@ -137,7 +147,7 @@ mod tests {
     }
 
     fn waiter(token: usize) -> Waiter {
-        Waiter { token, cid: token.to_string() }
+        Waiter { token, wish: Wish::Piece(token.to_string()) }
     }
 
     #[test]
@@ -187,7 +197,7 @@ mod tests {
         waiters.park(task(0), waiter(1), after(4));
         waiters.park(task(0), waiter(2), after(1));
         assert_eq!(waiters.deadline(), Some(after(1)));
-        assert_eq!(waiters.expire(after(1)), [waiter(2)]);
+        assert_eq!(waiters.expire(after(1)), [(task(0), waiter(2))]);
         waiters.park(task(1), waiter(1), after(5));
         assert_eq!((waiters.len(), waiters.deadline()), (1, Some(after(5))));
         assert_eq!(waiters.remove(1), Some((task(1), waiter(1))));

@@ -1,0 +1,56 @@
+//! The bodies of Sampan's own wire. docs/peers.md, "Wire 2".
+//!
+//! Pure. Used by the managers, which answer, and by the cluster's client, which asks.
+
+use serde::{Deserialize, Serialize};
+
+/// A peer as it describes itself.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PeerBody {
+    /// Its ID, which it has chosen: the same for all its tasks.
+    pub id: String,
+    /// The address of its upload server.
+    pub ip: String,
+    /// The port of its upload server; 0 if it has none.
+    pub port: u16,
+    /// The zone of its host.
+    pub zone: String,
+    /// The rack of its host.
+    pub rack: String,
+}
+
+/// The body of `POST /sampan/v1/tasks`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct TaskBody {
+    /// The URL to fetch.
+    pub url: String,
+    /// The URL that identifies the file; empty if it is `url`.
+    #[serde(rename = "taskurl")]
+    pub task_url: String,
+    /// The MD5 that the file must have.
+    pub md5: String,
+    /// What distinguishes files of one URL.
+    pub identifier: String,
+    /// Headers for the origin, each `NAME:VALUE`.
+    pub headers: Vec<String>,
+    /// Whether another supernode takes this one for the owner of the task: it fetches from the origin itself then.
+    #[serde(rename = "asowner")]
+    pub as_owner: bool,
+    /// The peer; absent if the caller is a supernode.
+    pub peer: Option<PeerBody>,
+    /// The pieces that the peer has.
+    pub have: String,
+}
+
+/// What a peer wants to hear of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// The version that it knows.
+    pub version: u64,
+    /// The first piece whose digest it wants.
+    pub from: u32,
+    /// The peer's ID; empty for a supernode.
+    pub peer: String,
+}
