@@ -6,9 +6,9 @@ use crate::config::Settings;
 use crate::fifo::{Fifo, FifoError};
 use crate::journal::{Journal, OpenError, Recovery};
 use crate::ring::Cursor;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{SFlag, fstat, stat};
 use nix::unistd::Gid;
+use sampan_daemon::descriptors;
 use sampan_daemon::listen::{ListenError, Listener};
 use sampan_daemon::systemd;
 use sampan_ipc::paths::{Paths, unwritable_hint};
@@ -212,21 +212,5 @@ fn group() -> Option<Gid> {
 /// allows. getrlimit(2).
 pub(crate) fn raise_descriptor_limit(subscribers_max: usize) {
     let wanted = subscribers_max as u64 + DESCRIPTORS_OWN;
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) if soft < wanted => {
-            let allowed = wanted.min(hard);
-            if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, allowed, hard) {
-                log::warn!(
-                    "cannot raise the limit of descriptors to {allowed}, some subscribers may not fit: {errno}"
-                );
-            } else if allowed < wanted {
-                log::warn!(
-                    "the hard limit of {allowed} descriptors admits fewer subscribers than 'subscribers-max' \
-                     ({subscribers_max}): raise LimitNOFILE of the unit"
-                );
-            }
-        }
-        Ok(_) => {}
-        Err(errno) => log::warn!("cannot read the limit of descriptors: {errno}"),
-    }
+    descriptors::raise_limit(wanted, &format!("'subscribers-max' ({subscribers_max})"));
 }

@@ -11,6 +11,7 @@ use ::http::Request;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use sampan_daemon::accept::Accept;
+use sampan_daemon::descriptors;
 use sampan_daemon::signals::{self, SIGINT, SIGTERM, SIGUSR1, Signals};
 use sampan_daemon::systemd::{self, NotifyState, Watchdog};
 use sampan_http::connection::{Connection, Reply, Timeouts, Unlimited, WaitsFor};
@@ -31,6 +32,8 @@ const FIRST: usize = 16;
 
 /// Most connections of both ports; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 16_000;
+/// Descriptors that this process needs in addition to one for each connection: open files, connections to origins.
+const DESCRIPTORS_OWN: u64 = 1024;
 /// Most connections from one address; further ones are closed.
 const PER_ADDRESS_MAX: usize = 4_000;
 /// Most connections that are accepted in one turn.
@@ -86,6 +89,8 @@ pub struct Server {
     idle_check: Option<Instant>,
     trim_at: Option<Instant>,
     stop: bool,
+    /// Most connections, as far as there are descriptors.
+    connections_max: usize,
 }
 
 impl Server {
@@ -105,6 +110,8 @@ impl Server {
         let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT, SIGUSR1])?;
         poll.registry().register(&mut control, CONTROL, Interest::READABLE)?;
         poll.registry().register(&mut download, DOWNLOAD, Interest::READABLE)?;
+        let descriptors =
+            descriptors::raise_limit(CONNECTIONS_MAX as u64 + DESCRIPTORS_OWN, "16,000 connections");
         let door = |listener, port| Door { listener, accept: Accept::new(), port };
         Ok(Server {
             poll,
@@ -121,6 +128,9 @@ impl Server {
             idle_check: None,
             trim_at: None,
             stop: false,
+            connections_max: usize::try_from(descriptors.saturating_sub(DESCRIPTORS_OWN))
+                .unwrap_or(usize::MAX)
+                .clamp(16, CONNECTIONS_MAX),
         })
     }
 
@@ -207,7 +217,7 @@ impl Server {
         let now = Instant::now();
         for index in 0..self.doors.len() {
             for _ in 0..ACCEPTS_PER_TURN {
-                let full = self.connections.len() >= CONNECTIONS_MAX;
+                let full = self.connections.len() >= self.connections_max;
                 let Some(door) = self.doors.get_mut(index) else { break };
                 if full || !door.accept.is_ready(now) {
                     break;
@@ -300,7 +310,7 @@ impl Server {
             }
         }
         self.core.on_closed(token);
-        if self.connections.len() + 1 == CONNECTIONS_MAX {
+        if self.connections.len() + 1 == self.connections_max {
             self.doors.iter_mut().for_each(|door| door.accept.mark_ready());
         }
     }
