@@ -135,7 +135,7 @@ fn holder(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::{DOWNLOADS_MAX, HOLDER_FAILURES_MAX, SKIP_TIME, tests::check};
+    use crate::progress::{DOWNLOADS_MAX, HOLDER_FAILURES_MAX, SKIP_TIME, swarm::tests::check};
     use std::time::Duration;
 
     fn random() -> Random {

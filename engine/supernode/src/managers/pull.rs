@@ -139,6 +139,7 @@ impl Managers {
         let choices = schedule(swarm, slot, now, &mut self.random);
         self.metrics.schedule_millis.record(started.elapsed().as_secs_f64() * 1000.0);
         self.set_status(cid, id, DfgetStatus::Running);
+        self.progress.on_scheduled(id);
         if choices.is_empty() {
             return Pulled::Wait { has_running };
         }

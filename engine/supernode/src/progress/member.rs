@@ -1,0 +1,137 @@
+//! One client of a task, and its upload server: what it has, fetches, uploads and skips.
+//!
+//! Owned by a [`Swarm`](super::Swarm), which keeps its counts in step with those of the other members.
+
+use crate::piece_set::PieceSet;
+use std::time::{Duration, Instant};
+
+/// The number of a member of a swarm. Numbers of members that have left are given again.
+pub type Slot = u32;
+
+/// Most pieces that a client fetches at a time.
+pub const DOWNLOADS_MAX: usize = 4;
+/// How long a client skips a holder that failed, and how long all skip a holder that has failed too often.
+pub const SKIP_TIME: Duration = Duration::from_secs(60);
+/// Most holders that a client skips at a time; the oldest is forgotten.
+const SKIPPED_MAX: usize = 64;
+/// The lease of a client that has not finished a piece yet.
+const LEASE_FIRST: Duration = Duration::from_secs(10);
+const LEASE_MIN: Duration = Duration::from_secs(5);
+const LEASE_MAX: Duration = Duration::from_secs(80);
+
+/// From whom a client fetches a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The supernode, or the origin in the `source` pattern.
+    Supernode,
+    /// A member of the swarm.
+    Member(Slot),
+    /// A member that has left since.
+    Gone,
+}
+
+/// A piece that a client fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The piece.
+    pub piece: u32,
+    /// From whom.
+    pub holder: Holder,
+    /// When the piece was scheduled.
+    pub began: Instant,
+    /// When the piece is given up.
+    pub until: Instant,
+}
+
+/// One client of a task, and its upload server.
+#[derive(Debug)]
+pub struct Member {
+    /// The client's ID.
+    pub cid: String,
+    /// Whether other clients may fetch from it.
+    pub uploads: bool,
+    /// Pieces that the client has, perhaps not on its disk yet.
+    pub have: PieceSet,
+    /// Pieces that the client can upload: they are on its disk.
+    pub stored: PieceSet,
+    /// Pieces that the client lacks, does not fetch, and that somebody has.
+    pub wanted: PieceSet,
+    /// Pieces that the client fetches.
+    pub running: Vec<Running>,
+    /// Pieces that others fetch from it.
+    pub load: usize,
+    /// Failed downloads since the last good one.
+    pub client_failures: u32,
+    /// Failed uploads to different clients since the last good one.
+    pub holder_failures: u32,
+    /// The client that reported the last failed upload.
+    pub(super) failed_for: Option<Slot>,
+    /// Until when all clients skip it.
+    pub skipped_until: Option<Instant>,
+    /// Holders that this client skips, each with the end of that.
+    pub(super) skips: Vec<(Slot, Instant)>,
+    /// The usual time for a piece; zero before the first.
+    pub(super) usual: Duration,
+    /// Leases that ended since the last finished piece.
+    pub(super) expired: u32,
+    /// Whether the client may have pieces that it has not told of: it comes from another supernode, or this one has been
+    /// restarted. Of several offered pieces that it has, it tells of one only. So it is offered one at a time, until it
+    /// stores one.
+    pub is_cautious: bool,
+    /// When the client was last heard of, or a piece was fetched from it.
+    pub seen: Instant,
+}
+
+impl Member {
+    pub(super) fn new(cid: &str, uploads: bool, now: Instant) -> Self {
+        Member {
+            cid: cid.to_owned(),
+            uploads,
+            have: PieceSet::default(),
+            stored: PieceSet::default(),
+            wanted: PieceSet::default(),
+            running: Vec::new(),
+            load: 0,
+            client_failures: 0,
+            holder_failures: 0,
+            failed_for: None,
+            skipped_until: None,
+            skips: Vec::new(),
+            usual: Duration::ZERO,
+            expired: 0,
+            is_cautious: false,
+            seen: now,
+        }
+    }
+
+    /// Most pieces that the client fetches at a time now.
+    pub fn places(&self) -> usize {
+        if self.is_cautious { 1 } else { DOWNLOADS_MAX }
+    }
+
+    pub(super) fn lease(&self) -> Duration {
+        let usual = match self.usual {
+            Duration::ZERO => LEASE_FIRST,
+            usual => (usual * 4).clamp(LEASE_MIN, LEASE_MAX),
+        };
+        (usual * (1 << self.expired.min(4))).min(LEASE_MAX)
+    }
+
+    /// Whether the client skips the holder `slot` at `now`.
+    pub fn skips(&self, slot: Slot, now: Instant) -> bool {
+        self.skips.iter().any(|(skipped, until)| *skipped == slot && now < *until)
+    }
+
+    /// The holders that the client skips at `now`.
+    pub fn skipped(&self, now: Instant) -> impl Iterator<Item = Slot> + '_ {
+        self.skips.iter().filter(move |(_, until)| now < *until).map(|(slot, _)| *slot)
+    }
+
+    pub(super) fn skip(&mut self, slot: Slot, now: Instant) {
+        self.skips.retain(|(skipped, until)| *skipped != slot && now < *until);
+        if self.skips.len() >= SKIPPED_MAX {
+            self.skips.remove(0);
+        }
+        self.skips.push((slot, now + SKIP_TIME));
+    }
+}
