@@ -1,6 +1,7 @@
 //! Nothing is left of clients that came and died: no slot, descriptor, thread, map entry or memory.
 
 use sampan_tests::dragonfly::{End, Peer, Pull, Pulled, Wire, Wish};
+use sampan_tests::host::wait_until;
 use sampan_tests::leaks::{anonymous, descriptors, threads};
 use sampan_tests::origin_server::{Origin, Resource};
 use sampan_tests::random::Random;
@@ -34,21 +35,25 @@ fn a_thousand_joins_and_deaths_leave_nothing() {
             wire.success(&task, &cid, &offers[0].cid, &offers[0].range);
         }
     };
-    let gone = || {
-        [
-            "supernode_dfgettasks{status=\"running\"}",
-            "supernode_dfgettasks{status=\"waiting\"}",
-            "supernode_peers",
-        ]
-        .iter()
-        .all(|name| supernode.metric(&format!("dragonfly_{name}")).is_none_or(|value| value == 0.0))
+    let gauges = || {
+        let text = supernode.http().get("/metrics").expect("an answer").text();
+        let is_gauge = |line: &&str| {
+            line.starts_with("dragonfly_supernode_dfgettasks{")
+                || line.starts_with("dragonfly_supernode_peers ")
+        };
+        text.lines().filter(is_gauge).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Whatever is left is told by the test that fails.
+    let await_gone = |what: &str| {
+        let logs = || format!("{:?}\n{}", gauges(), supernode.logs());
+        wait_until(what, logs, || gauges().iter().all(|line| line.ends_with(" 0")));
     };
     // The first clients fill caches and pools.
     (0..50).for_each(join);
-    supernode.wait_until("the first clients to be forgotten", gone);
+    await_gone("the first clients to be forgotten");
     let before = (descriptors(pid), threads(pid), anonymous(pid));
     (50..1050).for_each(join);
-    supernode.wait_until("all clients to be forgotten", gone);
+    await_gone("all clients to be forgotten");
     supernode.wait_until("their descriptors to be closed", || descriptors(pid) <= before.0);
     supernode.wait_until("threads to end", || threads(pid) <= before.1);
     let after = anonymous(pid);
