@@ -80,11 +80,6 @@ impl DfgetTasks {
         self.tasks.get(task)?.get(cid)
     }
 
-    /// The client of the peer `peer` that downloads `task`.
-    pub fn cid_by_peer_and_task(&self, peer: &str, task: &TaskId) -> Option<&str> {
-        self.by_peer.get(peer)?.iter().find(|(_, of)| of == task).map(|(cid, _)| cid.as_str())
-    }
-
     /// The clients that download `task`.
     pub fn cids_by_task(&self, task: &TaskId) -> Vec<&str> {
         self.tasks.get(task).into_iter().flat_map(HashMap::keys).map(String::as_str).collect()
@@ -165,8 +160,7 @@ mod tests {
             assert_eq!(downloads.add(download(cid, url, peer)), None);
         }
         let (u, v) = (TaskId::new("u", "", ""), TaskId::new("v", "", ""));
-        assert_eq!(downloads.cid_by_peer_and_task("q", &u), Some("b"));
-        assert_eq!(downloads.cid_by_peer_and_task("q", &v), None);
+        assert_eq!(downloads.by_peer("q"), [("b".to_owned(), u)]);
         assert_eq!((downloads.cids_by_task(&u).len(), downloads.by_peer("p").len()), (2, 2));
         assert_eq!(downloads.list(|d| d.peer == "p").len(), 2);
         assert_eq!(downloads.add(download("a", "u", "r")).map(|d| d.peer), Some("p".to_owned()));

@@ -166,3 +166,6 @@ impl Managers {
         self.settings.is_source_pattern || self.cdn.status(task) == Some(CdnStatus::Success)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,11 +105,6 @@ impl Peers {
         }
     }
 
-    /// The IDs of all peers, oldest first.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.list.values().map(|peer| peer.id.as_str())
-    }
-
     /// All peers, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.list.values()

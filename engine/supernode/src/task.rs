@@ -188,11 +188,6 @@ impl Tasks {
         }
     }
 
-    /// When each task was last accessed.
-    pub fn access_times(&self) -> impl Iterator<Item = (TaskId, Instant)> + '_ {
-        self.tasks.values().map(|task| (task.id, task.accessed))
-    }
-
     /// All tasks that `filter` accepts.
     pub fn list(&self, filter: impl Fn(&Task) -> bool) -> Vec<&Task> {
         self.tasks.values().filter(|task| filter(task)).collect()

@@ -5,6 +5,7 @@ use crate::cdn::CdnStatus;
 use crate::dfget_task::DfgetStatus;
 use crate::metrics::{ByStatus, Gauges};
 use crate::peer::{Peer, PeerRequest};
+use crate::progress::{Member, Slot, Swarm};
 use crate::reply::Reply;
 use crate::task::Task;
 use crate::task_id::TaskId;
@@ -12,6 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Most members of a swarm that are shown.
+const SWARM_MAX: usize = 1000;
 
 /// The body of `POST /api/v1/peers`. Keys are accepted in any case.
 #[derive(Debug, Default, Deserialize)]
@@ -41,8 +45,16 @@ impl Managers {
             "fileLength": task.length.map_or(-1, |length| i64::try_from(task.pieces.file_len(length)).unwrap_or(-1)),
             "pieceSize": task.pieces.size,
             "pieceTotal": total,
+            "peers": self.swarm_view(id),
             "errorMsg": task.failure,
         }))
+    }
+
+    /// The members of a task's swarm, at most [`SWARM_MAX`].
+    fn swarm_view(&self, id: &TaskId) -> Value {
+        let members = self.progress.swarm(id).into_iter().flat_map(Swarm::members).take(SWARM_MAX);
+        let view = |(_, member): (Slot, &Member)| json!({ "cid": member.cid, "pieces": member.have.len(), "uploads": member.uploads, "load": member.load });
+        members.map(view).collect()
     }
 
     /// The status of a task in Dragonfly's word.

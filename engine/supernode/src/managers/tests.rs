@@ -1,0 +1,407 @@
+//! Rules of registrations, pulls and reports, with origins and time under control.
+
+use super::*;
+use crate::access::Cidr;
+use crate::cdn::{CdnMessage, CdnSettings, Fetch, Source};
+use crate::managers::pull::{PullRequest, Pulled};
+use crate::origin::{Body, OriginError, Probe, Probed, Request, Validators};
+use crate::registration::{Ask, Begun, Caller, Outcome};
+use crate::reply::Reply;
+use crate::task::WantedFile;
+use crate::v1::{PieceResult, Registration};
+use sampan_ipc::sender::FifoSender;
+use sampan_job::cancel::Cancel;
+use serde_json::Value;
+use std::net::Ipv4Addr;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
+use tempfile::TempDir;
+
+const MIB: usize = 1 << 20;
+
+/// An origin in memory. `None`: it fails.
+struct Memory(Mutex<Option<Vec<u8>>>);
+
+impl Source for Memory {
+    fn fetch<'a>(&'a self, fetch: &Fetch<'_>, _: &'a Cancel) -> Result<Body<'a>, OriginError> {
+        let content = self.0.lock().expect("a lock").clone();
+        let url = fetch.request.printable_url();
+        let content = content.ok_or(OriginError::NotFound { url })?;
+        let (from, len) = (fetch.from as usize, content.len() as u64);
+        let to = fetch.to.unwrap_or(len) as usize;
+        let part = std::io::Cursor::new(content[from..to].to_vec());
+        Ok(Body::of_supernode(part, fetch.from, Some(len), Validators::default()))
+    }
+}
+
+struct Rig {
+    managers: Managers,
+    origin: Arc<Memory>,
+    messages: Receiver<CdnMessage>,
+    now: Instant,
+    clock: SystemTime,
+    dir: TempDir,
+}
+
+fn ip(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn cid(client: u8) -> String {
+    format!("10.0.0.{client}-26462-1795229659.132")
+}
+
+impl Rig {
+    fn new(content: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let origin = Arc::new(Memory(Mutex::new(Some(vec![7; content]))));
+        let (managers, messages) = Rig::open(&dir, &origin);
+        Rig { managers, origin, messages, now: Instant::now(), clock: SystemTime::now(), dir }
+    }
+
+    fn open(dir: &TempDir, origin: &Arc<Memory>) -> (Managers, Receiver<CdnMessage>) {
+        let (sender, messages) = channel();
+        let source: Arc<dyn Source> = Arc::<Memory>::clone(origin);
+        let send = move |message| drop(sender.send(message));
+        let cdn = Cdn::open(dir.path(), source, send, CdnSettings::default()).expect("opened");
+        let (journal, registered) = Registrations::open(dir.path());
+        let settings = ManagerSettings {
+            advertise_ip: ip(1),
+            download_port: 8001,
+            is_source_pattern: false,
+            revalidate_after: Duration::from_secs(5),
+        };
+        let managers = Managers::new(
+            settings,
+            Parts {
+                cdn,
+                resolver: Resolver::new(sampan_registry::Access::default(), |_| ()),
+                journal,
+                registered,
+                tickets: Tickets::open(dir.path()).expect("a key"),
+                admins: Admins::new(Vec::<Cidr>::new()),
+                addresses: PeerAddresses::new(Vec::new()),
+                announcer: Announcer::new(FifoSender::new(dir.path().join("no.fifo"))),
+                owned: Owned::default(),
+            },
+        );
+        (managers, messages)
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.clock += Duration::from_secs(seconds);
+    }
+
+    fn pending(&self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> Pending {
+        let mut registration = Registration {
+            raw_url: "http://origin/file".to_owned(),
+            task_url: "http://origin/file".to_owned(),
+            cid: cid(client),
+            ip: ip(client).to_string(),
+            port: 15_001,
+            path: "/peer/file/x".to_owned(),
+            host_name: "host".to_owned(),
+            ..Registration::default()
+        };
+        change(&mut registration);
+        let headers = registration.headers.iter().filter_map(|line| Request::split_header(line));
+        let file = WantedFile {
+            request: Request::new(&registration.raw_url, headers).expect("a request"),
+            task_url: registration.task_url.clone(),
+            sign: registration.sign().to_owned(),
+            is_md5: !registration.md5.is_empty(),
+        };
+        Pending { token: Some(token), caller: Caller::Client(Box::new(registration), ip(client)), file }
+    }
+
+    fn begin(&mut self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> Begun {
+        let pending = self.pending(token, client, change);
+        self.managers.begin(pending, self.now, self.clock)
+    }
+
+    fn ask(&mut self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> Ask {
+        match self.begin(token, client, change) {
+            Begun::Ask(ask) => ask,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn complete(&mut self, ask: &Ask, answer: Result<Probed, OriginError>) -> Vec<Outcome> {
+        self.managers.complete(&ask.key, answer, &|_| true, self.now, self.clock)
+    }
+
+    fn found(&self, etag: &str) -> Result<Probed, OriginError> {
+        let length = self.origin.0.lock().expect("a lock").as_ref().map(|content| content.len() as u64);
+        let validators = Validators { etag: Some(etag.to_owned()), last_modified: None };
+        Ok(Probed::Found(Probe { length, takes_ranges: true, validators }))
+    }
+
+    /// Registers a client for the first time, and lets the fetch end.
+    fn first(&mut self, client: u8) -> TaskId {
+        let ask = self.ask(1, client, &|_| ());
+        let answer = self.found("\"1\"");
+        let outcomes = self.complete(&ask, answer);
+        assert_eq!(code(&outcomes[0]), 200);
+        self.fetched();
+        outcomes[0].task
+    }
+
+    fn fetched(&mut self) {
+        while self.managers.cdn.is_fetching() {
+            let message = self.messages.recv_timeout(Duration::from_secs(60)).expect("a message");
+            self.managers.on_cdn(message, self.now, self.clock);
+        }
+    }
+
+    fn pull(&mut self, client: u8, task: TaskId, report: Option<(&str, PieceResult, &str)>) -> Pulled {
+        let (range, result, holder) = report.unwrap_or(("", PieceResult::None, ""));
+        let request = PullRequest {
+            task,
+            cid: cid(client),
+            range: range.to_owned(),
+            result,
+            holder: holder.to_owned(),
+            begins: report.is_none(),
+            ends: false,
+        };
+        self.managers.pull(&request, ip(client), self.now, self.clock)
+    }
+}
+
+fn body(reply: &Reply) -> Value {
+    serde_json::from_slice(&reply.body).expect("JSON")
+}
+
+fn code(outcome: &Outcome) -> u64 {
+    let reply = outcome.result.as_ref().unwrap_or_else(|refused| refused);
+    body(reply)["code"].as_u64().expect("a code")
+}
+
+fn pieces(pulled: &Pulled) -> Vec<Value> {
+    match pulled {
+        Pulled::Reply(reply) => body(reply)["data"].as_array().cloned().unwrap_or_default(),
+        Pulled::Wait { .. } => Vec::new(),
+    }
+}
+
+fn is_code(pulled: &Pulled, expected: u64) -> bool {
+    matches!(pulled, Pulled::Reply(reply) if body(reply)["code"] == expected)
+}
+
+#[test]
+fn clients_that_come_together_cause_one_question() {
+    let mut rig = Rig::new(9 * MIB);
+    let ask = rig.ask(1, 2, &|_| ());
+    for (token, client) in [(2, 3), (3, 4)] {
+        assert!(matches!(rig.begin(token, client, &|_| ()), Begun::Waits));
+    }
+    // A client with a credential needs an answer of its own.
+    let own = rig.ask(4, 5, &|r| r.headers = vec!["Authorization: Bearer x".to_owned()]);
+    assert_ne!(own.key, ask.key);
+    rig.managers.give_up(3);
+    let answer = rig.found("\"1\"");
+    let outcomes = rig.complete(&ask, answer);
+    let told: Vec<_> = outcomes.iter().map(|outcome| (outcome.token, code(outcome))).collect();
+    assert_eq!(told, [(Some(1), 200), (Some(2), 200)]);
+    assert_eq!((rig.managers.downloads.len(), rig.managers.peers.len()), (2, 2));
+}
+
+#[test]
+fn errors_of_an_origin_have_codes_of_their_own() {
+    let url = || "http://origin/file".to_owned();
+    let mut rig = Rig::new(9 * MIB);
+    for (error, expected) in [
+        (OriginError::NotFound { url: url() }, 607),
+        (OriginError::Denied { url: url(), status: 401 }, 608),
+        (OriginError::Forbidden { host: "origin".to_owned(), address: ip(9) }, 403),
+        (OriginError::Cancelled, 500),
+    ] {
+        let ask = rig.ask(1, 2, &|_| ());
+        assert_eq!(code(&rig.complete(&ask, Err(error))[0]), expected);
+    }
+    assert!(
+        rig.managers.tasks.is_empty() && rig.managers.peers.is_empty() && rig.managers.downloads.is_empty()
+    );
+    assert!(matches!(rig.begin(1, 2, &|r| r.port = 80), Begun::Ended(outcome) if code(&outcome) == 400));
+}
+
+#[test]
+fn an_origin_is_asked_again_only_after_a_while() {
+    let mut rig = Rig::new(9 * MIB);
+    rig.first(2);
+    rig.pass(4);
+    assert!(matches!(rig.begin(1, 3, &|_| ()), Begun::Ended(outcome) if code(&outcome) == 200));
+    rig.pass(1);
+    let ask = rig.ask(1, 4, &|_| ());
+    assert!(ask.known.is_some(), "it may answer that nothing has changed");
+    assert_eq!(code(&rig.complete(&ask, Ok(Probed::Unchanged))[0]), 200);
+    rig.pass(5);
+    let ask = rig.ask(1, 5, &|_| ());
+    assert_eq!(code(&rig.complete(&ask, Err(OriginError::Cancelled))[0]), 500);
+    let ask = rig.ask(1, 5, &|_| ());
+    let broken = OriginError::Status { url: String::new(), status: 503, retry_after: None };
+    assert!(broken.is_temporary());
+    assert_eq!(
+        code(&rig.complete(&ask, Err(broken))[0]),
+        200,
+        "a finished public file is given all the same"
+    );
+}
+
+#[test]
+fn a_changed_file_is_another_one_for_all() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    *rig.origin.0.lock().expect("a lock") = Some(vec![8; 5 * MIB]);
+    rig.pass(10);
+    let ask = rig.ask(1, 3, &|_| ());
+    let answer = rig.found("\"2\"");
+    let outcomes = rig.complete(&ask, answer);
+    assert_eq!(body(outcomes[0].result.as_ref().expect("admitted"))["data"]["fileLength"], 5 * MIB);
+    rig.fetched();
+    assert!(is_code(&rig.pull(2, task, None), 502), "the first client has pieces of the old file");
+    assert_eq!(pieces(&rig.pull(3, task, None)).len(), 2);
+}
+
+#[test]
+fn a_protected_file_is_for_those_who_have_shown_access() {
+    let mut rig = Rig::new(9 * MIB);
+    let with = |token: &'static str| {
+        move |r: &mut Registration| r.headers = vec![format!("Authorization: Bearer {token}")]
+    };
+    let ask = rig.ask(1, 2, &with("a"));
+    let answer = rig.found("\"1\"");
+    let outcomes = rig.complete(&ask, answer);
+    let task = outcomes[0].task;
+    rig.fetched();
+    let offered = pieces(&rig.pull(2, task, None));
+    let path = offered[0]["path"].as_str().expect("a path");
+    let ticket = path.rsplit('/').next().expect("a ticket");
+    assert!(rig.managers.tickets.check(ticket, &task, "10.0.0.2", rig.clock));
+    assert!(
+        !rig.managers.tickets.check(ticket, &task, "10.0.0.3", rig.clock),
+        "the ticket is for one address"
+    );
+    assert!(matches!(rig.begin(1, 3, &with("a")), Begun::Ended(outcome) if code(&outcome) == 200));
+    let ask = rig.ask(1, 4, &with("b"));
+    assert!(ask.known.is_none(), "the origin must look at the credential");
+    let denied = OriginError::Denied { url: String::new(), status: 403 };
+    assert_eq!(code(&rig.complete(&ask, Err(denied))[0]), 608);
+    let anonymous = rig.ask(1, 5, &|_| ());
+    let denied = OriginError::Denied { url: String::new(), status: 401 };
+    assert_eq!(code(&rig.complete(&anonymous, Err(denied))[0]), 608);
+    rig.pass(301);
+    assert!(matches!(rig.begin(1, 6, &with("a")), Begun::Ask(_)), "a proof does not last for ever");
+}
+
+#[test]
+fn a_pull_is_for_the_address_that_has_registered() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    let request = PullRequest {
+        task,
+        cid: cid(2),
+        range: String::new(),
+        result: PieceResult::None,
+        holder: String::new(),
+        begins: true,
+        ends: false,
+    };
+    let pulled = rig.managers.pull(&request, ip(9), rig.now, rig.clock);
+    assert!(is_code(&pulled, 502), "{pulled:?}");
+    let range = "0-4194303";
+    assert_eq!(rig.managers.on_piece_stored(&task, &cid(2), range, ip(9), rig.now).status, 500);
+    assert_eq!(rig.managers.on_piece_stored(&task, &cid(2), range, ip(2), rig.now).body, br#"{"code":611}"#);
+}
+
+#[test]
+fn a_client_that_has_all_pieces_is_told_so() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    let mut offered = pieces(&rig.pull(2, task, None));
+    assert_eq!(offered.len(), 3);
+    let mut last = None;
+    for piece in offered.drain(..) {
+        let (range, holder) =
+            (piece["range"].as_str().expect("a range"), piece["cid"].as_str().expect("a holder"));
+        last = Some(rig.pull(2, task, Some((range, PieceResult::Received, holder))));
+    }
+    assert!(is_code(&last.expect("a pull"), 600));
+    assert_eq!(rig.managers.progress.swarm(&task).map(|swarm| swarm.supernode_load()), Some(0));
+    // The pieces are in memory only: others are not sent there yet.
+    assert!(rig.managers.progress.swarm(&task).is_some_and(|swarm| swarm.holders(0).is_none()));
+    rig.managers.on_piece_stored(&task, &cid(2), "0-4194303", ip(2), rig.now);
+    assert!(rig.managers.progress.swarm(&task).is_some_and(|swarm| swarm.holders(0).is_some()));
+    rig.managers.on_service_down(&task, &cid(2), ip(2), rig.now);
+    assert!(rig.managers.progress.swarm(&task).is_some_and(|swarm| swarm.holders(0).is_none()));
+}
+
+#[test]
+fn a_client_that_comes_from_elsewhere_is_offered_one_piece() {
+    let mut rig = Rig::new(20 * MIB);
+    let task = rig.first(2);
+    let pulled = rig.pull(2, task, Some(("4194304-8388607", PieceResult::Received, "cdnnode:10.0.0.9~x")));
+    assert_eq!(pieces(&pulled).len(), 1, "it may have others, and would tell of one only");
+    let piece = &pieces(&pulled)[0];
+    let range = piece["range"].as_str().expect("a range");
+    rig.managers.on_piece_stored(&task, &cid(2), range, ip(2), rig.now);
+    assert_eq!(pieces(&rig.pull(2, task, None)).len(), 4);
+}
+
+#[test]
+fn a_foreign_address_is_never_offered() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    let strange: [&dyn Fn(&mut Registration); 4] =
+        [&|r| r.ip = "10.0.0.77".to_owned(), &|r| r.port = 0, &|r| r.cid = "short".to_owned(), &|r| {
+            r.path = "http://10.0.0.77/".to_owned()
+        }];
+    for change in strange {
+        assert!(matches!(rig.begin(1, 3, change), Begun::Ended(outcome) if code(&outcome) == 200));
+        let name =
+            if rig.managers.downloads.get("short", &task).is_some() { "short".to_owned() } else { cid(3) };
+        rig.managers.on_piece_stored(&task, &name, "0-4194303", ip(3), rig.now);
+        assert!(rig.managers.progress.swarm(&task).is_some_and(|swarm| swarm.holders(0).is_none()), "{name}");
+        rig.managers.forget_task(&task, false, "a test");
+        rig.first_again(2);
+    }
+}
+
+#[test]
+fn a_restart_brings_back_files_and_clients() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    assert!(matches!(rig.begin(1, 3, &|_| ()), Begun::Ended(_)));
+    rig.managers.remove_download(&cid(3), &task);
+    let Rig { managers, origin, dir, now, clock, .. } = rig;
+    drop(managers);
+    let (managers, messages) = Rig::open(&dir, &origin);
+    let mut rig = Rig { managers, origin, messages, now, clock, dir };
+    rig.managers.restore(now, clock);
+    assert_eq!((rig.managers.tasks.len(), rig.managers.downloads.len(), rig.managers.peers.len()), (1, 1, 1));
+    assert_eq!(pieces(&rig.pull(2, task, None)).len(), 1, "it may have pieces");
+    assert!(is_code(&rig.pull(3, task, None), 502));
+}
+
+#[test]
+fn nothing_is_left_of_a_task_that_is_forgotten() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    rig.pull(2, task, None);
+    rig.managers.forget_task(&task, true, "a test");
+    let managers = &rig.managers;
+    assert!(managers.tasks.is_empty() && managers.downloads.is_empty() && managers.peers.is_empty());
+    assert!(managers.progress.is_empty() && managers.grants.is_empty() && !managers.cdn.has_files());
+}
+
+impl Rig {
+    /// Registers a client for a task whose file is there.
+    fn first_again(&mut self, client: u8) {
+        match self.begin(1, client, &|_| ()) {
+            Begun::Ended(outcome) => assert_eq!(code(&outcome), 200),
+            other => panic!("{other:?}"),
+        }
+    }
+}
