@@ -81,7 +81,10 @@ impl Supernode {
         let ip = address(number);
         let host = Host::new();
         let home = host.path("home");
-        Supernode { ip, host, home, args: args.iter().map(|arg| (*arg).to_owned()).collect(), child: None }
+        // Whether files are deleted must not depend on the disk of the machine.
+        let marks = ["--gc-free-young", "1M", "--gc-free-full", "1M"];
+        let args = marks.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        Supernode { ip, host, home, args, child: None }
     }
 
     /// The private directory, with its FIFO.
@@ -135,12 +138,17 @@ impl Supernode {
         command
     }
 
-    /// Starts the supernode again after its end; it serves when this returns.
-    pub fn start_again(&mut self) {
+    /// Starts the supernode without waiting until it serves.
+    pub fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.host.path("supernode.log"));
         let mut command = self.command();
         command.stdout(Stdio::null()).stderr(log.expect("a log file")).process_group(0);
         self.child = Some(command.spawn().expect("the supernode starts"));
+    }
+
+    /// Starts the supernode, for the first time or after its end; it serves when this returns.
+    pub fn start_again(&mut self) {
+        self.spawn();
         let deadline = Instant::now() + PATIENCE;
         while !self.http().get("/_ping").is_ok_and(|response| response.status == 200) {
             let ended = self.child.as_mut().expect("just started").try_wait();

@@ -150,28 +150,30 @@ fn supernodes_of_a_cluster_fetch_a_file_once() {
 }
 
 #[test]
-fn a_cluster_whose_owner_dies_finishes_the_file() {
-    let (origin, content) = Origin::with_file(40 * MIB);
-    origin.put("/file", Resource { rate: Some(8 << 20), ..Resource::of(content.clone()) });
-    let nodes: Vec<String> = (1..3).map(|nth| format!("{}:8002", address(nth))).collect();
-    let args: Vec<&str> = nodes.iter().flat_map(|node| ["--supernode", node]).collect();
-    let mut supernodes: Vec<Supernode> = (1..3).map(|nth| Supernode::start(nth, &args)).collect();
-    let peers = peers(4);
-    let wish = slow(&origin);
-    let downloads: Vec<Download> = peers
-        .iter()
-        .enumerate()
-        .map(|(nth, peer)| {
-            let (own, other) = (&supernodes[nth % 2], &supernodes[(nth + 1) % 2]);
-            peer.download(&[own.control(), other.control()], wish.clone())
-        })
-        .collect();
-    supernodes[0].wait_until("a few pieces", || pieces(&downloads) >= 8);
-    // One of the two is the owner; the other case is a supernode that loses its clients only.
-    supernodes[0].kill9();
-    assert_complete(&wait(downloads), &content);
-    let bytes = origin.served("/file").bytes as f64;
-    assert!(bytes <= 1.6 * content.len() as f64, "{bytes}");
+fn a_cluster_of_which_one_dies_finishes_the_file() {
+    // One of the two is the owner, so that both cases occur.
+    for victim in [0, 1] {
+        let (origin, content) = Origin::with_file(40 * MIB);
+        origin.put("/file", Resource { rate: Some(8 << 20), ..Resource::of(content.clone()) });
+        let nodes: Vec<String> = (1..3).map(|nth| format!("{}:8002", address(nth))).collect();
+        let args: Vec<&str> = nodes.iter().flat_map(|node| ["--supernode", node]).collect();
+        let mut supernodes: Vec<Supernode> = (1..3).map(|nth| Supernode::start(nth, &args)).collect();
+        let peers = peers(4);
+        let wish = slow(&origin);
+        let downloads: Vec<Download> = peers
+            .iter()
+            .enumerate()
+            .map(|(nth, peer)| {
+                let (own, other) = (&supernodes[nth % 2], &supernodes[(nth + 1) % 2]);
+                peer.download(&[own.control(), other.control()], wish.clone())
+            })
+            .collect();
+        supernodes[0].wait_until("a few pieces", || pieces(&downloads) >= 8);
+        supernodes[victim].kill9();
+        assert_complete(&wait(downloads), &content);
+        let bytes = origin.served("/file").bytes as f64;
+        assert!(bytes <= 1.3 * content.len() as f64, "{bytes}");
+    }
 }
 
 #[test]
