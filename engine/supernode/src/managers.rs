@@ -1,7 +1,7 @@
 //! All managers together: what a registration, a pull and a report of a client do to them.
 //!
 //! Owned by the event loop, which calls one method for each request and sends what it returns. No method blocks, and none
-//! touches a socket. What must be asked at an origin is returned as an [`Ask`]; the loop runs it on a thread and brings
+//! touches a socket. What must be asked at an origin is returned as an [`Ask`](crate::registration::Ask); the loop runs it on a thread and brings
 //! the answer back.
 //!
 //! ```text

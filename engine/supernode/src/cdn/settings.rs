@@ -47,7 +47,7 @@ impl Default for CdnSettings {
     }
 }
 
-/// What [`Cdn::trigger`] finds.
+/// What [`trigger`](super::Cdn::trigger) finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Triggered {
     /// The file is complete: nothing is fetched, and no event follows.

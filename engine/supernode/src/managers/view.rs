@@ -50,7 +50,7 @@ impl Managers {
         }))
     }
 
-    /// The members of a task's swarm, at most [`SWARM_MAX`].
+    /// The members of a task's swarm, at most 1,000.
     fn swarm_view(&self, id: &TaskId) -> Value {
         let members = self.progress.swarm(id).into_iter().flat_map(Swarm::members).take(SWARM_MAX);
         let view = |(_, member): (Slot, &Member)| json!({ "cid": member.cid, "pieces": member.have.len(), "uploads": member.uploads, "load": member.load });

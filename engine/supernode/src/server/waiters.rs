@@ -76,7 +76,7 @@ impl Waiters {
         !self.changed.is_empty()
     }
 
-    /// Tries waiters of changed tasks: `pull` returns true if it has answered the waiter. At most [`TRIES_PER_TURN`] are
+    /// Tries waiters of changed tasks: `pull` returns true if it has answered the waiter. At most 256 are
     /// tried; call again while [`Waiters::has_untried`].
     pub fn try_changed(&mut self, mut pull: impl FnMut(&TaskId, &Waiter) -> bool) {
         let mut tries = TRIES_PER_TURN;
