@@ -115,15 +115,19 @@ impl Core {
     /// Begins a registration; `Some` if it is answered at once.
     pub(super) fn register(&mut self, pending: Pending, now: Instant, clock: SystemTime) -> Option<Reply> {
         let token = pending.token;
-        match self.managers.begin(pending, now, clock) {
-            Begun::Ended(outcome) => return self.end_registration(outcome, now, clock),
-            Begun::Ask(ask) => self.ask(ask, now, clock),
-            Begun::Waits => {}
+        let begun = self.managers.begin(pending, now, clock);
+        if let Begun::Ended(outcome) = begun {
+            return self.end_registration(outcome, now, clock);
         }
-        let token = token?;
-        let until = now + REGISTER_TIME;
-        self.registering.insert(token, until);
-        self.register_deadlines.insert((until, token));
+        if let Some(token) = token {
+            let until = now + REGISTER_TIME;
+            self.registering.insert(token, until);
+            self.register_deadlines.insert((until, token));
+        }
+        // After the deadline is set: a question that cannot be asked answers the registration at once.
+        if let Begun::Ask(ask) = begun {
+            self.ask(ask, now, clock);
+        }
         None
     }
 
