@@ -21,6 +21,7 @@ pub mod machine;
 pub mod memory_registry;
 pub mod nested;
 pub mod origin_server;
+pub mod own_wire;
 pub mod process;
 pub mod random;
 pub mod registry;

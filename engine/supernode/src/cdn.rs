@@ -282,7 +282,7 @@ impl Cdn {
         if let Some(active) = self.active.get_mut(task) {
             active.status = CdnStatus::Waiting;
             active.wants_fetch = true;
-            self.workers.push(task);
+            self.workers.push(task, self.shared.source.is_near(task));
             self.start_threads();
         }
         Ok(())
@@ -290,18 +290,18 @@ impl Cdn {
 
     /// Checks go before fetches: clients wait for the repair of a piece.
     fn enqueue_check(&mut self, task: &TaskId) {
-        self.workers.push_front(task);
+        self.workers.push_front(task, false);
         self.start_threads();
     }
 
     /// Starts threads for tasks that wait, as far as the limit allows.
     fn start_threads(&mut self) {
-        while let Some(task) = self.workers.next() {
-            self.start_thread(&task);
+        while let Some((task, is_near)) = self.workers.next() {
+            self.start_thread(&task, is_near);
         }
     }
 
-    fn start_thread(&mut self, task: &TaskId) {
+    fn start_thread(&mut self, task: &TaskId, is_near: bool) {
         let dir = self.dir(task);
         let Some(active) = self.active.get_mut(task) else { return };
         let (wants_fetch, first) = (active.wants_fetch, active.check_first);
@@ -337,7 +337,7 @@ impl Cdn {
             thread::spawn(name, STACK, run).map_err(CdnError::Thread)
         });
         match started {
-            Ok(_) => self.workers.begin(task, self.jobs, cancel),
+            Ok(_) => self.workers.begin(task, self.jobs, is_near, cancel),
             // The caller hears of it as of any other failure.
             Err(error) => {
                 let content = Content::Ended(Err(error));

@@ -1,8 +1,9 @@
 //! Where a fetch of a supernode in a cluster gets bytes from: the supernode that owns the task, or the origin.
 //!
 //! Called by the threads of fetches; the calls block. The owner is asked by Sampan's own wire, and its pieces are taken as
-//! it gets them. If the owner does not answer, or has another version of the file, the fetch continues at the origin, and
-//! that supernode is not asked for a while. docs/peers.md, "Several supernodes".
+//! it gets them. A supernode that does not answer is not asked for a while, and one that refuses a task is not asked for
+//! that task: the next one in the order of the cluster is asked, as the owner, and the origin when this supernode is the next
+//! one. A supernode that is asked as the owner goes to the origin. docs/peers.md, "Several supernodes".
 
 use crate::cdn::{Fetch, Source, hex};
 use crate::cluster::Cluster;
@@ -24,11 +25,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a supernode that failed is not asked.
-const DOWN_TIME: Duration = Duration::from_secs(10);
+const DOWN_TIME: Duration = Duration::from_secs(30);
+/// How long a supernode that refused a task is not asked for it.
+const REFUSAL_TIME: Duration = Duration::from_secs(60);
 /// Longest wait for the head of an answer. The owner holds a question for pieces for 4 s.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Longest wait for the next bytes of a piece.
+const READ_TIME: Duration = Duration::from_secs(10);
 /// How long the owner may have no new piece.
 const STALL_TIME: Duration = Duration::from_secs(60);
+/// How often a registration is repeated that the owner cannot answer yet: it waits 4 s each time for the origin.
+const REGISTRATIONS_MAX: u32 = 4;
 /// Longest answer of the control port, in bytes.
 const ANSWER_MAX: u64 = 4 << 20;
 
@@ -73,7 +80,8 @@ pub struct ClusterSource {
     scheme: &'static str,
     authorization: Option<HeaderValue>,
     owned: Owned,
-    down: Mutex<HashMap<String, Instant>>,
+    /// Until when a supernode is not asked, for one task or for all.
+    down: Mutex<HashMap<(String, Option<TaskId>), Instant>>,
 }
 
 /// Why the owner is of no use.
@@ -89,11 +97,43 @@ enum OwnerError {
     Parse(#[from] serde_json::Error),
     #[error("it has another version of the file")]
     Version,
+    #[error("it waits for this supernode")]
+    Circle,
+    #[error("it has no new piece for {} s", STALL_TIME.as_secs())]
+    Stall,
+}
+
+impl OwnerError {
+    /// Whether the supernode answers, and the trouble is with one task.
+    fn is_of_task(&self) -> bool {
+        match self {
+            OwnerError::Web(_) | OwnerError::Read(_) => false,
+            // The secret is wrong, or the program is another one: that is so for all tasks.
+            OwnerError::Status(status) => *status != 401,
+            OwnerError::Parse(_) | OwnerError::Version | OwnerError::Circle | OwnerError::Stall => true,
+        }
+    }
+}
+
+/// What tells one version of a file from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    length: Option<u64>,
+    validators: Validators,
+}
+
+impl Version {
+    /// Whether `other` is of the same file, as far as both tell. A length may become known.
+    fn is(&self, other: &Version) -> bool {
+        let lengths = self.length.zip(other.length);
+        lengths.is_none_or(|(a, b)| a == b) && self.validators == other.validators
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Registered {
+    task: String,
     length: Option<u64>,
     piece_size: u64,
     download_port: u16,
@@ -103,10 +143,13 @@ struct Registered {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Pieces {
     version: u64,
     length: Option<u64>,
     complete: bool,
+    etag: Option<String>,
+    last_modified: Option<String>,
     have: String,
 }
 
@@ -116,7 +159,7 @@ impl ClusterSource {
         ClusterSource {
             origins,
             cluster: settings.cluster,
-            web: Web::new(settings.access),
+            web: Web::new(Access { stall: Some(READ_TIME), ..settings.access }),
             scheme: if settings.is_tls { "https" } else { "http" },
             authorization: settings.authorization,
             owned,
@@ -131,11 +174,20 @@ impl ClusterSource {
         }
         let mut down = lock(&self.down);
         down.retain(|_, until| *until > Instant::now());
-        self.cluster.owner(task, &|member| !down.contains_key(member)).map(str::to_owned)
+        let is_up = |member: &str| {
+            let is_down = |task| down.contains_key(&(member.to_owned(), task));
+            !is_down(None) && !is_down(Some(*task))
+        };
+        self.cluster.owner(task, &is_up).map(str::to_owned)
     }
 
-    fn mark_down(&self, member: &str) {
-        lock(&self.down).insert(member.to_owned(), Instant::now() + DOWN_TIME);
+    /// Records that `member` did not help with `task`.
+    fn mark_down(&self, member: &str, task: &TaskId, error: &OwnerError) {
+        let (of, time) = match error.is_of_task() {
+            true => (Some(*task), REFUSAL_TIME),
+            false => (None, DOWN_TIME),
+        };
+        lock(&self.down).insert((member.to_owned(), of), Instant::now() + time);
     }
 
     fn headers(&self) -> HeaderMap {
@@ -162,6 +214,18 @@ impl ClusterSource {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
+    /// Registers for a task, again if the owner does not know the origin's answer yet.
+    fn register(&self, url: &str, body: &TaskBody, cancel: &Cancel) -> Result<Registered, OwnerError> {
+        let body = serde_json::to_vec(body)?;
+        for _ in 1..REGISTRATIONS_MAX {
+            match self.ask(&Method::POST, url, &body, cancel) {
+                Err(OwnerError::Status(503)) => {}
+                other => return other,
+            }
+        }
+        self.ask(&Method::POST, url, &body, cancel)
+    }
+
     fn fetch_from<'a>(
         &'a self,
         owner: &str,
@@ -179,17 +243,24 @@ impl ClusterSource {
             as_owner: true,
             ..TaskBody::default()
         };
-        let registered: Registered =
-            self.ask(&Method::POST, &format!("{base}/sampan/v1/tasks"), &serde_json::to_vec(&body)?, cancel)?;
+        let registered = self.register(&format!("{base}/sampan/v1/tasks"), &body, cancel)?;
         let validators = Validators { etag: registered.etag, last_modified: registered.last_modified };
-        if fetch.validators.is_same(&validators) == Some(false) || registered.piece_size == 0 {
+        let is_other = registered.task != fetch.task.to_string() || registered.piece_size == 0;
+        if is_other || fetch.validators.is_same(&validators) == Some(false) {
             return Err(OwnerError::Version);
         }
         let (host, _) = owner.rsplit_once(':').unwrap_or((owner, ""));
         let reader = OwnerReader {
             source: self,
             owner: owner.to_owned(),
-            pieces: format!("{base}/sampan/v1/tasks/{}/pieces?ticket={}", fetch.task, registered.ticket),
+            task: *fetch.task,
+            file: Version { length: registered.length, validators: validators.clone() },
+            pieces: format!(
+                "{base}/sampan/v1/tasks/{}/pieces?from={}&ticket={}",
+                fetch.task,
+                u32::MAX,
+                registered.ticket
+            ),
             content: format!(
                 "{}://{host}:{}/content/{}?ticket={}",
                 self.scheme, registered.download_port, fetch.task, registered.ticket
@@ -199,6 +270,7 @@ impl ClusterSource {
             end: fetch.to.or(registered.length),
             ready_to: fetch.from,
             version: u64::MAX,
+            is_unregistered: false,
             part: None,
             cancel,
         };
@@ -215,11 +287,15 @@ impl Source for ClusterSource {
                 Err(error) => {
                     let why = sampan_ipc::report::chain(&error);
                     log::warn!("task {}: supernode {owner} does not help: {why}", fetch.task);
-                    self.mark_down(&owner);
+                    self.mark_down(&owner, fetch.task, &error);
                 }
             }
         }
         Source::fetch(self.origins.as_ref(), fetch, cancel)
+    }
+
+    fn is_near(&self, task: &TaskId) -> bool {
+        self.owner(task).is_some()
     }
 }
 
@@ -227,6 +303,9 @@ impl Source for ClusterSource {
 struct OwnerReader<'a> {
     source: &'a ClusterSource,
     owner: String,
+    task: TaskId,
+    /// The version of the file that is read.
+    file: Version,
     /// The URL that tells which pieces are there.
     pieces: String,
     /// The URL of the content.
@@ -240,6 +319,8 @@ struct OwnerReader<'a> {
     ready_to: u64,
     /// The last version that the owner has told.
     version: u64,
+    /// Whether the owner has forgotten the registration; it knows the task again after the next one.
+    is_unregistered: bool,
     /// The body that is being read; it ends at `ready_to`.
     part: Option<Reader<'a>>,
     cancel: &'a Cancel,
@@ -266,10 +347,19 @@ impl OwnerReader<'_> {
             }
             if self.at < self.ready_to {
                 self.open_part()?;
-            } else if began.elapsed() >= STALL_TIME {
-                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-            } else {
-                self.look()?;
+                continue;
+            }
+            self.look()?;
+            if self.at < self.ready_to || self.end.is_some_and(|end| self.at >= end) {
+                continue;
+            }
+            // Two supernodes that take each other for the owner, because their lists differ or one has seen the other fail,
+            // would wait for each other.
+            if self.source.owned.contains(&self.task) {
+                return Err(OwnerError::Circle);
+            }
+            if began.elapsed() >= STALL_TIME {
+                return Err(OwnerError::Stall);
             }
         }
     }
@@ -277,7 +367,16 @@ impl OwnerReader<'_> {
     /// Asks which pieces are there. The owner holds the question until there is a new one.
     fn look(&mut self) -> Result<(), OwnerError> {
         let url = format!("{}&version={}", self.pieces, self.version);
-        let told: Pieces = self.source.ask(&Method::GET, &url, b"", self.cancel)?;
+        let told: Result<Pieces, _> = self.source.ask(&Method::GET, &url, b"", self.cancel);
+        // The owner has been restarted, or its clients were forgotten.
+        self.is_unregistered = matches!(told, Err(OwnerError::Status(403 | 404)));
+        let told = told?;
+        let validators = Validators { etag: told.etag, last_modified: told.last_modified };
+        let file = Version { length: told.length, validators };
+        if !self.file.is(&file) {
+            return Err(OwnerError::Version);
+        }
+        self.file.length = self.file.length.or(file.length);
         self.version = told.version;
         self.end = self.end.or(told.length.filter(|_| told.complete));
         let have = STANDARD.decode(&told.have).unwrap_or_default();
@@ -299,9 +398,15 @@ impl OwnerReader<'_> {
             headers.insert(header::RANGE, range);
         }
         let answer =
-            self.source.web.send(&Method::GET, &self.content, &headers, &|_| false, None, self.cancel)?;
+            self.source.web.send_body(&Method::GET, &self.content, &headers, b"", None, self.cancel)?;
         if answer.status.as_u16() != 206 || answer.body_length != Some(self.ready_to - self.at) {
             return Err(OwnerError::Status(answer.status.as_u16()));
+        }
+        // The file may have changed since the pieces were told.
+        let text = |name| answer.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
+        if validators != self.file.validators {
+            return Err(OwnerError::Version);
         }
         self.part = Some(answer.reader);
         Ok(())
@@ -311,9 +416,15 @@ impl OwnerReader<'_> {
 impl Read for OwnerReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.read_some(into).map_err(|error| {
-            if !self.cancel.is_cancelled() {
-                // The next attempt is made at the origin.
-                self.source.mark_down(&self.owner);
+            if !self.cancel.is_cancelled() && !self.is_unregistered {
+                log::warn!(
+                    "task {}: supernode {} does not help any more: {}",
+                    self.task,
+                    self.owner,
+                    sampan_ipc::report::chain(&error)
+                );
+                // The next attempt is made at another one, or at the origin.
+                self.source.mark_down(&self.owner, &self.task, &error);
             }
             io::Error::other(error)
         })

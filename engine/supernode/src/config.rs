@@ -8,6 +8,7 @@ use crate::origin::{AllowedOrigin, AllowedOriginError, parse_allowed};
 use crate::server::tls::TlsFiles;
 use sampan_ipc::paths::Paths;
 use sampan_ipc::{named_file, size};
+use sampan_registry::CERTS_DIRS;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -42,9 +43,13 @@ Usage: sampan-supernode [OPTIONS]
       --tls-cert <PATH>          Speak TLS on both ports, with this certificate (PEM)
       --tls-key <PATH>           The key of the certificate (PEM)
       --tls-client-ca <PATH>     Accept only clients with a certificate of this CA (PEM)
+      --certs-dir <PATH>         Trust the CAs, and show the client certificates, that are in PATH/HOST[:PORT] for origins
+                                 and other supernodes [default: /etc/containers/certs.d and /etc/docker/certs.d]
+                                 (repeatable)
       --insecure-origin <HOST>   Do not verify the certificate of this HOST[:PORT] (repeatable)
       --supernode <HOST:PORT>    A supernode of the cluster, this one included (repeatable)
-      --max-fetches <N>          Fetch this many files at a time [default: 8]
+      --max-fetches <N>          Fetch this many files at a time from origins, and as many from other supernodes
+                                 [default: 8]
       --limit-rate <SIZE>        Fetch at most this much a second from all origins together [default: 0, no limit]
       --revalidate <TIME>        Ask an origin again whether a file has changed after this time [default: 5s]
       --task-idle <TIME>         Forget the clients of a file after this time without a request [default: 3m]
@@ -90,6 +95,8 @@ pub struct Config {
     pub secret_file: Option<PathBuf>,
     /// The files for TLS.
     pub tls: Option<TlsFiles>,
+    /// Directories of certificates, in the layout of containers-certs.d(5).
+    pub certs_dirs: Vec<PathBuf>,
     /// Hosts whose certificates are not verified.
     pub insecure_origins: Vec<String>,
     /// The supernodes of the cluster.
@@ -189,6 +196,7 @@ struct Table {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    certs_dir: Vec<PathBuf>,
     insecure_origin: Vec<String>,
     supernodes: Vec<String>,
     max_fetches: Option<usize>,
@@ -227,6 +235,7 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Invocation, Con
             Long("tls-cert") => cli.tls_cert = Some(parser.value()?.into()),
             Long("tls-key") => cli.tls_key = Some(parser.value()?.into()),
             Long("tls-client-ca") => cli.tls_client_ca = Some(parser.value()?.into()),
+            Long("certs-dir") => cli.certs_dir.push(parser.value()?.into()),
             Long("insecure-origin") => cli.insecure_origin.push(parser.value()?.string()?),
             Long("supernode") => cli.supernodes.push(parser.value()?.string()?),
             Long("max-fetches") => cli.max_fetches = Some(parser.value()?.parse()?),
@@ -283,6 +292,10 @@ fn resolve(cli: Table, file: Table) -> Result<Config, ConfigError> {
             cli.tls_key.or(file.tls_key),
             cli.tls_client_ca.or(file.tls_client_ca),
         )?,
+        certs_dirs: match [cli.certs_dir, file.certs_dir].into_iter().find(|dirs| !dirs.is_empty()) {
+            Some(dirs) => dirs,
+            None => CERTS_DIRS.map(PathBuf::from).to_vec(),
+        },
         insecure_origins: list(cli.insecure_origin, file.insecure_origin),
         supernodes: list(cli.supernodes, file.supernodes),
         fetches_max: cli.max_fetches.or(file.max_fetches).unwrap_or(8),
@@ -370,6 +383,7 @@ mod tests {
         assert_eq!((config.allowed_origins.len(), config.supernodes.len()), (2, 1));
         assert_eq!((config.task_idle, config.limit_rate), (Duration::from_secs(3600), 10 << 20));
         assert_eq!((config.free_young, config.free_full), (None, None));
+        assert_eq!(config.certs_dirs, CERTS_DIRS.map(PathBuf::from));
     }
 
     #[test]

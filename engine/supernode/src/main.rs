@@ -9,8 +9,8 @@ use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::trust::{self, TrustError};
 use sampan_os::memory::{self, HeapBounds};
+use sampan_registry::Access;
 use sampan_registry::credentials::Credentials;
-use sampan_registry::{Access, CERTS_DIRS};
 use sampan_supernode::access::{Admins, PeerAddresses, Secret, Tickets};
 use sampan_supernode::cdn::eviction::Marks;
 use sampan_supernode::cdn::{Cdn, CdnError, CdnSettings, Source};
@@ -28,7 +28,6 @@ use sampan_supernode::server::message::{Message, Outbox};
 use sampan_supernode::server::{Server, tls};
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -110,14 +109,10 @@ fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     Ok(result?)
 }
 
-fn certs_dirs() -> Vec<PathBuf> {
-    CERTS_DIRS.map(PathBuf::from).to_vec()
-}
-
 fn origins(config: &Config) -> Origins {
     Origins::new(OriginSettings {
         allowed: config.allowed_origins.clone(),
-        certs: certs_dirs(),
+        certs: config.certs_dirs.clone(),
         insecure_hosts: config.insecure_origins.clone(),
         ..OriginSettings::default()
     })
@@ -143,7 +138,7 @@ fn managers(
     let to_loop = outbox.clone();
     let access = Access {
         insecure_hosts: config.insecure_origins.clone().into(),
-        certs: certs_dirs().into(),
+        certs: config.certs_dirs.clone().into(),
         credentials: Credentials::new(Vec::new(), None, &[]),
         addresses: address_filter(config.allowed_origins.clone()),
         ..Access::default()
@@ -154,6 +149,7 @@ fn managers(
             advertise_ip: config.advertise_ip.unwrap_or_else(own_address),
             download_port,
             is_source_pattern: config.pattern == sampan_supernode::cdn::Pattern::Source,
+            demands_tickets: config.secret_file.is_some(),
             revalidate_after: config.revalidate_after,
         },
         Parts {
@@ -182,7 +178,7 @@ fn source(config: &Config, origins: &Arc<Origins>, owned: &Owned) -> Result<Arc<
     }
     let settings = ClusterSettings {
         cluster,
-        access: Access { certs: certs_dirs().into(), ..Access::default() },
+        access: Access { certs: config.certs_dirs.clone().into(), ..Access::default() },
         is_tls: config.tls.is_some(),
         authorization: config.secret_file.as_deref().map(Secret::authorization).transpose()?,
     };

@@ -48,6 +48,8 @@ pub struct ManagerSettings {
     pub download_port: u16,
     /// Whether pieces come from the origin itself (`source`), not from this supernode's disk.
     pub is_source_pattern: bool,
+    /// Whether each download needs a ticket, not only that of a protected file.
+    pub demands_tickets: bool,
     /// Age of an origin's confirmation after which it is asked again.
     pub revalidate_after: Duration,
 }

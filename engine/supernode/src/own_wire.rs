@@ -2,7 +2,12 @@
 //!
 //! Pure. Used by the managers, which answer, and by the cluster's client, which asks.
 
+use crate::reply::Reply;
+use crate::v1::code;
 use serde::{Deserialize, Serialize};
+
+/// The route of registrations.
+pub const TASKS: &str = "/sampan/v1/tasks";
 
 /// A peer as it describes itself.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -53,4 +58,45 @@ pub struct Watch {
     pub from: u32,
     /// The peer's ID; empty for a supernode.
     pub peer: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: u16,
+    msg: String,
+}
+
+/// The answer to a registration by Sampan's own wire, which tells by the HTTP status why a caller is refused. The managers
+/// refuse in Dragonfly's way: with status 200 and a code in the body.
+pub fn with_status(reply: Reply) -> Reply {
+    if reply.status != 200 {
+        return reply;
+    }
+    let Ok(Refusal { code, msg }) = serde_json::from_slice(&reply.body) else { return reply };
+    let status = match code {
+        code::NEED_AUTH => 403,
+        code::URL_NOT_REACHABLE => 404,
+        code::TASK_CONFLICT => 409,
+        code::WAIT_AUTH => 503,
+        _ => 500,
+    };
+    Reply::error(status, &msg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_its_status() {
+        for (reply, status) in [
+            (Reply::code(code::NEED_AUTH, "x"), 403),
+            (Reply::code(code::URL_NOT_REACHABLE, "x"), 404),
+            (Reply::code(code::WAIT_AUTH, "x"), 503),
+            (Reply::error(400, "x"), 400),
+            (Reply::ok(br#"{"task":"t","length":1}"#.to_vec()), 200),
+        ] {
+            assert_eq!(with_status(reply).status, status);
+        }
+    }
 }

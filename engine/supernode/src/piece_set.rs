@@ -81,6 +81,17 @@ impl PieceSet {
         find(from, |word| self.word(word) & other.word(word), summary, words)
     }
 
+    /// The number of members that are not in `other`.
+    pub fn len_without(&self, other: &PieceSet) -> u32 {
+        let words = self.words.iter().enumerate();
+        words.map(|(at, word)| (word & !other.word(at)).count_ones()).sum()
+    }
+
+    /// The memory for the members, in bytes.
+    pub fn memory(&self) -> u64 {
+        ((self.words.len() + self.summary.len()) * size_of::<u64>()) as u64
+    }
+
     /// A number above all members: the end of the range in which they are.
     pub fn end(&self) -> u32 {
         u32::try_from(self.words.len() * WORD).unwrap_or(u32::MAX)
@@ -201,6 +212,7 @@ mod tests {
                 assert_eq!(set.contains(from), model.contains(&from));
             }
             assert_eq!(set.len() as usize, model.len());
+            assert_eq!(set.len_without(&other) as usize, model.difference(&second).count());
             assert!(set.iter().eq(model.iter().copied()));
             assert!(PieceSet::from_bytes(&set.to_bytes(), range).iter().eq(model.iter().copied()));
             set.clear();

@@ -3,9 +3,10 @@
 use super::Managers;
 use crate::cdn::{CdnStatus, hex};
 use crate::own_wire::{PeerBody, TaskBody, Watch};
-use crate::parents::OwnPeer;
+use crate::parents::{OwnPeer, ParentsError};
 use crate::piece_set::PieceSet;
 use crate::reply::Reply;
+use crate::task::Task;
 use crate::task_id::TaskId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,6 +18,8 @@ use std::time::{Instant, SystemTime};
 const DIGESTS_MAX: usize = 4096;
 /// Longest text of a peer, in bytes.
 const TEXT_MAX: usize = 128;
+/// Most pieces that a peer can have of a file of unknown length.
+const PIECES_UNKNOWN_MAX: u32 = 1 << 16;
 
 impl Managers {
     /// Describes a task to a caller that was admitted.
@@ -28,21 +31,18 @@ impl Managers {
         now: Instant,
         clock: SystemTime,
     ) -> Reply {
-        if self.progress.swarm(id).is_none() {
-            self.progress.swarm_or_new(*id);
-            self.fill(id);
-        }
+        self.ensure_swarm(id);
         let Some(task) = self.tasks.get(id) else { return Reply::error(500, "the task is gone") };
         let count = task.length.map(|length| task.pieces.count(length));
         if let Some(peer) = &body.peer {
-            let Some(peer) = own_peer(peer, &body.have, count, now) else {
+            let Some(peer) = own_peer(peer, &body.have, pieces_max(task), remote, now) else {
                 return Reply::error(400, "the peer's id, ip, zone, rack or have is not valid");
             };
             if !self.addresses.believe(peer.ip, remote) {
                 return Reply::error(403, "a peer names the address that it connects from; see --allow-peer");
             }
-            if !self.parents.announce(*id, peer) {
-                return Reply::error(503, "the task has too many peers");
+            if let Err(error) = self.parents.announce(*id, peer) {
+                return refused(error);
             }
         }
         let reply = json!({
@@ -59,21 +59,48 @@ impl Managers {
         Reply::ok(reply.to_string().into_bytes())
     }
 
-    /// Which pieces there are now; `None` if the caller knows that already.
-    pub fn own_pieces(&mut self, id: &TaskId, watch: &Watch, now: Instant) -> Option<Reply> {
+    /// Takes a question for pieces that comes from `remote`: the task and the peer are in use.
+    pub fn own_heard(&mut self, id: &TaskId, peer: &str, remote: IpAddr, now: Instant) {
         self.tasks.touch(id, now);
-        if let Some(peer) = self.parents.get_mut(id, &watch.peer) {
-            peer.seen = now;
+        self.parents.touch(id, peer, remote, now);
+    }
+
+    /// Which pieces there are now; `None` if the caller knows that already.
+    pub fn own_pieces(&mut self, id: &TaskId, watch: &Watch) -> Option<Reply> {
+        self.activate_complete(id);
+        if self.cdn.status(id).is_some() {
+            self.ensure_swarm(id);
+            if self.version(id) == watch.version {
+                return None;
+            }
         }
-        let version = self.version(id);
-        (version != watch.version).then(|| self.own_state(id, watch))
+        Some(self.own_state(id, watch))
+    }
+
+    /// A complete file that nobody has used for a while, or since the start, can be given. The rest of another one is fetched
+    /// only after a registration, which brings the headers for it.
+    fn activate_complete(&mut self, id: &TaskId) {
+        let is_idle = self.cdn.status(id).is_none();
+        if is_idle && self.cdn.activate(id).is_some_and(|status| status != CdnStatus::Success) {
+            self.cdn.delete(id, false);
+        }
+    }
+
+    /// The swarm knows which pieces are ready; it is forgotten while nobody uses the task.
+    fn ensure_swarm(&mut self, id: &TaskId) {
+        if self.progress.swarm(id).is_none() {
+            self.progress.swarm_or_new(*id);
+            self.fill(id);
+        }
     }
 
     /// Which pieces there are now.
     pub fn own_state(&self, id: &TaskId, watch: &Watch) -> Reply {
         let Some(task) = self.tasks.get(id) else { return Reply::error(404, "no such task") };
-        let status = self.cdn.status(id);
-        if matches!(status, Some(CdnStatus::Failed | CdnStatus::SourceError)) {
+        let Some(status) = self.cdn.status(id) else {
+            return Reply::error(404, "nobody fetches the file: register for the task again");
+        };
+        if matches!(status, CdnStatus::Failed | CdnStatus::SourceError) {
             return Reply::error(502, &task.failure);
         }
         let ready = self.progress.swarm(id).map(|swarm| swarm.ready().to_bytes()).unwrap_or_default();
@@ -85,7 +112,9 @@ impl Managers {
         let reply = json!({
             "version": self.version(id),
             "length": task.length,
-            "complete": status == Some(CdnStatus::Success),
+            "complete": status == CdnStatus::Success,
+            "etag": task.validators.etag,
+            "lastModified": task.validators.last_modified,
             "have": STANDARD.encode(ready),
             "from": watch.from,
             "digests": digests,
@@ -95,16 +124,24 @@ impl Managers {
     }
 
     /// Records which pieces a peer has. A peer also sends this to a supernode that has been restarted.
-    pub fn own_have(&mut self, id: &TaskId, peer: &str, have: &str, now: Instant) -> Reply {
+    pub fn own_have(&mut self, id: &TaskId, peer: &str, have: &str, remote: IpAddr, now: Instant) -> Reply {
         let Some(task) = self.tasks.get(id) else { return Reply::error(404, "no such task") };
-        let count = task.length.map(|length| task.pieces.count(length));
-        let Some(have) = decode(have, count) else { return Reply::error(400, "have is no bit set") };
-        let Some(known) = self.parents.get_mut(id, peer) else {
-            return Reply::error(404, "no such peer: register for the task again");
+        let Some(have) = decode(have, pieces_max(task)) else {
+            return Reply::error(400, "have is no bit set");
         };
-        (known.have, known.seen) = (have, now);
+        if let Err(error) = self.parents.set_have(id, peer, have, remote, now) {
+            return refused(error);
+        }
         self.tasks.touch(id, now);
         Reply { status: 204, body: Vec::new() }
+    }
+
+    /// Forgets a peer of the task.
+    pub fn own_leave(&mut self, id: &TaskId, peer: &str, remote: IpAddr) -> Reply {
+        match self.parents.remove(id, peer, remote) {
+            Ok(_) => Reply { status: 204, body: Vec::new() },
+            Err(error) => refused(error),
+        }
     }
 
     /// Changes whenever the answer to a watch may change.
@@ -124,15 +161,32 @@ impl Managers {
     }
 }
 
-/// The pieces in a bit set; of a file of unknown length, any.
-fn decode(text: &str, count: Option<u32>) -> Option<PieceSet> {
-    let bytes = STANDARD.decode(text).ok()?;
-    Some(PieceSet::from_bytes(&bytes, count.unwrap_or(1 << 22)))
+fn refused(error: ParentsError) -> Reply {
+    match error {
+        ParentsError::Taken => Reply::error(403, "a peer at another address has this id"),
+        ParentsError::Unknown => Reply::error(404, "no such peer: register for the task again"),
+        ParentsError::Full => Reply::error(503, "there are too many peers, or they have too many pieces"),
+    }
 }
 
-fn own_peer(body: &PeerBody, have: &str, count: Option<u32>, now: Instant) -> Option<OwnPeer> {
+/// The most pieces that a peer of `task` can have.
+fn pieces_max(task: &Task) -> u32 {
+    task.length.map_or(PIECES_UNKNOWN_MAX, |length| task.pieces.count(length))
+}
+
+/// The pieces in a bit set, without those from `count` on.
+fn decode(text: &str, count: u32) -> Option<PieceSet> {
+    Some(PieceSet::from_bytes(&STANDARD.decode(text).ok()?, count))
+}
+
+fn own_peer(body: &PeerBody, have: &str, count: u32, remote: IpAddr, now: Instant) -> Option<OwnPeer> {
     let is_short = |text: &str| text.len() <= TEXT_MAX && !text.contains(|c: char| c.is_control());
-    if body.id.is_empty() || ![&body.id, &body.zone, &body.rack].into_iter().all(|text| is_short(text)) {
+    // An ID is a part of a path.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+    if body.id.is_empty() || !body.id.bytes().all(is_plain) {
+        return None;
+    }
+    if ![&body.id, &body.zone, &body.rack].into_iter().all(|text| is_short(text)) {
         return None;
     }
     Some(OwnPeer {
@@ -142,6 +196,7 @@ fn own_peer(body: &PeerBody, have: &str, count: Option<u32>, now: Instant) -> Op
         zone: body.zone.clone(),
         rack: body.rack.clone(),
         have: decode(have, count)?,
+        remote,
         seen: now,
     })
 }

@@ -194,7 +194,7 @@ impl Managers {
                 let mut path = Cdn::http_path(&task.id);
                 if self.settings.is_source_pattern {
                     path = task.file.request.url.clone();
-                } else if task.is_protected {
+                } else if task.is_protected || self.settings.demands_tickets {
                     path =
                         format!("{path}/{}", self.tickets.issue(&task.id, &client.remote.to_string(), clock));
                 }

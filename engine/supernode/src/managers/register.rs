@@ -194,6 +194,11 @@ impl Managers {
     ) -> Result<Reply, Reply> {
         let id = pending.file.id();
         self.tasks.touch(&id, now);
+        if let Caller::Own(body, _) = &pending.caller
+            && body.as_owner
+        {
+            self.owned.insert(id);
+        }
         self.fetch(&id, clock)?;
         let (registration, remote) = match &pending.caller {
             Caller::Client(registration, remote) => (registration.as_ref(), *remote),
@@ -346,6 +351,7 @@ impl Managers {
             self.remove_download(&cid, id);
         }
         self.progress.remove(id);
+        self.parents.forget(id);
         self.changed.insert(*id);
         if let Some(task) = self.tasks.get_mut(id) {
             (task.length, task.validators) = (None, Validators::default());

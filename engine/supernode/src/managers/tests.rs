@@ -70,6 +70,7 @@ impl Rig {
             advertise_ip: ip(1),
             download_port: 8001,
             is_source_pattern: false,
+            demands_tickets: false,
             revalidate_after: Duration::from_secs(5),
         };
         let managers = Managers::new(

@@ -8,7 +8,7 @@ use super::waiters::{Waiter, Wish};
 use crate::managers::pull::PullRequest;
 use crate::managers::view::PeerBody;
 use crate::origin::Request;
-use crate::own_wire::{TaskBody, Watch};
+use crate::own_wire::{self, TaskBody, Watch};
 use crate::registration::{Caller, Pending};
 use crate::reply::Reply;
 use crate::task::WantedFile;
@@ -173,7 +173,7 @@ impl Core {
             ["tasks", id, "pieces", range, "error"] if is_v1 && get => {
                 ("/tasks/{id}/pieces/{range}/error", self.on_piece_error_of(request, id, range))
             }
-            ["sampan", "v1", "tasks"] if post => ("/sampan/v1/tasks", self.on_own_task(request)),
+            ["sampan", "v1", "tasks"] if post => (own_wire::TASKS, self.on_own_task(request)),
             ["sampan", "v1", "tasks", id, rest @ ..] => {
                 ("/sampan/v1/tasks/{id}", self.on_own(request, id, rest))
             }
@@ -278,12 +278,10 @@ impl Core {
             is_md5: !body.md5.is_empty(),
             request: origin,
         };
-        if body.as_owner {
-            self.managers.owned.insert(file.id());
-        }
         let caller = Caller::Own(Box::new(body), request.remote);
         let pending = Pending { token: Some(request.token), caller, file };
-        self.register(pending, request.now, request.clock).map_or(Routed::Later, Routed::Now)
+        let reply = self.register(pending, request.now, request.clock).map(own_wire::with_status);
+        reply.map_or(Routed::Later, Routed::Now)
     }
 
     fn on_own(&mut self, request: &ControlRequest<'_>, id: &str, rest: &[&str]) -> Routed {
@@ -291,7 +289,13 @@ impl Core {
         let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
         let task = TaskId::parse(id).filter(|id| self.managers.tasks.get(id).is_some());
         let Some(task) = task else { return Routed::Now(Reply::error(404, "no such task")) };
-        let body: HashMap<String, String> = request.body().unwrap_or_default();
+        let body: HashMap<String, String> = match request.request.body().is_empty() {
+            true => HashMap::new(),
+            false => match request.body() {
+                Ok(body) => body,
+                Err(reply) => return Routed::Now(reply),
+            },
+        };
         let told = |key: &str| body.get(key).map(String::as_str).unwrap_or_default();
         let ticket = if value("ticket").is_empty() { told("ticket") } else { value("ticket") };
         if !self.managers.tickets.check(ticket, &task, &request.remote.to_string(), request.clock) {
@@ -304,7 +308,8 @@ impl Core {
                     from: value("from").parse().unwrap_or(0),
                     peer: value("peer").to_owned(),
                 };
-                match self.managers.own_pieces(&task, &watch, request.now) {
+                self.managers.own_heard(&task, &watch.peer, request.remote, request.now);
+                match self.managers.own_pieces(&task, &watch) {
                     Some(reply) => Routed::Now(reply),
                     None => {
                         let waiter = Waiter { token: request.token, wish: Wish::News(watch) };
@@ -314,12 +319,10 @@ impl Core {
                 }
             }
             (["have"], "POST") => {
-                Routed::Now(self.managers.own_have(&task, told("peer"), told("have"), request.now))
+                let (peer, have) = (told("peer"), told("have"));
+                Routed::Now(self.managers.own_have(&task, peer, have, request.remote, request.now))
             }
-            (["peers", peer], "DELETE") => match self.managers.parents.remove(&task, peer) {
-                Some(_) => Routed::Now(Reply { status: 204, body: Vec::new() }),
-                None => Routed::Now(Reply::error(404, "no such peer")),
-            },
+            (["peers", peer], "DELETE") => Routed::Now(self.managers.own_leave(&task, peer, request.remote)),
             _ => Routed::Now(Reply::error(404, "no such route")),
         }
     }

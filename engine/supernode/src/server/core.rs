@@ -9,6 +9,7 @@ use crate::gc::Gc;
 use crate::managers::Managers;
 use crate::managers::pull::Pulled;
 use crate::origin::Origins;
+use crate::own_wire;
 use crate::registration::{Ask, Begun, Outcome, Pending};
 use crate::reply::Reply;
 use crate::task_id::TaskId;
@@ -104,7 +105,12 @@ impl Core {
 
     /// Sends an answer to a request that waited.
     pub(super) fn answer_later(&mut self, token: usize, reply: Reply, now: Instant) {
-        if let Some(later) = self.later.remove(&token) {
+        let later = self.later.remove(&token);
+        let reply = match &later {
+            Some(later) if later.handler == own_wire::TASKS => own_wire::with_status(reply),
+            _ => reply,
+        };
+        if let Some(later) = later {
             let took = now.saturating_duration_since(later.began);
             let len = reply.body.len() as u64;
             self.managers.metrics.record_request(later.handler, reply.status, took, later.request_bytes, len);
@@ -249,7 +255,7 @@ impl Core {
                     Pulled::Reply(reply) => Some(reply),
                     Pulled::Wait { .. } => None,
                 },
-                Wish::News(watch) => managers.own_pieces(task, watch, now),
+                Wish::News(watch) => managers.own_pieces(task, watch),
             };
             let is_answered = reply.is_some();
             answered.extend(reply.map(|reply| (waiter.token, reply)));

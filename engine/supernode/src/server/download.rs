@@ -1,8 +1,10 @@
 //! The routes of the download port: pieces of files, wrapped or raw, by sendfile. docs/peers.md
 //!
-//! Only pieces that are on the disk are sent. A protected file needs a ticket in its path or query.
+//! Only pieces that are on the disk are sent. A protected file, raw content, and with a shared secret any file, needs a ticket
+//! in its path or query.
 
 use super::core::Core;
+use crate::origin::Validators;
 use crate::piece::{HEAD, Pieces, TAIL, WRAPPING, head};
 use crate::task_id::TaskId;
 use crate::v1;
@@ -44,7 +46,7 @@ impl Core {
         };
         let Some(wanted) = wanted else { return Answer::empty(404) };
         let Some(task) = self.managers.tasks.get(&wanted.task) else { return Answer::empty(404) };
-        if task.is_protected || !wanted.is_wrapped || self.secret.is_some() {
+        if task.is_protected || !wanted.is_wrapped || self.managers.settings.demands_tickets {
             let tickets = &self.managers.tickets;
             if !wanted
                 .ticket
@@ -53,39 +55,47 @@ impl Core {
                 return Answer::empty(403);
             }
         }
-        let (pieces, length) = (task.pieces, task.length);
+        let (pieces, known_length) = (task.pieces, task.length);
+        let validators = match wanted.is_wrapped {
+            true => Validators::default(),
+            false => task.validators.clone(),
+        };
         let Some(file) = self.managers.cdn.content(&wanted.task) else { return Answer::empty(404) };
         let is_ready = |piece: u32| self.managers.cdn.piece(&wanted.task, piece).is_some();
         // While the length is unknown, only full pieces are there.
-        let length = length.unwrap_or(u64::MAX / 2);
+        let length = known_length.unwrap_or(u64::MAX / 2);
         let size = if wanted.is_wrapped { wrapped_len(pieces, length) } else { length };
         let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
         let (status, first, end) = match range.map_or(Range::All, |range| Range::parse(range, size)) {
             Range::All => (200, 0, size),
             Range::Part(first, last) => (206, first, last + 1),
-            Range::Outside => return outside(size),
+            Range::Outside => return outside(known_length.map(|_| size)),
         };
         let body = match wanted.is_wrapped {
             true => wrapped(&file, pieces, length, first, end, &is_ready),
             false => raw(&file, pieces, first, end, &is_ready),
         };
-        let Some(body) = body else { return outside(size) };
+        let Some(body) = body else { return outside(known_length.map(|_| size)) };
         if *request.method() == Method::GET {
             self.managers.metrics.pieces_sent_bytes += body.len();
         }
         let mut answer = Answer::new(status, "application/octet-stream", body);
         answer.headers.push(("accept-ranges", "bytes".to_owned()));
         if status == 206 {
-            let total = if length < u64::MAX / 2 { size.to_string() } else { "*".to_owned() };
+            let total = known_length.map_or("*".to_owned(), |_| size.to_string());
             answer.headers.push(("content-range", format!("bytes {first}-{}/{total}", end - 1)));
         }
+        // By these a reader notices that the file has changed between two requests.
+        answer.headers.extend(validators.etag.map(|etag| ("etag", etag)));
+        answer.headers.extend(validators.last_modified.map(|date| ("last-modified", date)));
         answer
     }
 }
 
-fn outside(size: u64) -> Answer {
+/// The answer to a request for bytes that are not there, of a file of `size` bytes.
+fn outside(size: Option<u64>) -> Answer {
     let mut answer = Answer::empty(416);
-    answer.headers.push(("content-range", format!("bytes */{size}")));
+    answer.headers.extend(size.map(|size| ("content-range", format!("bytes */{size}"))));
     answer
 }
 
