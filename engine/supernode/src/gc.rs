@@ -1,8 +1,9 @@
-//! What is forgotten, and when: idle tasks and silent peers.
+//! Which tasks and peers are forgotten, and when.
 //!
-//! Pure: the event loop gives it the time, the tasks and the peers, sleeps until [`Gc::deadline`], and carries out its
-//! [`Action`]s. An idle task loses its swarm (downloads, holders, leases), never its file: `cdn` chooses files to delete
-//! when the disk gets full. A task or a peer that is in use is not forgotten, however long ago it was heard of.
+//! Pure: the event loop gives it the time, the tasks and the peers, sleeps until [`Gc::deadline`], and carries out
+//! its [`Action`]s. An idle task loses its swarm (downloads, holders, leases), never its file: `cdn` chooses files
+//! to delete when the disk gets full. A task that is in use is not forgotten, however long ago a client asked for
+//! it.
 
 use crate::task_id::TaskId;
 use std::time::{Duration, Instant};
@@ -51,10 +52,8 @@ pub struct PeerUse<P> {
     pub id: P,
     /// When the peer last sent a request, or another peer last got a piece from it.
     pub heard: Instant,
-    /// When the peer said that it goes away.
+    /// When the peer said that its upload server ends.
     pub down: Option<Instant>,
-    /// Whether a download of the peer is running. A peer that has gone down is not busy.
-    pub is_busy: bool,
 }
 
 /// What the event loop does next.
@@ -78,7 +77,7 @@ pub struct Gc {
 }
 
 impl Gc {
-    /// Nothing is known yet, but the disk is looked at in the first round.
+    /// Expects nothing to become idle yet. The first round looks at the disk.
     pub fn new(settings: GcSettings, now: Instant) -> Self {
         Gc { settings, idle_at: None, disk_at: Some(now) }
     }
@@ -93,21 +92,21 @@ impl Gc {
         [self.idle_at, self.disk_at].into_iter().flatten().min()
     }
 
-    /// Says that a task or a peer has come. Cheap, and may be called for each request.
+    /// Records that a task or a peer was registered or used. Cheap: the loop may call it for each request.
     pub fn on_use(&mut self, now: Instant) {
         // Later uses move the time further away. The next round finds that out.
         let soonest = now + self.settings.task_idle.min(self.settings.peer_idle);
         self.idle_at = Some(self.idle_at.map_or(soonest, |at| at.min(soonest)));
     }
 
-    /// Says that a file has begun to grow.
+    /// Records that a file grows.
     pub fn on_fetch(&mut self, now: Instant) {
         let soon = now + DISK_INTERVAL;
         self.disk_at = Some(self.disk_at.map_or(soon, |at| at.min(soon)));
     }
 
-    /// The actions that are due at `now`. `has_files`: whether there is any file to delete; `is_fetching`: whether one
-    /// grows. Takes time proportional to the number of tasks and peers, but only when something may be due.
+    /// The actions that are due at `now`. `has_files`: whether there is any file to delete; `is_fetching`: whether
+    /// one grows. Takes time proportional to the number of tasks and peers, but only when something may be due.
     pub fn run<P>(
         &mut self,
         now: Instant,
@@ -146,7 +145,7 @@ impl Gc {
             let idle = self.settings.peer_idle;
             let since = peer.down.map_or(peer.heard, |down| down.min(peer.heard));
             let is_full = actions.len() >= ACTIONS_MAX;
-            if is_over(since + idle, peer.is_busy && peer.down.is_none(), is_full, idle) {
+            if is_over(since + idle, false, is_full, idle) {
                 actions.push(Action::ForgetPeer(peer.id));
             }
         }
@@ -173,7 +172,7 @@ mod tests {
     }
 
     fn peer(id: &'static str, heard: Instant) -> PeerUse<&'static str> {
-        PeerUse { id, heard, down: None, is_busy: false }
+        PeerUse { id, heard, down: None }
     }
 
     /// A collector without disk, and the time at which it was made.
@@ -200,23 +199,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_busy_is_kept_and_looked_at_again() {
+    fn a_busy_task_is_kept_and_looked_at_again() {
         let (mut gc, start) = gc();
         let now = start + 60 * MINUTE;
         let tasks = [TaskUse { is_busy: true, ..task(1, start) }];
-        let peers = [PeerUse { is_busy: true, ..peer("a", start) }];
-        assert_eq!(gc.run(now, tasks, peers, false, false), []);
+        assert_eq!(gc.run::<&str>(now, tasks, [], false, false), []);
         assert_eq!(gc.deadline(), Some(now + 3 * MINUTE));
-        assert_eq!(
-            gc.run(now + 3 * MINUTE, [task(1, start)], [peer("a", start)], false, false),
-            [Action::ForgetTask(id(1)), Action::ForgetPeer("a")]
-        );
+        let later = gc.run::<&str>(now + 3 * MINUTE, [task(1, start)], [], false, false);
+        assert_eq!(later, [Action::ForgetTask(id(1))]);
     }
 
     #[test]
     fn a_peer_goes_three_minutes_after_it_went_down() {
         let (mut gc, start) = gc();
-        let down = PeerUse { down: Some(start), is_busy: true, ..peer("down", start + 2 * MINUTE) };
+        let down = PeerUse { down: Some(start), ..peer("down", start + 2 * MINUTE) };
         let silent = peer("silent", start + MINUTE);
         let actions = gc.run(start + 3 * MINUTE, [], [down, silent], false, false);
         assert_eq!(actions, [Action::ForgetPeer("down")]);

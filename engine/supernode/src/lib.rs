@@ -21,6 +21,7 @@
 //! | [`registrations`] | the journal of registrations |
 //! | [`cluster`], [`cluster_source`] | which supernode owns a task, and fetches from that supernode |
 //! | [`metrics`] | counters for Prometheus |
+//! | [`url`] | URLs without filtered parameters, and without what may grant access |
 //! | [`config`] | options and the `[supernode]` table |
 #![forbid(unsafe_code)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]
@@ -51,4 +52,5 @@ pub mod scheduler;
 pub mod server;
 pub mod task;
 pub mod task_id;
+pub mod url;
 pub mod v1;

@@ -1,8 +1,9 @@
 //! Counters, gauges and histograms, in the text format of Prometheus.
 //!
-//! Owned by the event loop, which counts in it and sends [`Metrics::render`] to `GET /metrics`. The names are those of
-//! Dragonfly, so that its dashboards work. No label has a value that a client chooses: Dragonfly's labels `peer` and
-//! `callsystem` would make one set of series for each host. The number of series is fixed, whatever clients send.
+//! Owned by the event loop, which counts in it and sends [`Metrics::render`] to `GET /metrics`. The names are
+//! those of Dragonfly, so that its dashboards work. No label has a value that a client chooses: Dragonfly's labels
+//! `peer` and `callsystem` would make one set of series for each host. The number of series is fixed, whatever
+//! clients send.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,8 +17,8 @@ const SIZES: &[f64] = &[1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 const SCHEDULE_MILLIS: &[f64] = &[0.02, 0.04, 0.08, 0.16, 0.32, 0.64];
 /// Upper bounds of the buckets of durations of downloads, in seconds.
 const DOWNLOAD_SECONDS: &[f64] = &[10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// Longest download that is believed, in seconds. Clients report the duration, and one absurd report would hide all
-/// others in the sum.
+/// Longest download that is believed, in seconds. Clients report the duration, and one absurd report would hide
+/// all others in the sum.
 const DOWNLOAD_SECONDS_MAX: f64 = 7.0 * 86_400.0;
 /// The reasons for which Dragonfly's client goes to the origin. Any other number counts as `other`.
 const REASONS: &[i64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 100];
@@ -82,7 +83,7 @@ pub struct ByStatus {
 }
 
 impl ByStatus {
-    fn labelled(self) -> [(&'static str, u64); 4] {
+    fn labels(self) -> [(&'static str, u64); 4] {
         [
             ("WAITING", self.waiting),
             ("RUNNING", self.running),
@@ -92,7 +93,8 @@ impl ByStatus {
     }
 }
 
-/// What exists at the time of an answer. The event loop counts it when it is asked, so that it cannot drift.
+/// Numbers that other parts of the process keep. The event loop collects them for each answer, so that they cannot
+/// drift.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// Peers.
@@ -107,9 +109,11 @@ pub struct Gauges {
     pub waiting_pulls: u64,
     /// Open connections of both ports.
     pub connections: u64,
+    /// Bytes that have come from origins since the process began. The threads of fetches count them.
+    pub origin_bytes: u64,
 }
 
-/// All counters of the process. They begin at 0 when it starts.
+/// The counters of the event loop. They begin at 0 when the process begins.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     handlers: Vec<Handler>,
@@ -139,8 +143,6 @@ pub struct Metrics {
     pub cdn_downloads: u64,
     /// Fetches from origins that failed.
     pub cdn_downloads_failed: u64,
-    /// Bytes from origins.
-    pub origin_bytes: u64,
     /// Bytes of pieces that port 8001 sent.
     pub pieces_sent_bytes: u64,
     /// Peers that were forgotten.
@@ -175,7 +177,6 @@ impl Default for Metrics {
             cdn_cache_hits: 0,
             cdn_downloads: 0,
             cdn_downloads_failed: 0,
-            origin_bytes: 0,
             pieces_sent_bytes: 0,
             gc_peers: 0,
             gc_tasks: 0,
@@ -245,7 +246,7 @@ impl Metrics {
         text.value("supernode_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         self.render_requests(&mut text);
         self.render_state(&mut text, gauges);
-        self.render_counters(&mut text);
+        self.render_counters(&mut text, gauges);
         self.render_downloads(&mut text);
         text.0
     }
@@ -289,7 +290,7 @@ impl Metrics {
         ];
         for (name, label, help, by_status) in states {
             text.family(name, "gauge", help);
-            for (status, value) in by_status.labelled() {
+            for (status, value) in by_status.labels() {
                 text.value(name, &[(label, status)], value);
             }
             if label == "cdnstatus" {
@@ -301,7 +302,7 @@ impl Metrics {
         text.value(name, &[], self.last_gc_disks_seconds);
     }
 
-    fn render_counters(&self, text: &mut Text) {
+    fn render_counters(&self, text: &mut Text, gauges: &Gauges) {
         let counters = [
             ("supernode_tasks_registered_total", "New tasks.", self.tasks_registered),
             (
@@ -335,7 +336,7 @@ impl Metrics {
                 "Fetches from origins that failed.",
                 self.cdn_downloads_failed,
             ),
-            ("supernode_cdn_download_size_bytes_total", "Bytes from origins.", self.origin_bytes),
+            ("supernode_cdn_download_size_bytes_total", "Bytes from origins.", gauges.origin_bytes),
             (
                 "supernode_pieces_downloaded_size_bytes_total",
                 "Bytes of pieces sent by this supernode.",
@@ -419,8 +420,9 @@ mod tests {
             metrics.schedule_millis.record(millis);
         }
         assert_eq!(metrics.schedule_millis.count(), 4);
-        let text = metrics.render(&Gauges::default());
+        let text = metrics.render(&Gauges { origin_bytes: 5, ..Gauges::default() });
         for line in [
+            "dragonfly_supernode_cdn_download_size_bytes_total 5",
             "# TYPE dragonfly_supernode_schedule_duration_milliseconds histogram",
             "dragonfly_supernode_schedule_duration_milliseconds_bucket{le=\"0.02\"} 2",
             "dragonfly_supernode_schedule_duration_milliseconds_bucket{le=\"0.04\"} 3",

@@ -10,8 +10,6 @@ use std::collections::HashMap;
 pub mod code {
     /// The request has succeeded.
     pub const SUCCESS: u16 = 200;
-    /// The supernode has failed.
-    pub const SYSTEM_ERROR: u16 = 500;
     /// A parameter is missing or wrong.
     pub const PARAM_ERROR: u16 = 501;
     /// The client or the task is not known.
@@ -164,9 +162,9 @@ fn head(text: &str) -> String {
 /// Parses a JSON object into `T`, with keys in any case, or a form if `content_type` says so.
 ///
 /// # Errors
-/// The text says what is wrong.
+/// A text that says what is wrong with the body.
 pub fn parse_body<T: for<'a> Deserialize<'a>>(body: &[u8], content_type: &str) -> Result<T, String> {
-    // curl(1) calls everything a form.
+    // curl(1) sends the type of a form with each body, unless it is told another type.
     let is_form = content_type.trim().starts_with("application/x-www-form-urlencoded");
     let object = if is_form && !body.trim_ascii_start().starts_with(b"{") {
         let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
@@ -221,7 +219,7 @@ pub fn parse_query(query: &str) -> HashMap<String, String> {
     values
 }
 
-/// Decodes `%XX` and `+`. What is no escape stays as it is: `dfget` does not escape values.
+/// Decodes `%XX` and `+`. Other text stays as it is: `dfget` does not escape values.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -237,17 +235,6 @@ fn unescape(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The URL without the query parameters that `filter` names (`a&b`). The order of the others is kept.
-pub fn filter_url(url: &str, filter: &str) -> String {
-    let names: Vec<&str> = filter.split('&').filter(|name| !name.is_empty()).collect();
-    let Some((path, query)) = url.split_once('?').filter(|_| !names.is_empty()) else {
-        return url.to_owned();
-    };
-    let is_kept = |pair: &&str| !names.contains(&pair.split_once('=').map_or(*pair, |(key, _)| key));
-    let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
-    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
 }
 
 /// The answer to a registration.
@@ -374,15 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_and_queries_are_read_as_dragonfly_does() {
-        for (url, filter, kept) in [
-            ("http://h/f?sig=1&v=1", "sig", "http://h/f?v=1"),
-            ("http://h/f?sig=1", "sig&x", "http://h/f"),
-            ("http://h/f?b=2&a=1", "", "http://h/f?b=2&a=1"),
-            ("http://h/f?a=1?b=2&sig", "sig", "http://h/f?a=1?b=2"),
-        ] {
-            assert_eq!(filter_url(url, filter), kept);
-        }
+    fn queries_are_read_as_dragonfly_does() {
         let query = parse_query(
             "srcCid=127.0.0.2-1-1.5&dstCid=cdnnode:1~T&range=0-9&range=x&a%20b=c%2Fd+e&bad=%zz&end=%4",
         );

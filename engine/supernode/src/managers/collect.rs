@@ -8,6 +8,7 @@ use crate::piece_error::{Kind, Repair, Report};
 use crate::reply::Reply;
 use crate::task::Task;
 use crate::task_id::TaskId;
+use crate::url::printable_url;
 use crate::v1::code;
 use sampan_ipc::report;
 use std::collections::{HashMap, HashSet};
@@ -82,10 +83,7 @@ impl Managers {
         match &failure {
             None => self.announce_task("finish", task, &[]),
             Some(why) => {
-                log::warn!(
-                    "task {id}: cannot fetch {}: {why}",
-                    super::view::printable_url(&task.file.task_url)
-                );
+                log::warn!("task {id}: cannot fetch {}: {why}", printable_url(&task.file.task_url));
                 self.announce_task("fail", task, &[("reason", why)]);
                 self.metrics.cdn_downloads_failed += 1;
             }
@@ -164,7 +162,6 @@ impl Managers {
                 id: peer.id.clone(),
                 heard: self.heard(&peer.id, peer.seen),
                 down: peer.down,
-                is_busy: false,
             })
             .collect();
         let fetching = self.cdn.is_fetching();

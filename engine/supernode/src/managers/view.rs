@@ -9,6 +9,7 @@ use crate::progress::{Member, Slot, Swarm};
 use crate::reply::Reply;
 use crate::task::Task;
 use crate::task_id::TaskId;
+use crate::url::printable_url;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -125,6 +126,7 @@ impl Managers {
             waiting_pulls: waiting_pulls as u64,
             connections: connections as u64,
             preheats: self.preheats.by_status(),
+            origin_bytes: self.cdn.origin_bytes(),
             ..Gauges::default()
         };
         for task in self.tasks.list(|_| true) {
@@ -176,29 +178,4 @@ fn view(peer: &Peer) -> Value {
         "version": peer.request.version,
         "created": created,
     })
-}
-
-/// The URL without user, password and query: each of them may grant access.
-pub fn printable_url(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let host = authority.rsplit('@').next().unwrap_or_default();
-            format!("{scheme}://{host}{path}")
-        }
-        None => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_is_shown_without_what_grants_access() {
-        assert_eq!(printable_url("https://u:p@h:1/a@b?sig=x#y"), "https://h:1/a@b");
-        assert_eq!(printable_url("https://u:p@h"), "https://h");
-        assert_eq!(printable_url("x?y"), "x");
-    }
 }

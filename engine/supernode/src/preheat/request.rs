@@ -3,6 +3,7 @@
 //! Pure. Called for each request, and by `manager`, which makes requests for the blobs of an image.
 
 use crate::task_id::TaskId;
+use crate::url::{filter_url, printable_url};
 use crate::v1;
 use http::{HeaderName, HeaderValue, Uri};
 use sampan_oci::platform::Platform;
@@ -161,16 +162,12 @@ impl PreheatRequest {
 
     /// The URL without the parameters that the filter names.
     pub fn task_url(&self) -> String {
-        v1::filter_url(&self.url, &self.filter)
+        filter_url(&self.url, &self.filter)
     }
 
     /// The URL for lists and messages: without user, password and query, which may grant access.
     pub fn printable_url(&self) -> String {
-        let url = self.url.split(['?', '#']).next().unwrap_or_default();
-        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let host = authority.rsplit('@').next().unwrap_or_default();
-        format!("{scheme}://{host}{path}")
+        printable_url(&self.url)
     }
 
     /// The ID of the preheat. That of a file is the ID of its task.
