@@ -1,4 +1,5 @@
-//! Who may have, ask for and offer what: grants, tickets, the shared secret, administrators, addresses of peers.
+//! Who may download a protected file, send destructive requests, and offer pieces: grants, tickets, the shared
+//! secret, administrators, addresses of peers.
 //!
 //! Owned by the event loop, which passes the time. Only the constructors read or write files. This module sends no
 //! request: [`crate::origin`] asks origins, and the loop records what they have answered.
@@ -22,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Admins(Vec<Cidr>);
 
 impl Admins {
-    /// Permits the addresses in `listed`; if it is empty, the addresses of this host's loopback interface.
+    /// Permits the addresses in `listed`; if `listed` is empty, the addresses of this host's loopback interface.
     pub fn new(listed: Vec<Cidr>) -> Self {
         Admins(listed)
     }

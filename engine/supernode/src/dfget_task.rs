@@ -1,4 +1,4 @@
-//! Downloads: which client downloads which task, on which peer, and how it goes.
+//! Downloads: which client downloads which task, on which peer, and with which status.
 //!
 //! Owned by the event loop. A download is named by client ID and task ID. This module never schedules.
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-/// How a download goes. docs/peers.md, "States".
+/// The status of a download. docs/peers.md, "States".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DfgetStatus {
     /// Registered.
@@ -19,18 +19,6 @@ pub enum DfgetStatus {
     Success,
     /// The client has given up.
     Failed,
-}
-
-impl DfgetStatus {
-    /// The word of Dragonfly's API.
-    pub fn word(self) -> &'static str {
-        match self {
-            DfgetStatus::Waiting => "WAITING",
-            DfgetStatus::Running => "RUNNING",
-            DfgetStatus::Success => "SUCCESS",
-            DfgetStatus::Failed => "FAILED",
-        }
-    }
 }
 
 /// One download.
@@ -52,7 +40,7 @@ pub struct DfgetTask {
     pub is_dfdaemon: bool,
     /// The address from which the client has registered; only that address may speak for the client.
     pub remote: IpAddr,
-    /// How the download goes.
+    /// The status of the download.
     pub status: DfgetStatus,
 }
 
@@ -66,7 +54,7 @@ pub struct DfgetTasks {
 }
 
 impl DfgetTasks {
-    /// Adds a download. One of the same client and task is replaced, and returned.
+    /// Adds a download. Replaces and returns an earlier download of this task by this client.
     pub fn add(&mut self, download: DfgetTask) -> Option<DfgetTask> {
         let replaced = self.delete(&download.cid, &download.task);
         self.by_peer.entry(download.peer.clone()).or_default().insert((download.cid.clone(), download.task));

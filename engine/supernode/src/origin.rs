@@ -1,8 +1,8 @@
-//! Requests to origins: does a file exist, has it changed, and its bytes.
+//! Requests to origins: whether a file exists, whether it has changed, and its bytes.
 //!
-//! Called on threads by [`crate::cdn`] for fetches and by [`crate::server`] for registrations; the calls block. One call
-//! is one attempt: callers decide whether and when to try again. Which addresses may be connected to is in `allow`. The
-//! supernode adds no credential of its own, because its clients get what the origin answers.
+//! Called on threads by [`crate::cdn`] for fetches and by [`crate::server`] for registrations; the calls block.
+//! One call is one attempt: callers decide whether and when to try again. Which addresses may be connected to is
+//! in `allow`. The supernode adds no credential of its own, because its clients get what the origin answers.
 
 mod allow;
 mod answer;
@@ -17,6 +17,7 @@ pub use error::OriginError;
 pub use request::{HEADER_BYTES_MAX, HEADERS_MAX, Request, URL_MAX};
 
 use crate::access::credential;
+use crate::piece::LENGTH_MAX;
 use answer::ContentRange;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use sampan_job::cancel::Cancel;
@@ -26,8 +27,6 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Longest file, in bytes: 16 TiB, the longest file of ext4.
-pub const LENGTH_MAX: u64 = 16 << 40;
 /// Longest time of a probe.
 pub const PROBE_TIME: Duration = Duration::from_secs(15);
 /// Longest body of an answer that is read only so that its connection can serve another request, in bytes.
@@ -83,7 +82,7 @@ pub enum Probed {
     Found(Probe),
 }
 
-/// All origins. Threads share it.
+/// All origins. The threads share one value.
 pub struct Origins {
     web: Web,
     length_max: u64,
@@ -114,11 +113,11 @@ impl Origins {
         Origins { web: Web::new(access), length_max, probe_time }
     }
 
-    /// Asks the origin whether the file exists, and whether it is the version `known`. [`Probed::Found`] also shows that
-    /// the credential in the request gives access to the file.
+    /// Asks the origin whether the file exists, and whether it is the version `known`. [`Probed::Found`] also
+    /// shows that the credential in the request gives access to the file.
     ///
-    /// Sends a HEAD. If the origin refuses it or says too little, sends a GET of the first byte, or a GET whose body is
-    /// not read. A presigned URL, for example, is valid for one method.
+    /// Sends a HEAD. If the origin refuses it or says too little, sends a GET of the first byte, or a GET whose
+    /// body is not read. A presigned URL, for example, is valid for one method.
     ///
     /// # Errors
     /// [`OriginError`]: there is no such file, access is denied, or the origin cannot be asked.

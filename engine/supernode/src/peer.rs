@@ -1,7 +1,7 @@
 //! Peers: the upload servers of clients, each with the address at which others reach it.
 //!
-//! Owned by the event loop. A client of Dragonfly gets a new peer for each registration. This module knows no task and no
-//! piece. docs/peers.md, "The model".
+//! Owned by the event loop. A client of Dragonfly gets a new peer for each registration. This module knows no task
+//! and no piece. docs/peers.md, "The model".
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -65,7 +65,7 @@ impl Peers {
         Some(id)
     }
 
-    /// Brings back a peer that was registered before this process began.
+    /// Brings back a peer that was registered before this process began. Ignored if the ID is known.
     pub fn restore(&mut self, peer: Peer) {
         let nanos = peer.id.rsplit('-').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
         self.last_nanos = self.last_nanos.max(nanos);

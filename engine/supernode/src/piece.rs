@@ -13,11 +13,12 @@ pub const TAIL: u8 = 0x7f;
 pub const WRAPPING: u64 = HEAD + 1;
 /// Size of the largest piece, in bytes.
 pub const PIECE_SIZE_MAX: u64 = 15 * MIB;
-/// Largest file that can be a task, in bytes: the number of its pieces fits in memory a few times.
+/// Largest file that can be a task, in bytes: 16 TiB, the largest file of ext4. A bit for each of its pieces takes
+/// at most 0.5 MiB.
 pub const LENGTH_MAX: u64 = 16 << 40;
 
-/// The size of the pieces of a file of `length` bytes, in bytes: a whole number of MiB, from 4 to 15. The length may be
-/// unknown.
+/// The size of the pieces of a file of `length` bytes, in bytes: a whole number of MiB, from 4 to 15. The length
+/// may be unknown.
 pub fn piece_size(length: Option<u64>) -> u64 {
     let hundreds = length.unwrap_or(0) / (100 * MIB);
     match length {
@@ -75,7 +76,8 @@ impl Pieces {
         length + u64::from(self.count(length)) * self.wrapping()
     }
 
-    /// The range of piece `number`, as requests have it: `first-last`, in wrapped bytes, never trimmed to the file.
+    /// The range of piece `number`, as requests have it: `first-last`, in wrapped bytes, never trimmed to the
+    /// file.
     pub fn range(self, number: u32) -> String {
         let first = u64::from(number) * self.size;
         format!("{first}-{}", first + self.size - 1)
@@ -90,8 +92,8 @@ impl Pieces {
     }
 }
 
-/// The head of a wrapped piece with `content` bytes of content, from a file with pieces of `size` bytes: big-endian
-/// `content | size << 4`. As the size is a whole number of MiB, the first byte is that number.
+/// The head of a wrapped piece with `content` bytes of content, from a file with pieces of `size` bytes:
+/// big-endian `content | size << 4`. As the size is a whole number of MiB, the first byte is that number.
 pub fn head(content: u64, size: u64) -> [u8; 4] {
     u32::try_from(content | size << 4).unwrap_or(u32::MAX).to_be_bytes()
 }

@@ -1,8 +1,8 @@
 //! Reports of clients that a piece from the supernode is bad: which of them lead to a check of the file.
 //!
-//! Owned by the event loop, which carries out the [`Repair`]s with [`crate::cdn`] and reports their end. Pure. Reports
-//! come from anyone, so each must fit what the supernode knows, and a check begins with the piece that is named. Never
-//! removes anything: bad pieces are fetched again, and the others stay.
+//! Owned by the event loop, which carries out the [`Repair`]s with [`crate::cdn`] and reports their end. Pure.
+//! Reports come from anyone, so each must fit what the supernode knows, and a check begins with the piece that is
+//! named. Never removes anything: bad pieces are fetched again, and the others stay.
 
 use crate::cdn::{PieceDigest, parse_hex};
 use crate::task_id::TaskId;
@@ -71,8 +71,8 @@ pub struct PieceErrors {
 }
 
 impl PieceErrors {
-    /// Takes a report; `known` are the digests of the piece that it names. Returns what to do; nothing if the report is
-    /// a duplicate or cannot be true. The caller ends each repair with [`PieceErrors::on_checked`].
+    /// Takes a report; `known` are the digests of the piece that it names. Returns what to do; nothing if the
+    /// report is a duplicate or cannot be true. The caller ends each repair with [`PieceErrors::on_checked`].
     pub fn report(
         &mut self,
         report: &Report<'_>,
@@ -86,8 +86,8 @@ impl PieceErrors {
         let repair = match (report.kind, report.number) {
             (Kind::FileNotExist, _) => Repair::CheckFile,
             (Kind::FileMd5NotMatch, Some(first)) => {
-                // A client that was told another MD5 has pieces of an earlier version of the file. One that got the right
-                // bytes has no reason to report.
+                // A client that was told another MD5 has pieces of an earlier version of the file. One that got
+                // the right bytes has no reason to report.
                 let is_wrong = parse_md5(report.real_md5).is_none_or(|md5| md5 != known_md5(known));
                 let was_told = parse_md5(report.expected_md5).is_none_or(|md5| md5 == known_md5(known));
                 (known.is_some() && is_wrong && was_told).then_some(Repair::CheckPieces { first })?

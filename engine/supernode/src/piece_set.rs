@@ -1,7 +1,8 @@
-//! A growing set of small numbers, as bits: the pieces that a client has, or the members of a swarm that have a piece.
+//! A growing set of small numbers, as bits: the pieces that a client has, or the members of a swarm that have a
+//! piece.
 //!
-//! A second level has one bit for each word of the first that is not zero. So the next number in a set, or in two sets
-//! at once, is found in a few words, however large the set is.
+//! A second level has one bit for each word of the first that is not zero. So the next number in a set, or in two
+//! sets at once, is found in a few words, however large the set is.
 
 /// Bits in a word.
 const WORD: usize = 64;

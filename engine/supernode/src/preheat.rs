@@ -1,9 +1,9 @@
 //! Preheats: downloads that an operator asks for in advance, of one file or of all blobs of an image.
 //!
 //! [`Preheats`] decides: it is pure, owned by the event loop, and returns [`Action`]s that the loop carries out.
-//! [`Resolver`] asks a registry, on threads, which blobs an image has. A preheat of an image is the parent of one preheat
-//! for each blob. The preheat of a file is the task with the same ID, so a client that asks for the file later finds it.
-//! docs/peers.md.
+//! [`Resolver`] asks a registry, on threads, which blobs an image has. A preheat of an image is the parent of one
+//! preheat for each blob. The preheat of a file is the task with the same ID, so a client that asks for the file
+//! later finds it. docs/peers.md, "Preheats".
 
 mod action;
 mod entry;

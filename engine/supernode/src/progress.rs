@@ -1,9 +1,9 @@
 //! Who has which piece, who fetches which piece from whom and until when, and the load of each member of a swarm.
 //!
-//! A [`Swarm`] is the clients of one task, a [`Member`] is one of them. Owned by the event loop. Each change costs a few
-//! words, whatever the number of pieces and members; only a member that leaves, or that stops to upload, costs a step for
-//! each piece that it has.
-//! [`crate::scheduler`] chooses; this module never does. docs/peers.md, "The scheduler".
+//! A [`Swarm`] is the clients of one task, a [`Member`] is one of them. Owned by the event loop. Each change costs
+//! a few words, whatever the number of pieces and members; only a member that leaves, or that stops uploading,
+//! costs a step for each piece that it has. [`crate::scheduler`] chooses; this module never does. docs/peers.md,
+//! "The scheduler".
 //!
 //! ```text
 //! piece of a member:   wanted ──start──▶ running ──received, stored──▶ held
@@ -56,7 +56,8 @@ impl Progress {
         self.earliest = [self.earliest, end].into_iter().flatten().min();
     }
 
-    /// Ends all leases that are over. Returns the tasks in which one was. Costs nothing before [`Progress::deadline`].
+    /// Ends all leases that are over. Returns the tasks in which one was. Costs nothing before
+    /// [`Progress::deadline`].
     pub fn expire(&mut self, now: Instant) -> Vec<TaskId> {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return Vec::new();

@@ -1,4 +1,6 @@
-//! An answer to a request of the control port.
+//! An answer to a request of the control port: a status and a body in JSON.
+//!
+//! Made by the managers, and sent by the event loop. Knows no connection.
 
 use crate::v1;
 

@@ -1,8 +1,8 @@
 //! Chooses which pieces a client fetches next, and from whom.
 //!
-//! Called by the event loop for each pull. Reads a [`Swarm`] and changes nothing else than the pieces that it starts.
-//! The cost does not depend on the number of pieces: at most [`SAMPLE`] pieces are looked at for each choice, and the
-//! holder with the least load is found in bit sets. docs/peers.md, "The scheduler".
+//! Called by the event loop for each pull. Reads a [`Swarm`] and changes nothing in it but the pieces that it
+//! starts. The cost does not depend on the number of pieces: at most [`SAMPLE`] pieces are looked at for each
+//! choice, and the holder with the least load is found in bit sets. docs/peers.md, "The scheduler".
 
 use crate::progress::{CLIENT_FAILURES_MAX, Holder, Member, SUPERNODE_UPLOADS_MAX, Slot, Swarm, UPLOADS_MAX};
 use std::time::Instant;
@@ -75,8 +75,8 @@ fn mean(client: &Member) -> Option<u32> {
     u32::try_from(sum / count).ok()
 }
 
-/// Some of the pieces that the client wants: half of them after a random one, half of them near the pieces that the
-/// client fetches.
+/// Some of the pieces that the client wants: half of them after a random one, half of them near the pieces that
+/// the client fetches.
 fn sample(client: &Member, mean: Option<u32>, random: &mut Random) -> Vec<u32> {
     let mut sample = Vec::with_capacity(SAMPLE);
     let end = client.wanted.end();
@@ -218,8 +218,8 @@ mod tests {
         assert_eq!(schedule(&mut swarm, other, now + SKIP_TIME, &mut random()).len(), 1);
     }
 
-    /// Clients that join, pull, report, lie, fail, stall and leave at random. After each step the swarm counts right, and
-    /// each choice is one that the client may make.
+    /// Clients that join, pull, report, lie, fail, stall and leave at random. After each step the swarm counts
+    /// right, and each choice is one that the client may make.
     #[test]
     fn a_random_walk_never_breaks_a_rule() {
         for seed in 1..=30u64 {

@@ -1,10 +1,10 @@
 //! Tasks: the files that clients download, each with its origin, its size and the times of its accesses.
 //!
-//! Owned by the event loop. Never asks an origin, and knows no peer. The status of a task's file is the CDN manager's.
-//! Headers are in memory only: they may contain credentials. docs/peers.md, "The model".
+//! Owned by the event loop. Never asks an origin, and knows no peer. The status of a task's file is the CDN
+//! manager's. Headers are in memory only: they may contain credentials. docs/peers.md, "The model".
 
 use crate::access::Credential;
-use crate::cdn::{FileInfo, Record, hex, parse_hex};
+use crate::cdn::{FileInfo, Record, expected_sha256, hex, parse_hex};
 use crate::origin::{Request, Validators};
 use crate::piece::Pieces;
 use crate::task_id::TaskId;
@@ -28,14 +28,13 @@ pub struct WantedFile {
 }
 
 impl WantedFile {
-    /// The ID of the task for this file. Of the headers, only one that is named exactly `Range` counts, as in Dragonfly.
+    /// The ID of the task for this file. Of the headers, only `Range` counts, as in Dragonfly.
     pub fn id(&self) -> TaskId {
-        let range = self.request.headers.iter().find(|(name, _)| name == "Range");
-        TaskId::new(&self.task_url, &self.sign, range.map_or("", |(_, value)| value.as_str()))
+        TaskId::new(&self.task_url, &self.sign, self.request.range().unwrap_or_default())
     }
 
-    /// What grants access to the file: secrets in headers, and parameters of the URL that do not distinguish files, such
-    /// as a signature. `None` if the file is asked for without any.
+    /// What grants access to the file: secrets in headers, and parameters of the URL that do not distinguish
+    /// files, such as a signature. `None` if the file is asked for without any.
     pub fn credential(&self) -> Option<Credential> {
         self.request.credential_for(&self.task_url)
     }
@@ -54,11 +53,11 @@ pub struct Task {
     pub pieces: Pieces,
     /// Whether the origin sends parts of the file.
     pub takes_ranges: bool,
-    /// Whether the origin gave the file for credentials only.
+    /// Whether the origin gives the file only for credentials.
     pub is_protected: bool,
     /// What identifies the version of the file at the origin.
     pub validators: Validators,
-    /// When the origin last confirmed that version; `None` since the start of this process.
+    /// When the origin last confirmed that version; `None` if it has not since this process began.
     pub validated: Option<Instant>,
     /// When the task was made.
     pub created: SystemTime,
@@ -113,12 +112,12 @@ impl Task {
         }
     }
 
-    /// Whether the URL names the content itself by its digest, so that the content cannot change.
-    pub fn is_immutable(&self) -> bool {
-        self.file.is_md5 || blob_digest(&self.file.request.url).is_some()
+    /// Whether the client or the URL names the digest of the content, so that the content cannot change.
+    fn is_immutable(&self) -> bool {
+        self.file.is_md5 || expected_sha256(&self.file.request.url).is_some()
     }
 
-    /// Whether the origin must be asked whether the file has changed.
+    /// Whether the origin must be asked if the file has changed: it was last asked `after` or longer ago.
     pub fn is_stale(&self, now: Instant, after: Duration) -> bool {
         match self.validated {
             Some(at) => now.saturating_duration_since(at) >= after && !self.is_immutable(),
@@ -126,14 +125,6 @@ impl Task {
             None => true,
         }
     }
-}
-
-/// The digest in the URL of a registry's blob: `…/blobs/sha256:HEX`. OCI distribution-spec, "Pulling blobs".
-pub fn blob_digest(url: &str) -> Option<&str> {
-    let path = url.split(['?', '#']).next()?;
-    let (_, digest) = path.rsplit_once("/blobs/")?;
-    let hex = digest.strip_prefix("sha256:")?;
-    (hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).then_some(digest)
 }
 
 /// Why a task is refused.
@@ -212,22 +203,6 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_blob_of_a_registry_has_its_digest_in_the_url() {
-        let hex = "ab".repeat(32);
-        let digest = format!("sha256:{hex}");
-        let url = format!("https://r/v2/a/b/blobs/{digest}");
-        assert_eq!(blob_digest(&url), Some(digest.as_str()));
-        assert_eq!(blob_digest(&format!("{url}?ns=x")), Some(digest.as_str()));
-        for other in [
-            format!("{url}0"),
-            format!("https://r/v2/a/manifests/{digest}"),
-            "http://r/blobs/sha256:".to_owned(),
-        ] {
-            assert_eq!(blob_digest(&other), None, "{other}");
-        }
-    }
 
     #[test]
     fn the_range_of_a_request_makes_another_task() {

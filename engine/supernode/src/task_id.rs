@@ -1,4 +1,6 @@
 //! The identity of a task: a hash of the URL and of what distinguishes files of one URL.
+//!
+//! Pure. Dragonfly's clients compute the hash, too, so it can never change.
 
 use ring::digest::{Context, SHA256};
 use std::fmt;
@@ -11,8 +13,8 @@ const KEY: &[u8; 32] = b">I$pg-~AS~sP'rqu_`Oh&lz#9]\"=;nE%";
 pub struct TaskId([u8; 32]);
 
 impl TaskId {
-    /// Computes the ID of the file at `task_url`. `sign` is the file's MD5 or else its identifier, as the client gives
-    /// it; `range` is the value of a `Range` header that the client sends to the origin. Both may be empty.
+    /// Computes the ID of the file at `task_url`. `sign` is the file's MD5 or else its identifier, as the client
+    /// gives it; `range` is the value of a `Range` header that the client sends to the origin. Both may be empty.
     pub fn new(task_url: &str, sign: &str, range: &str) -> Self {
         let mut context = Context::new(&SHA256);
         for part in [KEY.as_slice(), task_url.as_bytes(), sign.as_bytes(), range.as_bytes(), KEY] {

@@ -1,4 +1,6 @@
 //! Blocks of addresses, such as `10.0.0.0/8`. RFC 4632.
+//!
+//! Pure. The configuration parses the operator's lists of blocks; `access` and `origin` look addresses up in them.
 
 use std::fmt;
 use std::net::IpAddr;

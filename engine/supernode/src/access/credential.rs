@@ -1,7 +1,8 @@
-//! What a request to an origin proves who the client is with: the headers that may hold a secret.
+//! The headers of a request to an origin that may hold a secret: with these, a client shows who it is.
 //!
-//! Called by [`crate::origin`], which keeps such headers from other hosts, and by [`super::Grants`]. A header that this
-//! module does not know counts as a secret: services invent such headers (`PRIVATE-TOKEN`, `X-JFrog-Art-Api`).
+//! Called by [`crate::origin`], which keeps such headers from other hosts, and by [`super::Grants`]. A header that
+//! this module does not know counts as a secret: services invent such headers (`PRIVATE-TOKEN`,
+//! `X-JFrog-Art-Api`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -73,8 +74,8 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// The time of expiry of a JSON Web Token in an `Authorization` header. RFC 7519, section 4.1.4. The signature is not
-/// checked: the origin has accepted the token.
+/// The time of expiry of a JSON Web Token in an `Authorization` header. RFC 7519, section 4.1.4. The signature is
+/// not checked: the origin has accepted the token.
 fn expiry(authorization: &str) -> Option<SystemTime> {
     #[derive(Deserialize)]
     struct Claims {

@@ -1,6 +1,7 @@
 //! Which clients have shown access to which tasks.
 //!
-//! The origin has accepted a client's credential for a file; for some time the supernode does not ask again.
+//! Owned by the event loop, which adds a grant when an origin has accepted a client's credential for a file. While
+//! the grant lasts, the origin is not asked again. Never asks an origin itself.
 
 use super::credential::Credential;
 use crate::task_id::TaskId;
@@ -11,7 +12,8 @@ use std::time::{Duration, SystemTime};
 pub const GRANT_TIME_MAX: Duration = Duration::from_secs(300);
 /// The time for a credential that does not say when it expires.
 pub const GRANT_TIME: Duration = Duration::from_secs(60);
-/// Most grants. If there are more, the one that ends first is forgotten: its client has to show access again.
+/// Most grants. When a further one comes, those that end first are forgotten: their clients have to show access
+/// again.
 pub const GRANTS_MAX: usize = 16 << 10;
 
 /// The accesses that were shown a short time ago.
@@ -21,8 +23,8 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Remembers that the origin of `task` has just accepted `credential`, until the credential expires, for at most
-    /// [`GRANT_TIME_MAX`].
+    /// Remembers that the origin of `task` has just accepted `credential`, until the credential expires, for at
+    /// most [`GRANT_TIME_MAX`].
     pub fn add(&mut self, credential: Credential, task: TaskId, now: SystemTime) {
         let until = match credential.expires() {
             Some(expires) => expires.min(now + GRANT_TIME_MAX),

@@ -1,4 +1,6 @@
 //! The shared secret of a fleet, which a client sends as `Authorization: Bearer SECRET`.
+//!
+//! Read by `main` at the start; the event loop compares each request with it. Never logs or writes the secret.
 
 use http::HeaderValue;
 use ring::hmac;
@@ -27,10 +29,10 @@ pub enum SecretError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the read.
         source: io::Error,
     },
-    /// The file has something else.
+    /// The file has no usable secret.
     #[error("the secret in {} has fewer than {SECRET_MIN} or more than {FILE_MAX} bytes, or is no printable ASCII", path.display())]
     Malformed {
         /// The file.
@@ -42,7 +44,7 @@ pub enum SecretError {
 }
 
 impl Secret {
-    /// Reads the secret from the file at `path`. White space around it does not count.
+    /// Reads the secret from the file at `path`. White space around the secret does not count.
     ///
     /// # Errors
     /// [`SecretError`]: the file cannot be read, or has no usable secret.
@@ -53,7 +55,7 @@ impl Secret {
     /// The `Authorization` header that carries the secret in the file at `path`, for requests to other supernodes.
     ///
     /// # Errors
-    /// As [`Secret::open`].
+    /// [`SecretError`]: the file cannot be read, or has no usable secret.
     pub fn authorization(path: &Path) -> Result<HeaderValue, SecretError> {
         let header = [b"Bearer ".as_slice(), &read(path)?].concat();
         HeaderValue::from_bytes(&header).map_err(|_| SecretError::Malformed { path: path.to_owned() })

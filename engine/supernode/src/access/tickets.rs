@@ -1,4 +1,6 @@
 //! Tickets: the right of one client to download one task, in a short text that only this supernode can make.
+//!
+//! Owned by the event loop. No ticket is stored: a check computes the HMAC of the ticket again.
 
 use crate::task_id::TaskId;
 use ring::hmac;
@@ -9,13 +11,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long a ticket is valid, at least. A client gets a new one with each answer.
+/// How long a ticket is valid. A client gets a new one with each answer.
 pub const TICKET_TIME: Duration = Duration::from_secs(3600);
 /// Name of the file with the key, in the supernode's home.
 const FILE: &str = "ticket.key";
 /// Length of the key in bytes.
 const KEY_LEN: usize = 32;
-/// Bytes of the HMAC that a ticket has.
+/// Bytes of the HMAC that a ticket contains: the first ones.
 const TAG_LEN: usize = 16;
 
 /// Makes and checks tickets. A ticket is `EXPIRY.HMAC`: seconds since the epoch, and 32 hexadecimal digits.
@@ -24,8 +26,8 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// Reads the key in the directory `home`. Makes it if there is none, if it is damaged, or if other users could read
-    /// it. So tickets stay valid when the supernode restarts.
+    /// Reads the key in the directory `home`. Makes it if there is none, if it is damaged, or if other users could
+    /// read it. So tickets stay valid when the supernode restarts.
     ///
     /// # Errors
     /// The key cannot be read or written, or the kernel has no random bytes.
@@ -47,8 +49,8 @@ impl Tickets {
         tag.fold(format!("{expiry}."), |text, byte| text + &format!("{byte:02x}"))
     }
 
-    /// Whether `ticket` was made by this supernode for `task` and `client`, and is still valid. The time of the check
-    /// does not depend on how much of a wrong ticket is right.
+    /// Whether `ticket` was made by this supernode for `task` and `client`, and is still valid. The time of the
+    /// check does not depend on how much of a wrong ticket is right.
     pub fn check(&self, ticket: &str, task: &TaskId, client: &str, now: SystemTime) -> bool {
         let Some((expiry, tag)) = parse(ticket) else { return false };
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -105,7 +107,7 @@ fn make(home: &Path, path: &Path) -> io::Result<[u8; KEY_LEN]> {
     let mut key = [0; KEY_LEN];
     SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the kernel has no random bytes"))?;
     let temporary = home.join(format!("{FILE}.new"));
-    // A rest of an earlier start may have other permissions.
+    // A file that a killed process left behind may have other permissions.
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

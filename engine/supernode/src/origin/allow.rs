@@ -1,7 +1,8 @@
 //! Which origins may be asked for files: public addresses, and what the operator lists.
 //!
-//! Any host of the network can make the supernode fetch a URL. Without this check it could read services that only the
-//! supernode's host can reach, such as the metadata of a cloud's machine at 169.254.169.254.
+//! Called by [`super::Origins`] and by preheats for each address that is about to be connected to. Any host of the
+//! network can make the supernode fetch a URL. Without this check it could read services that only the supernode's
+//! host can reach, such as the metadata of a cloud's machine at 169.254.169.254.
 
 use crate::access::Cidr;
 use sampan_registry::AddressFilter;
@@ -90,8 +91,8 @@ fn normal(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// The address that a connection to `address` reaches: the IPv4 address in an IPv6 address that a translator turns into
-/// IPv4 (RFC 4291, section 2.5.5.2; RFC 6052; RFC 3056), otherwise `address` itself.
+/// The address that a connection to `address` reaches: the IPv4 address in an IPv6 address that a translator turns
+/// into IPv4 (RFC 4291, section 2.5.5.2; RFC 6052; RFC 3056), otherwise `address` itself.
 fn reached(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
     let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));

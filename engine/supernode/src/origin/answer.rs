@@ -1,6 +1,7 @@
 //! What an origin's answer says about a file: its length, its version, and the part that the answer has.
 //!
-//! All headers are untrusted text. RFC 9110, sections 8.8 and 14.4.
+//! Pure; called by [`super::Origins`] for each answer. All headers are untrusted text. RFC 9110, sections 8.8 and
+//! 14.4.
 
 use http::{HeaderMap, HeaderName, header};
 use serde::{Deserialize, Serialize};
@@ -63,8 +64,8 @@ pub(super) fn accepts_ranges(headers: &HeaderMap) -> Option<bool> {
 /// A `Content-Range` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ContentRange {
-    /// The first byte, and the byte behind the last one; `None` if the answer has no byte, because the requested range
-    /// is outside of the file.
+    /// The first byte, and the byte behind the last one; `None` if the answer has no byte, because the requested
+    /// range is outside of the file.
     pub(super) part: Option<(u64, u64)>,
     /// The length of the file.
     pub(super) total: Option<u64>,

@@ -1,4 +1,7 @@
 //! The body of an origin's answer, as a bounded stream that fails if the origin is too slow.
+//!
+//! Made by [`super::Origins::fetch`], or by the source of a cluster; read by the thread of a fetch. Reads block.
+//! Never connects anew: the thread decides whether to try again.
 
 use super::answer::Validators;
 use std::io::{self, Read};
@@ -6,21 +9,21 @@ use std::time::{Duration, Instant};
 
 /// The time in which [`PACE_BYTES`] must come. Only the time of waiting for the origin counts.
 const PACE_TIME: Duration = Duration::from_secs(60);
-/// Fewest bytes in [`PACE_TIME`]. Without this limit, an origin that sends one byte now and then could occupy a thread
-/// for days, and some such origins all threads.
+/// Fewest bytes in [`PACE_TIME`]. Without this limit, an origin that sends one byte now and then could occupy a
+/// thread for days, and some such origins all threads.
 const PACE_BYTES: u64 = 64 << 10;
 
 /// The bytes of a file, from an offset on.
 pub struct Body<'a> {
-    /// Offset in the file of the first byte that the reader returns: the requested one; or 0, because the origin serves
-    /// no ranges of the file, and the caller has to skip what it has already.
+    /// Offset in the file of the first byte that the reader returns: the requested one; or 0, because the origin
+    /// serves no ranges of the file, and the caller has to skip what it has already.
     pub starts: u64,
     /// The length of the whole file in bytes; `None` if the origin does not state it.
     pub length: Option<u64>,
     /// What identifies the version of the file.
     pub validators: Validators,
-    /// Reads the bytes, at most up to the requested end. A body that ends before the end that the origin has stated is
-    /// an error.
+    /// Reads the bytes, at most up to the requested end. A body that ends before the end that the origin has
+    /// stated is an error.
     pub reader: Box<dyn Read + Send + 'a>,
 }
 

@@ -1,4 +1,4 @@
-//! The error of a request to an origin.
+//! The error of a request to an origin, and whether a later attempt may succeed.
 
 use http::{StatusCode, header};
 use sampan_registry::web::{Answer, WebError};
@@ -82,8 +82,8 @@ pub enum OriginError {
         /// The failure of the network, of TLS or of HTTP.
         source: Failed,
     },
-    /// The origin redirects in a way that is not followed, or this host's configuration of proxies and certificates is
-    /// wrong.
+    /// The origin redirects in a way that is not followed, or this host's configuration of proxies and
+    /// certificates is wrong.
     #[error("cannot fetch {url} from its origin")]
     Web {
         /// The URL.

@@ -1,4 +1,7 @@
 //! What a client asks of an origin: a URL, and the headers that the client sends there.
+//!
+//! Pure. Called for each registration and each preheat; the event loop keeps the result, and [`super::Origins`]
+//! sends it.
 
 use super::error::OriginError;
 use crate::access::Credential;
@@ -45,8 +48,8 @@ const DROPPED: [&str; 27] = [
     "x-real-ip",
 ];
 
-/// The only spelling of this header in a [`Request`]. It is a part of a task's ID: with another spelling, a part of a file
-/// would have the ID of the whole file.
+/// The only spelling of this header in a [`Request`]. It is a part of a task's ID: with another spelling, a part
+/// of a file would have the ID of the whole file.
 const RANGE: &str = "Range";
 
 /// A request for a file at its origin.
@@ -54,8 +57,8 @@ const RANGE: &str = "Range";
 pub struct Request {
     /// The URL, without a user and without a fragment.
     pub url: String,
-    /// The client's headers. Headers of the connection, `Host`, `Accept-Encoding` and conditions are left out. With a
-    /// `Range`, the file of the task is that part of the file at the origin.
+    /// The client's headers. Headers of the connection, `Host`, `Accept-Encoding` and conditions are left out. If
+    /// there is a `Range`, the file of the task is this range of the file at the origin.
     pub headers: Vec<(String, String)>,
 }
 
@@ -118,20 +121,17 @@ impl Request {
         line.split_once(':').map(|(name, value)| (name.trim(), value.trim()))
     }
 
-    /// The `Range` header: the part of the file at the origin that is the file of the task; `None` for all of it.
+    /// The `Range` header. The file of the task is this range of the file at the origin; `None` means the whole
+    /// file.
     pub fn range(&self) -> Option<&str> {
         let range = self.headers.iter().find(|(name, _)| name == RANGE);
         range.map(|(_, value)| value.as_str())
     }
 
-    /// The secrets that the client sends to the origin; `None` if it sends none.
-    pub fn credential(&self) -> Option<Credential> {
-        Credential::of(self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-    }
-
-    /// The secrets with which the client shows access to the task of `task_url`: those in the headers, and the URL if it
-    /// differs from `task_url`. The client has filtered from `task_url` what does not identify the file, such as the
-    /// signature of a presigned URL. So another client does not get the file without a valid signature of its own.
+    /// The secrets with which the client shows access to the task of `task_url`: those in the headers, and the URL
+    /// if it differs from `task_url`; `None` if there are none. The client has filtered from `task_url` the
+    /// parameters that do not identify the file, such as the signature of a presigned URL. So another client gets
+    /// the file only with a valid signature of its own.
     pub fn credential_for(&self, task_url: &str) -> Option<Credential> {
         let is_same = parse_url(task_url).is_ok_and(|(url, _)| url == self.url);
         let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -156,8 +156,8 @@ fn is_authorization(name: &str) -> bool {
     name.eq_ignore_ascii_case("authorization")
 }
 
-/// Checks a URL, and takes its user and password from it. Encodes spaces and other bytes that a URL may not have, as
-/// dfget accepts them.
+/// Checks a URL, and takes its user and password from it. Encodes spaces and other bytes that a URL may not have,
+/// as dfget accepts them.
 fn parse_url(url: &str) -> Result<(String, Option<Vec<u8>>), OriginError> {
     let url = url.trim();
     let error = |why| OriginError::Url { url: printable_url(url), why };
@@ -234,9 +234,10 @@ mod tests {
         let request = Request::new("http://a/b", given).expect("a request");
         let kept = [("Authorization", "Bearer x"), ("User-Agent", "dfget/1.0.6")];
         assert_eq!(request.headers, kept.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        assert!(request.credential().is_some());
+        assert!(request.credential_for(&request.url).is_some());
         assert!(!format!("{request:?}").contains("Bearer"));
-        assert_eq!(Request::new("http://a/b", [("Accept", "*/*")]).expect("a request").credential(), None);
+        let open = Request::new("http://a/b", [("Accept", "*/*")]).expect("a request");
+        assert_eq!(open.credential_for("http://a/b"), None);
     }
 
     #[test]
@@ -273,7 +274,7 @@ mod tests {
         assert_ne!(of("http://a/b?sig=2", "http://a/b", &[]), Some(signed));
         assert_ne!(of("http://a/b?sig=1", "http://a/b", token), Some(signed));
         let plain = Request::new("http://a/b", token.iter().copied()).expect("a request");
-        assert_eq!(of("http://a/b", "http://a/b", token), plain.credential());
+        assert_eq!(of("http://a/b", "http://a/b", token), plain.credential_for(&plain.url));
     }
 
     #[test]
@@ -321,7 +322,7 @@ mod tests {
         let twice = [("Range", "bytes=0-1"), ("range", "bytes=0-1")];
         assert!(matches!(Request::new("http://a/", twice), Err(OriginError::Header { .. })));
         let once = Request::new("http://a/", [("RANGE", "bytes=5-")]).expect("a request");
-        assert_eq!((once.range(), once.credential()), (Some("bytes=5-"), None));
+        assert_eq!((once.range(), once.credential_for(&once.url)), (Some("bytes=5-"), None));
         assert_eq!(once.headers, [("Range".to_owned(), "bytes=5-".to_owned())]);
         assert_eq!(Request::split_header("A: b:c "), Some(("A", "b:c")));
         assert_eq!(Request::split_header("A"), None);

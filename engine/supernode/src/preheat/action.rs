@@ -15,13 +15,14 @@ pub enum Action {
         /// What is asked for.
         request: PreheatRequest,
     },
-    /// Abort the request `run` to a registry. [`on_resolved`](super::Preheats::on_resolved) is still called for it.
+    /// Abort the request `run` to a registry. [`on_resolved`](super::Preheats::on_resolved) is still called for
+    /// it.
     CancelResolve {
         /// Number of the request.
         run: u64,
     },
-    /// Register the task and fetch its file, and call [`on_task_ended`](super::Preheats::on_task_ended) when it has
-    /// ended, however it ends. If the file is complete on the disk, the call follows at once.
+    /// Register the task and fetch its file, and call [`on_task_ended`](super::Preheats::on_task_ended) when it
+    /// has ended, however it ends. If the file is complete on the disk, the call follows at once.
     StartTask(TaskRequest),
 }
 

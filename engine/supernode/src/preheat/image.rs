@@ -1,8 +1,8 @@
 //! The documents of an image, as far as a preheat reads them: which manifests, and which blobs.
 //!
-//! Pure; called by `resolve` for each document that a registry sends. More images are accepted than the engine can run:
-//! artifacts, other operating systems, and Docker's obsolete schema 1, since their blobs can be distributed all the
-//! same. The bounds keep a hostile registry from filling the memory.
+//! Pure; called by `resolve` for each document that a registry sends. More images are accepted than the engine can
+//! run: artifacts, other operating systems, and Docker's obsolete schema 1, since their blobs can be distributed
+//! all the same. The bounds keep a hostile registry from filling the memory.
 
 use sampan_oci::digest::Digest;
 use sampan_oci::platform::Platform;

@@ -1,8 +1,8 @@
 //! The preheats: which exist, which wait, and what follows when one of their tasks ends.
 //!
-//! Owned by the event loop. Pure: each call returns [`Action`]s, which the loop carries out. A bounded number of tasks
-//! and of requests to registries runs at a time, so that a large image leaves room for the clients' own downloads; the
-//! others wait here. Preheats do not survive a restart, but the files that they have fetched do.
+//! Owned by the event loop. Pure: each call returns [`Action`]s, which the loop carries out. A bounded number of
+//! tasks and of requests to registries runs at a time, so that a large image leaves room for the clients' own
+//! downloads; the others wait here. Preheats do not survive a restart, but the files that they have fetched do.
 //!
 //! ```text
 //!  file:   queued ──▶ fetching ──▶ success | failed
@@ -52,8 +52,9 @@ impl Preheats {
     /// Begins a preheat and returns its ID. One that has failed begins again; one that has not ended goes on.
     ///
     /// # Errors
-    /// [`PreheatError::Done`]: it has succeeded before. [`PreheatError::Full`]: there are too many that have not ended.
-    /// [`PreheatError::Bad`]: the URL is being downloaded as a file, and now shall be an image, or the reverse.
+    /// [`PreheatError::Done`]: it has succeeded before. [`PreheatError::Full`]: there are too many that have not
+    /// ended. [`PreheatError::Bad`]: the URL is being downloaded as a file, and now shall be an image, or the
+    /// reverse.
     pub fn create(
         &mut self,
         request: PreheatRequest,
@@ -81,7 +82,7 @@ impl Preheats {
         Ok((id, self.next_actions()))
     }
 
-    /// Takes the answer of the registry to the request `run`: the blobs, or why there are none.
+    /// Records the answer of the registry to the request `run`: the blobs, or why there are none.
     pub fn on_resolved(
         &mut self,
         run: u64,
@@ -102,7 +103,7 @@ impl Preheats {
         cancelled
     }
 
-    /// Takes the end of a task. A task that runs for no preheat is ignored.
+    /// Records the end of a task. A task that runs for no preheat is ignored.
     pub fn on_task_ended(
         &mut self,
         id: &TaskId,
@@ -120,8 +121,8 @@ impl Preheats {
         actions
     }
 
-    /// Takes that the file of a task was deleted: a preheat of it, or of an image that contains it, begins again when it
-    /// is asked for.
+    /// Records that the file of a task was deleted. A preheat of the file, or of an image that contains it, begins
+    /// again at the next request for it.
     pub fn on_file_deleted(&mut self, id: &TaskId, now: SystemTime) -> Vec<Action> {
         let Some(entry) = self.entries.get(id).filter(|entry| entry.phase == Phase::Success) else {
             return Vec::new();
@@ -293,7 +294,8 @@ impl Preheats {
         self.end_if_complete(parent, now, actions);
     }
 
-    /// Makes one blob a child, and queues it unless it has succeeded or runs. Returns false if its ID belongs to an image.
+    /// Makes one blob a child, and queues it unless it has succeeded or runs. Returns false if its ID belongs to
+    /// an image.
     fn attach_blob(
         &mut self,
         parent: &TaskId,
@@ -332,7 +334,8 @@ impl Preheats {
         true
     }
 
-    /// Replaces the children of an image. Those that it no longer has are forgotten, unless something else needs them.
+    /// Replaces the children of an image. Those that it no longer has are forgotten, unless something else needs
+    /// them.
     fn replace_children(
         &mut self,
         parent: &TaskId,
@@ -398,7 +401,7 @@ impl Preheats {
         }
     }
 
-    /// Ends a preheat, and then the images for which this decides.
+    /// Ends a preheat, and then the images whose result follows from it.
     fn end(&mut self, id: &TaskId, result: Result<(), String>, now: SystemTime, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(id).filter(|entry| !entry.phase.is_ended()) else { return };
         if let Phase::Resolving(run) = entry.phase

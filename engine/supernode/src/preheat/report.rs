@@ -1,6 +1,6 @@
 //! What `GET /preheats` and `GET /preheats/ID` answer.
 //!
-//! Pure; made by `manager`. The names and types of the fields are Dragonfly's. Headers are never shown.
+//! Pure types; made by `manager`. The names and types of the fields are Dragonfly's. Headers are never shown.
 
 use sampan_oci::timestamp;
 use serde::Serialize;

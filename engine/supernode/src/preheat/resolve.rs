@@ -1,12 +1,11 @@
 //! Asks registries which blobs images have, each on a thread of its own.
 //!
 //! Owned by the event loop, which starts a request for [`Action::Resolve`](super::Action::Resolve) and gets its
-//! [`Resolution`] as a message. The requests use what `sampan_registry` knows: credentials, certificates, proxies, and
-//! the filter of addresses. `manager` limits their number.
+//! [`Resolution`] as a message. The requests use what `sampan_registry` knows: credentials, certificates, proxies,
+//! and the filter of addresses. `manager` limits their number.
 
 use super::action::Resolved;
 use super::image::{self, BLOBS_MAX, Found, ImageError, MANIFESTS_MAX};
-
 use super::request::{Headers, ImageUrl, PreheatRequest};
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, InvalidHeaderValue};
@@ -31,12 +30,12 @@ pub struct Resolution {
     pub result: Result<Resolved, String>,
 }
 
-type Send = Arc<dyn Fn(Resolution) + std::marker::Send + Sync>;
+type SendResolution = Arc<dyn Fn(Resolution) + Send + Sync>;
 
 /// The requests that run.
 pub struct Resolver {
     access: Access,
-    send: Send,
+    send: SendResolution,
     running: HashMap<u64, Arc<Cancel>>,
 }
 
@@ -62,9 +61,9 @@ enum ResolveError {
 }
 
 impl Resolver {
-    /// `access` has the credentials, certificates and filters for all registries. `send` passes a message to the event
-    /// loop, and is called on other threads.
-    pub fn new(access: Access, send: impl Fn(Resolution) + std::marker::Send + Sync + 'static) -> Self {
+    /// Asks no registry yet. `access` has the credentials, certificates and filters for all registries. `send`
+    /// passes a message to the event loop, and is called on other threads.
+    pub fn new(access: Access, send: impl Fn(Resolution) + Send + Sync + 'static) -> Self {
         Resolver { access, send: Arc::new(send), running: HashMap::new() }
     }
 
