@@ -29,7 +29,7 @@ impl Admins {
     }
 
     /// Whether a client at `address` is an administrator.
-    pub fn contain(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         match self.0.is_empty() {
             true => address.to_canonical().is_loopback(),
             false => self.0.iter().any(|block| block.contains(address)),
@@ -48,7 +48,7 @@ impl PeerAddresses {
     }
 
     /// Whether to believe a client that connects from `connected` that it serves files at `registered`.
-    pub fn believe(&self, registered: IpAddr, connected: IpAddr) -> bool {
+    pub fn is_allowed(&self, registered: IpAddr, connected: IpAddr) -> bool {
         let registered = registered.to_canonical();
         let is_host = match registered {
             IpAddr::V4(address) => {
@@ -79,11 +79,11 @@ mod tests {
             ("::ffff:127.0.0.1", true),
             ("10.0.0.1", false),
         ] {
-            assert_eq!(admins.contain(ip(address)), is_admin, "{address}");
+            assert_eq!(admins.contains(ip(address)), is_admin, "{address}");
         }
         let admins = Admins::new(vec!["10.0.0.0/24".parse().expect("a block")]);
-        assert!(admins.contain(ip("10.0.0.9")) && !admins.contain(ip("10.0.1.9")));
-        assert!(!admins.contain(ip("127.0.0.1")), "the list replaces the default");
+        assert!(admins.contains(ip("10.0.0.9")) && !admins.contains(ip("10.0.1.9")));
+        assert!(!admins.contains(ip("127.0.0.1")), "the list replaces the default");
     }
 
     #[test]
@@ -101,7 +101,11 @@ mod tests {
             ("255.255.255.255", "255.255.255.255", false),
             ("fd00::1", "fd00::1", true),
         ] {
-            assert_eq!(peers.believe(ip(registered), ip(connected)), is_believed, "{registered} {connected}");
+            assert_eq!(
+                peers.is_allowed(ip(registered), ip(connected)),
+                is_believed,
+                "{registered} {connected}"
+            );
         }
     }
 }

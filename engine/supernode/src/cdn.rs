@@ -40,20 +40,20 @@ mod workers;
 
 pub use digests::{PieceDigest, expected_sha256, hex, parse_hex};
 pub use error::CdnError;
-pub use message::{CdnEvent, CdnMessage, Finished};
+pub use message::{CdnEvent, CdnMessage, CompleteFile};
 pub use record::{FileInfo, Record};
-pub use settings::{CdnSettings, CdnStatus, Pattern, Triggered};
+pub use settings::{CdnSettings, CdnStatus, Pattern, TriggerOutcome};
 pub use source::{Fetch, Source};
 
 use crate::origin::Request;
 use crate::task_id::TaskId;
-use active::Active;
+use active::ActiveTask;
 use content_files::ContentFiles;
 use disk_thread::Work;
 use job::{Job, Shared};
 use message::Content;
 use nix::fcntl::Flock;
-use record::{Access, seconds};
+use record::{AccessTimes, seconds};
 use sampan_job::cancel::Cancel;
 use sampan_job::rate_limit::RateLimit;
 use sampan_os::{boot_id, file_lock, thread};
@@ -76,8 +76,8 @@ const ACCESS_INTERVAL: u64 = 60;
 
 /// A task on the disk.
 #[derive(Debug)]
-struct Stored {
-    access: Access,
+struct StoredTask {
+    access: AccessTimes,
     /// When the access times were last written, in seconds since 1970.
     written: u64,
     bytes: u64,
@@ -88,8 +88,8 @@ pub struct Cdn {
     home: PathBuf,
     settings: CdnSettings,
     shared: Arc<Shared>,
-    stored: HashMap<TaskId, Stored>,
-    active: HashMap<TaskId, Active>,
+    stored: HashMap<TaskId, StoredTask>,
+    active: HashMap<TaskId, ActiveTask>,
     /// Tasks that have or want a thread; `active` says for what.
     workers: Workers,
     files: ContentFiles,
@@ -160,15 +160,15 @@ impl Cdn {
         let trash = self.home.join("trash");
         let entries = fs::read_dir(&trash).map_err(CdnError::disk("read", &trash))?;
         for entry in entries.flatten() {
-            self.work(Work::Remove(entry.path()));
+            self.send_to_disk_thread(Work::Remove(entry.path()));
         }
         Ok(())
     }
 
     fn scan(&mut self) -> Result<(), CdnError> {
         let (mut stored, mut orphans) = (HashMap::new(), Vec::new());
-        let on_found = |found: task_dir::Found| {
-            let task = Stored { access: found.access, written: found.access.last, bytes: found.bytes };
+        let on_found = |found: task_dir::ScannedTask| {
+            let task = StoredTask { access: found.access, written: found.access.last, bytes: found.bytes };
             stored.insert(found.record.id, task);
         };
         task_dir::scan(&self.home, on_found, |path| orphans.push(path.to_owned()))
@@ -176,7 +176,7 @@ impl Cdn {
         self.stored = stored;
         for path in orphans {
             log::info!("removing {}, which has no usable record", path.display());
-            self.trash(&path);
+            self.move_to_trash(&path);
         }
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Cdn {
         if !self.stored.contains_key(task) {
             return None;
         }
-        let Some(active) = Active::load(&self.dir(task), self.shared.boot_id.as_deref()) else {
+        let Some(active) = ActiveTask::load(&self.dir(task), self.shared.boot_id.as_deref()) else {
             self.discard(task);
             return None;
         };
@@ -217,7 +217,7 @@ impl Cdn {
         file: FileInfo,
         request: Request,
         now: SystemTime,
-    ) -> Result<Triggered, CdnError> {
+    ) -> Result<TriggerOutcome, CdnError> {
         if self.settings.pattern == Pattern::Source {
             return self.offer(task, file, now);
         }
@@ -226,25 +226,25 @@ impl Cdn {
         self.touch(task, now);
         if let Some(active) = self.active.get_mut(task) {
             if active.is_at_work() {
-                return Ok(Triggered::Runs);
+                return Ok(TriggerOutcome::Runs);
             }
             let is_complete = active.status == CdnStatus::Success;
             if active.file.is_same(&file).unwrap_or(was_active || file.has_digest()) {
                 active.request = Some(request.clone());
                 if is_complete {
-                    return Ok(Triggered::Complete);
+                    return Ok(TriggerOutcome::Complete);
                 }
                 // The new URL may have a newer signature.
                 active.file.url = file.url;
                 active.file.is_protected |= file.is_protected;
-                return self.want_fetch(task).map(|()| Triggered::Begins);
+                return self.want_fetch(task).map(|()| TriggerOutcome::Begins);
             }
             log::info!("task {task}: the file has changed at its origin");
             self.discard(task);
         }
         self.add(task, file, CdnStatus::Waiting, Some(request), now);
         match self.want_fetch(task) {
-            Ok(()) => Ok(Triggered::Begins),
+            Ok(()) => Ok(TriggerOutcome::Begins),
             Err(error) => {
                 self.active.remove(task);
                 Err(error)
@@ -253,12 +253,12 @@ impl Cdn {
     }
 
     /// Offers all pieces of a file at once: the pattern `Source`.
-    fn offer(&mut self, task: &TaskId, file: FileInfo, now: SystemTime) -> Result<Triggered, CdnError> {
+    fn offer(&mut self, task: &TaskId, file: FileInfo, now: SystemTime) -> Result<TriggerOutcome, CdnError> {
         if file.length.is_none() || !file.takes_ranges {
             return Err(CdnError::NoRanges);
         }
         self.add(task, file, CdnStatus::Success, None, now);
-        Ok(Triggered::Complete)
+        Ok(TriggerOutcome::Complete)
     }
 
     fn add(
@@ -270,7 +270,7 @@ impl Cdn {
         now: SystemTime,
     ) {
         let boot_id = self.shared.boot_id.clone();
-        let active = Active { request, ..Active::new(file, status, seconds(now), boot_id) };
+        let active = ActiveTask { request, ..ActiveTask::new(file, status, seconds(now), boot_id) };
         self.active.insert(*task, active);
     }
 
@@ -328,8 +328,8 @@ impl Cdn {
         let request = active.request.clone().filter(|_| wants_fetch);
         if wants_fetch {
             active.status = CdnStatus::Running;
-            let access = Access { last: active.created, interval: 0 };
-            self.stored.entry(*task).or_insert(Stored { access, written: 0, bytes: 0 });
+            let access = AccessTimes { last: active.created, interval: 0 };
+            self.stored.entry(*task).or_insert(StoredTask { access, written: 0, bytes: 0 });
         }
         let made = dir.make().map_err(CdnError::disk("make the directory", dir.path()));
         let started = made.and_then(|()| {
@@ -394,7 +394,7 @@ impl Cdn {
     }
 
     /// Takes the end of a fetch; returns the pieces that are lost by it.
-    fn on_end(&mut self, task: &TaskId, result: Result<&Finished, &CdnError>) -> Vec<u32> {
+    fn on_end(&mut self, task: &TaskId, result: Result<&CompleteFile, &CdnError>) -> Vec<u32> {
         let Some(active) = self.active.get_mut(task) else { return Vec::new() };
         match result {
             Ok(finished) => {
@@ -457,7 +457,7 @@ impl Cdn {
         if seconds(now).saturating_sub(stored.written) >= ACCESS_INTERVAL {
             stored.written = seconds(now);
             let access = stored.access;
-            self.work(Work::Access(dir, access));
+            self.send_to_disk_thread(Work::WriteAccessTimes(dir, access));
         }
     }
 
@@ -507,17 +507,17 @@ impl Cdn {
         self.files.remove(task);
         if self.stored.remove(task).is_some() {
             let dir = self.dir(task);
-            self.trash(dir.path());
+            self.move_to_trash(dir.path());
         }
     }
 
     /// Moves a directory to the trash, and lets the disk thread remove it.
-    fn trash(&mut self, path: &Path) {
+    fn move_to_trash(&mut self, path: &Path) {
         self.trashed += 1;
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let target = self.home.join("trash").join(format!("{nanos}-{}", self.trashed));
         match fs::rename(path, &target) {
-            Ok(()) => self.work(Work::Remove(target)),
+            Ok(()) => self.send_to_disk_thread(Work::Remove(target)),
             Err(error) => log::warn!("cannot remove {}: {error}", path.display()),
         }
         if let Some(group) = path.parent().filter(|group| *group != self.home.join("tasks")) {
@@ -526,7 +526,7 @@ impl Cdn {
         }
     }
 
-    fn work(&self, work: Work) {
+    fn send_to_disk_thread(&self, work: Work) {
         // The thread ends only after this sender is gone.
         let _ = self.disk.send(work);
     }

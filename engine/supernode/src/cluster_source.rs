@@ -42,9 +42,9 @@ const ANSWER_MAX: u64 = 4 << 20;
 /// The tasks that other supernodes take this one for the owner of. They are fetched from their origins, also if this
 /// supernode takes another one for the owner: otherwise two supernodes with different lists would wait for each other.
 #[derive(Clone, Debug, Default)]
-pub struct Owned(Arc<Mutex<HashSet<TaskId>>>);
+pub struct OwnedTasks(Arc<Mutex<HashSet<TaskId>>>);
 
-impl Owned {
+impl OwnedTasks {
     /// Adds a task.
     pub fn insert(&self, task: TaskId) {
         lock(&self.0).insert(task);
@@ -79,7 +79,7 @@ pub struct ClusterSource {
     web: Web,
     scheme: &'static str,
     authorization: Option<HeaderValue>,
-    owned: Owned,
+    owned: OwnedTasks,
     /// Until when a supernode is not asked, for one task or for all.
     down: Mutex<HashMap<(String, Option<TaskId>), Instant>>,
 }
@@ -155,7 +155,7 @@ struct Pieces {
 
 impl ClusterSource {
     /// Connects to nothing yet.
-    pub fn new(settings: ClusterSettings, origins: Arc<Origins>, owned: Owned) -> Self {
+    pub fn new(settings: ClusterSettings, origins: Arc<Origins>, owned: OwnedTasks) -> Self {
         ClusterSource {
             origins,
             cluster: settings.cluster,

@@ -1,8 +1,8 @@
 //! The supernode: lets the hosts of a fleet download files from each other. docs/peers.md
 //!
 //! One event loop ([`server`]) owns all managers, so they need no lock. What blocks runs on threads: requests to
-//! origins, fetches, and checks of files. Threads send messages to the loop. This crate knows no image store and no
-//! container.
+//! origins, fetches, and checks of files. Threads send messages to the loop. This crate knows no image store and
+//! no container.
 //!
 //! | module | what it owns |
 //! |---|---|
@@ -18,7 +18,7 @@
 //! | [`progress`], [`scheduler`] | who has and who fetches which piece; the choice of pieces and holders |
 //! | [`piece_error`], [`preheat`], [`gc`] | repair of bad pieces, downloads in advance, what is forgotten and deleted |
 //! | [`registration`], [`reply`] | a registration on its way, and an answer |
-//! | [`registrations`] | the journal of registrations |
+//! | [`journal`] | the journal of registrations |
 //! | [`cluster`], [`cluster_source`] | which supernode owns a task, and fetches from that supernode |
 //! | [`metrics`] | counters for Prometheus |
 //! | [`url`] | URLs without filtered parameters, and without what may grant access |
@@ -34,6 +34,7 @@ pub mod cluster_source;
 pub mod config;
 pub mod dfget_task;
 pub mod gc;
+pub mod journal;
 pub mod managers;
 pub mod metrics;
 pub mod origin;
@@ -46,7 +47,6 @@ pub mod piece_set;
 pub mod preheat;
 pub mod progress;
 pub mod registration;
-pub mod registrations;
 pub mod reply;
 pub mod scheduler;
 pub mod server;

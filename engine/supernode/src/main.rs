@@ -15,13 +15,13 @@ use sampan_supernode::access::{Admins, PeerAddresses, Secret, Tickets};
 use sampan_supernode::cdn::eviction::Marks;
 use sampan_supernode::cdn::{Cdn, CdnError, CdnSettings, Source};
 use sampan_supernode::cluster::Cluster;
-use sampan_supernode::cluster_source::{ClusterSettings, ClusterSource, Owned};
+use sampan_supernode::cluster_source::{ClusterSettings, ClusterSource, OwnedTasks};
 use sampan_supernode::config::{self, Config, Invocation};
 use sampan_supernode::gc::{Gc, GcSettings};
+use sampan_supernode::journal::Journal;
 use sampan_supernode::managers::{ManagerSettings, Managers, Parts};
 use sampan_supernode::origin::{OriginSettings, Origins, address_filter};
 use sampan_supernode::preheat::Resolver;
-use sampan_supernode::registrations::Registrations;
 use sampan_supernode::server::core::Core;
 use sampan_supernode::server::event_loop::WAKER;
 use sampan_supernode::server::message::{Message, Outbox};
@@ -132,7 +132,7 @@ fn managers(
         bytes_per_second: config.limit_rate,
         marks: Marks { young: config.free_young, full: config.free_full },
     };
-    let owned = Owned::default();
+    let owned = OwnedTasks::default();
     let source = source(config, origins, &owned)?;
     let cdn = Cdn::open(&config.home, source, move |message| to_loop.send(Message::Cdn(message)), settings)?;
     let to_loop = outbox.clone();
@@ -143,7 +143,7 @@ fn managers(
         addresses: address_filter(config.allowed_origins.clone()),
         ..Access::default()
     };
-    let (journal, registered) = Registrations::open(&config.home);
+    let (journal, registered) = Journal::open(&config.home);
     Ok(Managers::new(
         ManagerSettings {
             advertise_ip: config.advertise_ip.unwrap_or_else(own_address),
@@ -167,7 +167,11 @@ fn managers(
 }
 
 /// Where fetches get bytes from: origins, and in a cluster other supernodes, too.
-fn source(config: &Config, origins: &Arc<Origins>, owned: &Owned) -> Result<Arc<dyn Source>, Box<dyn Error>> {
+fn source(
+    config: &Config,
+    origins: &Arc<Origins>,
+    owned: &OwnedTasks,
+) -> Result<Arc<dyn Source>, Box<dyn Error>> {
     if config.supernodes.is_empty() {
         return Ok(Arc::<Origins>::clone(origins));
     }

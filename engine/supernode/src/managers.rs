@@ -1,14 +1,14 @@
-//! All managers together: what a registration, a pull and a report of a client do to them.
+//! All managers together: what a registration, a pull and a report of a client change in them.
 //!
-//! Owned by the event loop, which calls one method for each request and sends what it returns. No method blocks, and none
-//! touches a socket. What must be asked at an origin is returned as an [`Ask`](crate::registration::Ask); the loop runs it on a thread and brings
-//! the answer back.
+//! OwnedTasks by the event loop, which calls one method for each request and sends what it returns. No method
+//! blocks, and none touches a socket. If an origin must be asked, a method returns a
+//! [`Probe`](crate::registration::Probe), which the loop runs on a thread and whose result it brings back.
 //!
 //! ```text
-//! registration ──begin──▶ admitted ─────────────────────────────▶ reply
-//!                  │ unknown, stale, or no access shown              ▲
-//!                  └──▶ Ask ──thread: probe the origin──▶ complete ──┘ (all who wait for the same answer)
-//! pull ──▶ pieces | finished | wait (the loop parks the connection) ──changed task──▶ pull again
+//! begin_registration ──▶ admit ──────────────────────────────────────────────▶ reply
+//!       │ the task is new or stale, or the caller has not shown access       ▲
+//!       └──▶ Probe ──a thread asks the origin──▶ end_registrations ──▶ admit ┘   each caller that waits for this probe
+//! pull ──▶ pieces | finished | wait (the loop parks the connection) ──the task has changed──▶ pull_again
 //! ```
 
 pub mod advance;
@@ -21,16 +21,16 @@ pub mod view;
 
 use crate::access::{Admins, Grants, PeerAddresses, Tickets};
 use crate::cdn::{Cdn, CdnStatus};
-use crate::cluster_source::Owned;
+use crate::cluster_source::OwnedTasks;
 use crate::dfget_task::DfgetTasks;
+use crate::journal::{Journal, JournalEntry};
 use crate::metrics::Metrics;
 use crate::parents::Parents;
 use crate::peer::Peers;
 use crate::piece_error::PieceErrors;
 use crate::preheat::{Preheats, Resolver};
 use crate::progress::Progress;
-use crate::registration::{AskKey, Pending};
-use crate::registrations::{Entry, Registrations};
+use crate::registration::{PendingRegistration, ProbeKey};
 use crate::scheduler::Random;
 use crate::task::Tasks;
 use crate::task_id::TaskId;
@@ -87,16 +87,16 @@ pub struct Managers {
     /// Events.
     pub announcer: Announcer,
     resolver: Resolver,
-    journal: Registrations,
+    journal: Journal,
     /// The clients that the journal knows, until they are restored.
-    registered: Vec<Entry>,
-    /// The tasks that other supernodes take this one for the owner of; shared with the threads of fetches.
-    pub owned: Owned,
+    registered: Vec<JournalEntry>,
+    /// The tasks of which other supernodes believe that this one is the owner; shared with the threads of fetches.
+    pub owned: OwnedTasks,
     random: Random,
     /// Registrations that preheats need.
-    registrations_due: Vec<Pending>,
-    /// Registrations that wait for an origin.
-    pending: HashMap<AskKey, Vec<Pending>>,
+    registrations_due: Vec<PendingRegistration>,
+    /// Registrations that wait for a probe.
+    pending: HashMap<ProbeKey, Vec<PendingRegistration>>,
     /// Tasks in which something has changed that may let a waiting pull succeed.
     changed: BTreeSet<TaskId>,
 }
@@ -108,9 +108,9 @@ pub struct Parts {
     /// Asks registries for the blobs of images.
     pub resolver: Resolver,
     /// The journal of registrations.
-    pub journal: Registrations,
+    pub journal: Journal,
     /// The clients that the journal knows.
-    pub registered: Vec<Entry>,
+    pub registered: Vec<JournalEntry>,
     /// Tickets for downloads.
     pub tickets: Tickets,
     /// Who may send destructive requests.
@@ -119,8 +119,8 @@ pub struct Parts {
     pub addresses: PeerAddresses,
     /// Events.
     pub announcer: Announcer,
-    /// The tasks that other supernodes take this one for the owner of.
-    pub owned: Owned,
+    /// The tasks of which other supernodes believe that this one is the owner.
+    pub owned: OwnedTasks,
 }
 
 impl Managers {

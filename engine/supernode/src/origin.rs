@@ -64,7 +64,7 @@ impl Default for OriginSettings {
 
 /// What an origin says about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
+pub struct OriginFile {
     /// The length in bytes; `None` if the origin does not state it.
     pub length: Option<u64>,
     /// Whether the origin serves ranges of bytes.
@@ -75,11 +75,11 @@ pub struct Probe {
 
 /// The result of [`Origins::probe`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum ProbeResult {
     /// The file is the version that the caller knows.
     Unchanged,
     /// The file exists. If the caller knows a version, this is another one, or the origin does not say which one.
-    Found(Probe),
+    Found(OriginFile),
 }
 
 /// All origins. The threads share one value.
@@ -113,7 +113,7 @@ impl Origins {
         Origins { web: Web::new(access), length_max, probe_time }
     }
 
-    /// Asks the origin whether the file exists, and whether it is the version `known`. [`Probed::Found`] also
+    /// Asks the origin whether the file exists, and whether it is the version `known`. [`ProbeResult::Found`] also
     /// shows that the credential in the request gives access to the file.
     ///
     /// Sends a HEAD. If the origin refuses it or says too little, sends a GET of the first byte, or a GET whose
@@ -126,7 +126,7 @@ impl Origins {
         request: &Request,
         known: Option<&Validators>,
         cancel: &Cancel,
-    ) -> Result<Probed, OriginError> {
+    ) -> Result<ProbeResult, OriginError> {
         let known = known.filter(|known| !known.is_empty());
         let until = Instant::now() + self.probe_time;
         // A HEAD has no ranges.
@@ -143,7 +143,7 @@ impl Origins {
             let method = if attempt == Attempt::Head { Method::HEAD } else { Method::GET };
             let answer = self.send(&method, request, headers, Some(until), cancel)?;
             if answer.status == StatusCode::NOT_MODIFIED && known.is_some() {
-                return Ok(Probed::Unchanged);
+                return Ok(ProbeResult::Unchanged);
             }
             let next = match attempt {
                 Attempt::Head => Some(Attempt::FirstByte),
@@ -154,7 +154,7 @@ impl Origins {
                 (Some(probe), _) => {
                     drain(answer);
                     let is_known = known.is_some_and(|known| known.is_same(&probe.validators) == Some(true));
-                    return Ok(if is_known { Probed::Unchanged } else { Probed::Found(probe) });
+                    return Ok(if is_known { ProbeResult::Unchanged } else { ProbeResult::Found(probe) });
                 }
                 (None, Some(next)) => next,
                 (None, None) => return Err(OriginError::of_status(request.printable_url(), &answer)),
@@ -173,7 +173,7 @@ impl Origins {
         request: &Request,
         answer: &Answer<'_>,
         attempt: Attempt,
-    ) -> Result<Option<Probe>, OriginError> {
+    ) -> Result<Option<OriginFile>, OriginError> {
         let range = ContentRange::of(&answer.headers);
         let (length, takes_ranges) = match (answer.status.as_u16(), attempt) {
             (200, Attempt::Head) => {
@@ -200,7 +200,7 @@ impl Origins {
             _ => return Err(OriginError::of_status(request.printable_url(), answer)),
         };
         self.check_length(request, length)?;
-        Ok(Some(Probe { length, takes_ranges, validators: answer::validators(&answer.headers) }))
+        Ok(Some(OriginFile { length, takes_ranges, validators: answer::validators(&answer.headers) }))
     }
 
     /// Begins to fetch the file from byte `from` on, up to byte `to`, which is not included; `None` means the end.

@@ -92,7 +92,7 @@ impl Peers {
     }
 
     /// Records that the peer was heard of.
-    pub fn see(&mut self, id: &str, now: Instant) {
+    pub fn touch(&mut self, id: &str, now: Instant) {
         if let Some(peer) = self.by_id.get(id).and_then(|at| self.list.get_mut(at)) {
             peer.seen = now;
         }

@@ -13,7 +13,7 @@ mod report;
 mod request;
 mod resolve;
 
-pub use self::action::{Action, Resolved, TaskFailure, TaskRequest};
+pub use self::action::{Action, ImageBlobs, TaskFailure, TaskRequest};
 pub use self::image::{BLOBS_MAX, ImageError, MANIFESTS_MAX};
 pub use self::manager::{ENTRIES_MAX, PREHEATS_MAX, Preheats};
 pub use self::report::{PreheatInfo, PreheatTask};

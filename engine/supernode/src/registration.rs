@@ -1,6 +1,7 @@
-//! A registration on its way: who wants which file, what must be asked at its origin, and the outcome.
+//! A registration on its way: a caller and its file, the probe of the origin that it waits for, and the outcome.
 //!
-//! Types between the managers and the event loop. `managers::register` has the rules.
+//! Types between the managers, whose module `register` has the rules, and the event loop, which runs the probes
+//! and sends the answers. A *caller* is a client, another supernode, an engine or a preheat.
 
 use crate::access::Credential;
 use crate::origin::{Request, Validators};
@@ -11,20 +12,20 @@ use crate::task_id::TaskId;
 use crate::v1::Registration;
 use std::net::IpAddr;
 
-/// Who wants the file.
+/// The caller of a registration.
 #[derive(Clone, Debug)]
 pub enum Caller {
-    /// A client of Dragonfly, and the address it comes from.
+    /// A client of Dragonfly, and the address that it connects from.
     Client(Box<Registration>, IpAddr),
-    /// Another supernode or an engine, and the address it comes from.
+    /// Another supernode or an engine, and the address that it connects from.
     Own(Box<TaskBody>, IpAddr),
     /// A preheat.
     Preheat,
 }
 
-/// A caller and its file.
+/// A registration that has not ended: a caller and its file.
 #[derive(Clone, Debug)]
-pub struct Pending {
+pub struct PendingRegistration {
     /// The connection to answer; `None` for a preheat.
     pub token: Option<usize>,
     /// The caller.
@@ -33,38 +34,38 @@ pub struct Pending {
     pub file: WantedFile,
 }
 
-/// What a question to an origin is about: callers with the same key need the same answer.
-pub type AskKey = (TaskId, Option<Credential>);
+/// The task and the credential that an origin is asked about. Callers with equal keys wait for one probe.
+pub type ProbeKey = (TaskId, Option<Credential>);
 
-/// A question to an origin.
+/// A probe that the event loop must run on a thread: does the origin give this file for this credential?
 #[derive(Clone, Debug)]
-pub struct Ask {
-    /// What it is about.
-    pub key: AskKey,
-    /// The request.
+pub struct Probe {
+    /// The task and the credential.
+    pub key: ProbeKey,
+    /// The request to the origin.
     pub request: Request,
-    /// What the file was when the origin was last asked.
+    /// The version of the file when the origin was last asked; `None` if the origin must send all it knows.
     pub known: Option<Validators>,
 }
 
-/// What a caller gets.
+/// The end of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct RegistrationOutcome {
     /// The connection to answer; `None` for a preheat.
     pub token: Option<usize>,
     /// The task.
     pub task: TaskId,
-    /// The answer. The caller was admitted if it has code 200.
+    /// The answer: `Ok` if the caller was admitted, `Err` if it was refused.
     pub result: Result<Reply, Reply>,
 }
 
-/// The outcome of the beginning of a registration.
+/// The state of a registration after its beginning.
 #[derive(Debug)]
-pub enum Begun {
+pub enum BeginOutcome {
     /// It has ended.
-    Ended(Outcome),
-    /// It waits for this question, which is to be asked now.
-    Ask(Ask),
-    /// It waits for a question that was asked before.
+    Ended(RegistrationOutcome),
+    /// It waits for this probe, which the event loop starts now.
+    Probe(Probe),
+    /// It waits for a probe that another caller's registration has started.
     Waits,
 }

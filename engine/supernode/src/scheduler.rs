@@ -115,7 +115,7 @@ fn holder(
     let start = random.below(swarm.slots());
     let may_use = |candidate: Slot| {
         candidate != slot
-            && !client.skips(candidate, now)
+            && !client.is_skipping(candidate, now)
             && swarm
                 .member(candidate)
                 .is_some_and(|m| m.uploads && m.skipped_until.is_none_or(|until| until <= now))

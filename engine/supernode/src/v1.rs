@@ -240,7 +240,7 @@ fn unescape(text: &str) -> String {
 /// The answer to a registration.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Registered {
+pub struct RegistrationData {
     /// The ID of the task.
     pub task_id: String,
     /// The length of the file in bytes; −1 if it is unknown.
@@ -381,7 +381,7 @@ mod tests {
             envelope(600, "success", Some(done)),
             br#"{"code":600,"msg":"success","data":{"md5":"","fileLength":30}}"#
         );
-        let registered = Registered {
+        let registered = RegistrationData {
             task_id: "t".to_owned(),
             file_length: -1,
             piece_size: 4 << 20,

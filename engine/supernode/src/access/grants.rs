@@ -43,7 +43,7 @@ impl Grants {
     }
 
     /// Whether the origin of `task` has accepted `credential` a short time ago.
-    pub fn contain(&self, credential: Credential, task: TaskId, now: SystemTime) -> bool {
+    pub fn contains(&self, credential: Credential, task: TaskId, now: SystemTime) -> bool {
         // If the clock was set back, a grant must not last longer.
         self.until
             .get(&(credential, task))
@@ -114,7 +114,7 @@ mod tests {
             let (mut grants, credential) = (Grants::default(), credential(&value));
             grants.add(credential, task(0), now);
             for second in [0, 9, 10, 59, 60, 299, 300, 301] {
-                let is = grants.contain(credential, task(0), now + Duration::from_secs(second));
+                let is = grants.contains(credential, task(0), now + Duration::from_secs(second));
                 assert_eq!(is, second < seconds, "{value} after {second} s");
             }
         }
@@ -126,11 +126,11 @@ mod tests {
         let [a, b] = ["a", "b"].map(credential);
         grants.add(a, task(0), now);
         grants.add(b, task(1), now);
-        assert!(grants.contain(a, task(0), now) && grants.contain(b, task(1), now));
-        assert!(!grants.contain(b, task(0), now) && !grants.contain(a, task(1), now));
-        assert!(!grants.contain(a, task(0), now - Duration::from_secs(3600)), "the clock was set back");
+        assert!(grants.contains(a, task(0), now) && grants.contains(b, task(1), now));
+        assert!(!grants.contains(b, task(0), now) && !grants.contains(a, task(1), now));
+        assert!(!grants.contains(a, task(0), now - Duration::from_secs(3600)), "the clock was set back");
         grants.remove(&task(0));
-        assert!(!grants.contain(a, task(0), now) && grants.contain(b, task(1), now));
+        assert!(!grants.contains(a, task(0), now) && grants.contains(b, task(1), now));
         grants.expire(now + GRANT_TIME);
         assert!(grants.is_empty());
     }
@@ -147,8 +147,8 @@ mod tests {
             assert!(grants.len() <= GRANTS_MAX);
         }
         let newest = 2 * GRANTS_MAX as u32 - 1;
-        assert!(grants.contain(long, task(newest), now + Duration::from_secs(33)));
-        assert!((0..100).all(|n| !grants.contain(short, task(n), now)));
-        assert!(!grants.contain(long, task(0), now));
+        assert!(grants.contains(long, task(newest), now + Duration::from_secs(33)));
+        assert!((0..100).all(|n| !grants.contains(short, task(n), now)));
+        assert!(!grants.contains(long, task(0), now));
     }
 }

@@ -69,7 +69,7 @@ impl Secret {
     }
 
     /// Whether the value of an `Authorization` header has the secret. RFC 6750, section 2.1.
-    pub fn check(&self, authorization: Option<&str>) -> bool {
+    pub fn is_given(&self, authorization: Option<&str>) -> bool {
         let given = authorization.and_then(|value| value.trim().split_once(' '));
         given.is_some_and(|(scheme, given)| {
             scheme.eq_ignore_ascii_case("bearer")
@@ -100,7 +100,7 @@ mod tests {
         std::fs::write(&path, "  0123456789abcdef\n").expect("written");
         let secret = Secret::open(&path).expect("a secret");
         for good in ["Bearer 0123456789abcdef", "bearer  0123456789abcdef "] {
-            assert!(secret.check(Some(good)), "{good}");
+            assert!(secret.is_given(Some(good)), "{good}");
         }
         for bad in [
             "Bearer 0123456789abcdeF",
@@ -110,9 +110,9 @@ mod tests {
             "",
             "Bearer ",
         ] {
-            assert!(!secret.check(Some(bad)), "{bad}");
+            assert!(!secret.is_given(Some(bad)), "{bad}");
         }
-        assert!(!secret.check(None));
+        assert!(!secret.is_given(None));
     }
 
     #[test]

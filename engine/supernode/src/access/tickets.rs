@@ -51,7 +51,7 @@ impl Tickets {
 
     /// Whether `ticket` was made by this supernode for `task` and `client`, and is still valid. The time of the
     /// check does not depend on how much of a wrong ticket is right.
-    pub fn check(&self, ticket: &str, task: &TaskId, client: &str, now: SystemTime) -> bool {
+    pub fn is_valid(&self, ticket: &str, task: &TaskId, client: &str, now: SystemTime) -> bool {
         let Some((expiry, tag)) = parse(ticket) else { return false };
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let right = hmac::sign(&self.key, &message(task, client, expiry));
@@ -135,14 +135,14 @@ mod tests {
         let tickets = Tickets::open(home.path()).expect("opened");
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let ticket = tickets.issue(&task(0), "10.0.0.1", now);
-        assert!(tickets.check(&ticket, &task(0), "10.0.0.1", now));
-        assert!(tickets.check(&ticket, &task(0), "10.0.0.1", now + TICKET_TIME - Duration::from_secs(1)));
-        assert!(!tickets.check(&ticket, &task(0), "10.0.0.1", now + TICKET_TIME));
-        assert!(!tickets.check(&ticket, &task(1), "10.0.0.1", now));
-        assert!(!tickets.check(&ticket, &task(0), "10.0.0.2", now));
+        assert!(tickets.is_valid(&ticket, &task(0), "10.0.0.1", now));
+        assert!(tickets.is_valid(&ticket, &task(0), "10.0.0.1", now + TICKET_TIME - Duration::from_secs(1)));
+        assert!(!tickets.is_valid(&ticket, &task(0), "10.0.0.1", now + TICKET_TIME));
+        assert!(!tickets.is_valid(&ticket, &task(1), "10.0.0.1", now));
+        assert!(!tickets.is_valid(&ticket, &task(0), "10.0.0.2", now));
         let other = tempfile::tempdir().expect("a directory");
         let other = Tickets::open(other.path()).expect("opened");
-        assert!(!other.check(&ticket, &task(0), "10.0.0.1", now), "another supernode");
+        assert!(!other.is_valid(&ticket, &task(0), "10.0.0.1", now), "another supernode");
     }
 
     #[test]
@@ -156,9 +156,9 @@ mod tests {
                 let mut changed = ticket.clone().into_bytes();
                 changed[at] = byte;
                 let changed = String::from_utf8(changed).expect("ASCII");
-                assert_eq!(tickets.check(&changed, &task(0), "a", now), changed == ticket, "{changed}");
+                assert_eq!(tickets.is_valid(&changed, &task(0), "a", now), changed == ticket, "{changed}");
             }
-            assert!(!tickets.check(&ticket[..at], &task(0), "a", now));
+            assert!(!tickets.is_valid(&ticket[..at], &task(0), "a", now));
         }
         for bad in [
             "",
@@ -168,7 +168,7 @@ mod tests {
             &format!("{ticket}0"),
             &format!("{ticket}00"),
         ] {
-            assert!(!tickets.check(bad, &task(0), "a", now), "{bad}");
+            assert!(!tickets.is_valid(bad, &task(0), "a", now), "{bad}");
         }
     }
 
@@ -178,14 +178,14 @@ mod tests {
         let path = home.path().join(FILE);
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let ticket = Tickets::open(home.path()).expect("opened").issue(&task(0), "a", now);
-        let check = || Tickets::open(home.path()).expect("opened").check(&ticket, &task(0), "a", now);
-        assert!(check());
+        let is_valid = || Tickets::open(home.path()).expect("opened").is_valid(&ticket, &task(0), "a", now);
+        assert!(is_valid());
         assert_eq!(std::fs::metadata(&path).expect("written").mode() & 0o777, 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("changed");
-        assert!(!check(), "other users could read the key");
+        assert!(!is_valid(), "other users could read the key");
         assert_eq!(std::fs::metadata(&path).expect("written").mode() & 0o777, 0o600);
         std::fs::write(&path, b"short").expect("written");
-        assert!(!check());
+        assert!(!is_valid());
         assert_eq!(std::fs::read(&path).expect("written").len(), KEY_LEN);
     }
 }

@@ -12,7 +12,7 @@ use crate::task_id::TaskId;
 use std::fs;
 
 /// A task in memory.
-pub(super) struct Active {
+pub(super) struct ActiveTask {
     pub(super) file: FileInfo,
     pub(super) digests: Digests,
     pub(super) status: CdnStatus,
@@ -30,10 +30,10 @@ pub(super) struct Active {
     pub(super) job: u64,
 }
 
-impl Active {
+impl ActiveTask {
     /// A task of which nothing is on the disk.
     pub(super) fn new(file: FileInfo, status: CdnStatus, created: u64, boot_id: Option<String>) -> Self {
-        Active {
+        ActiveTask {
             file,
             digests: Digests::new(),
             status,
@@ -71,11 +71,11 @@ impl Active {
         };
         let is_trusted = is_complete || has_content && is_of_boot;
         let status = if is_complete { CdnStatus::Success } else { CdnStatus::Waiting };
-        Some(Active {
+        Some(ActiveTask {
             digests: if is_trusted { digests } else { Digests::new() },
             content_md5: record.content_md5.filter(|_| is_complete),
             must_verify: !is_trusted,
-            ..Active::new(file, status, record.created, record.boot_id)
+            ..ActiveTask::new(file, status, record.created, record.boot_id)
         })
     }
 

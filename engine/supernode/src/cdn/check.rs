@@ -106,7 +106,7 @@ pub(super) fn read(
     let end = at.saturating_add(len);
     let mut buffer = vec![0; BUFFER];
     while at < end {
-        job.check()?;
+        job.check_cancelled()?;
         let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(BUFFER);
         let Some(part) = buffer.get_mut(..most) else { return Ok(false) };
         // An error here means a bad piece: another fetch of it may succeed, or its write fails and tells why.

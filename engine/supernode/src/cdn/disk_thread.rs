@@ -1,6 +1,6 @@
 //! A thread that does what takes long on a disk and that nobody waits for: removals, and writing of access times.
 
-use super::record::Access;
+use super::record::AccessTimes;
 use super::task_dir::TaskDir;
 use sampan_os::{remove_tree, thread};
 use std::io;
@@ -16,10 +16,10 @@ pub(super) enum Work {
     /// Remove a directory in the trash.
     Remove(PathBuf),
     /// Write the access times of a task.
-    Access(TaskDir, Access),
-    /// Tell a test that all earlier work is done.
+    WriteAccessTimes(TaskDir, AccessTimes),
+    /// Signal a test that all earlier work is done.
     #[cfg(test)]
-    Tell(Sender<()>),
+    Signal(Sender<()>),
 }
 
 /// Starts the thread. It ends when all senders are gone and all work is done.
@@ -40,9 +40,9 @@ fn run(receiver: &Receiver<Work>) {
                     log::warn!("cannot remove {}; the next start tries again: {error}", path.display());
                 }
             }
-            Work::Access(dir, access) => dir.write_access(&access),
+            Work::WriteAccessTimes(dir, access) => dir.write_access(&access),
             #[cfg(test)]
-            Work::Tell(sender) => drop(sender.send(())),
+            Work::Signal(sender) => drop(sender.send(())),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::check::{self, BUFFER};
 use super::digests::{FileHasher, PieceHasher};
 use super::error::CdnError;
 use super::job::Job;
-use super::message::{Content, Finished};
+use super::message::{CompleteFile, Content};
 use super::piece_file::{self, Digests, PieceFile};
 use super::record::Record;
 use super::source::Fetch;
@@ -29,8 +29,8 @@ const ROUNDS: u32 = 3;
 /// Fetches what is missing of the file of `job`, and notes it in `record`.
 ///
 /// # Errors
-/// [`CdnError`]. Finished pieces stay on the disk.
-pub(super) fn run(job: &Job, request: &Request, record: Record) -> Result<Finished, CdnError> {
+/// [`CdnError`]. CompleteFile pieces stay on the disk.
+pub(super) fn run(job: &Job, request: &Request, record: Record) -> Result<CompleteFile, CdnError> {
     let mut transfer = Transfer::open(job, request, record)?;
     let result = transfer.run();
     if result.is_err() && transfer.length.is_none() {
@@ -109,7 +109,7 @@ impl<'a> Transfer<'a> {
         })
     }
 
-    fn run(&mut self) -> Result<Finished, CdnError> {
+    fn run(&mut self) -> Result<CompleteFile, CdnError> {
         // After a power failure, a digest may be on the disk without its content.
         if self.job.must_verify || !self.record.is_of_boot(self.job.shared.boot_id.as_deref()) {
             self.verify()?;
@@ -186,7 +186,7 @@ impl<'a> Transfer<'a> {
         let mut failed_at = at;
         self.piece = None;
         loop {
-            self.job.check()?;
+            self.job.check_cancelled()?;
             let (error, status, demanded) = match self.attempt(&mut at, end) {
                 Ok(()) => return Ok(()),
                 Err(Stop::Final(error)) => return Err(error),
@@ -288,7 +288,7 @@ impl<'a> Transfer<'a> {
         let mut buffer = vec![0; BUFFER];
         let limit = self.limit(end);
         loop {
-            self.job.check()?;
+            self.job.check_cancelled()?;
             let left = limit.map(|limit| limit.saturating_sub(*at).saturating_add(skipped.left));
             if left == Some(0) {
                 break;
@@ -306,7 +306,7 @@ impl<'a> Transfer<'a> {
                 Ok(count) => buffer.get(..count).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    self.job.check()?;
+                    self.job.check_cancelled()?;
                     return Err(cut(*at, error));
                 }
             };
@@ -451,7 +451,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Verifies the whole file and makes it durable.
-    fn finish(&mut self) -> Result<Finished, CdnError> {
+    fn finish(&mut self) -> Result<CompleteFile, CdnError> {
         let length = self.length.unwrap_or(0);
         let (md5, sha256) = self.whole.clone().finish();
         if let Some(expected) = self.job.file.md5.filter(|expected| *expected != md5) {
@@ -468,7 +468,7 @@ impl<'a> Transfer<'a> {
         self.record.is_complete = true;
         self.record.content_md5 = Some(md5);
         self.write_record()?;
-        Ok(Finished { length, md5 })
+        Ok(CompleteFile { length, md5 })
     }
 }
 

@@ -52,7 +52,7 @@ impl Job {
 
     /// # Errors
     /// [`CdnError::Cancelled`].
-    pub(super) fn check(&self) -> Result<(), CdnError> {
+    pub(super) fn check_cancelled(&self) -> Result<(), CdnError> {
         self.cancel.check().map_err(|Cancelled| CdnError::Cancelled)
     }
 

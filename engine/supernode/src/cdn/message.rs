@@ -18,13 +18,13 @@ pub(super) enum Content {
     Started { length: Option<u64> },
     Length { length: u64 },
     Piece { number: u32, digest: PieceDigest },
-    Ended(Result<Finished, CdnError>),
+    Ended(Result<CompleteFile, CdnError>),
     Checked(Result<Vec<u32>, CdnError>),
 }
 
 /// A complete file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub struct CompleteFile {
     /// Length of the content in bytes.
     pub length: u64,
     /// MD5 of the content.
@@ -62,7 +62,7 @@ pub enum CdnEvent {
         /// The task.
         task: TaskId,
         /// The file, or why there is none.
-        result: Result<Finished, CdnError>,
+        result: Result<CompleteFile, CdnError>,
         /// The pieces that are not there any more, because the error concerns the content.
         lost: Vec<u32>,
     },

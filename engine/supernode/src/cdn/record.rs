@@ -216,14 +216,14 @@ impl Record {
 ///
 /// Layout: two `u64` of seconds and their `crc32c: u32`, little-endian, overwritten in place. Torn bytes are ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Access {
+pub(super) struct AccessTimes {
     /// The last use, in seconds since 1970.
     pub(super) last: u64,
     /// The time between the last two uses, in seconds.
     pub(super) interval: u64,
 }
 
-impl Access {
+impl AccessTimes {
     /// Bytes of the file.
     pub(super) const SIZE: usize = 20;
 
@@ -246,8 +246,8 @@ impl Access {
         Duration::from_secs(self.interval)
     }
 
-    pub(super) fn encode(&self) -> [u8; Access::SIZE] {
-        let mut bytes = [0; Access::SIZE];
+    pub(super) fn encode(&self) -> [u8; AccessTimes::SIZE] {
+        let mut bytes = [0; AccessTimes::SIZE];
         let (numbers, crc) = bytes.split_at_mut(16);
         let (last, interval) = numbers.split_at_mut(8);
         last.copy_from_slice(&self.last.to_le_bytes());
@@ -260,7 +260,8 @@ impl Access {
         let (numbers, crc) = bytes.split_at_checked(16)?;
         let ([last, interval], []) = numbers.as_chunks::<8>() else { return None };
         let is_whole = crc == crc32c::crc32c(numbers).to_le_bytes();
-        is_whole.then(|| Access { last: u64::from_le_bytes(*last), interval: u64::from_le_bytes(*interval) })
+        is_whole
+            .then(|| AccessTimes { last: u64::from_le_bytes(*last), interval: u64::from_le_bytes(*interval) })
     }
 }
 
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn access_times_survive_and_torn_ones_do_not() {
-        let mut access = Access::default();
+        let mut access = AccessTimes::default();
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         access.touch(at(100));
         access.touch(at(160));
@@ -355,12 +356,12 @@ mod tests {
         );
         assert_eq!(access.idle(at(10)), Duration::ZERO, "the clock was set back");
         let bytes = access.encode();
-        assert_eq!(Access::decode(&bytes), Some(access));
+        assert_eq!(AccessTimes::decode(&bytes), Some(access));
         for index in 0..bytes.len() {
             let mut flipped = bytes;
             flipped[index] ^= 0x40;
-            assert_eq!(Access::decode(&flipped), None);
-            assert_eq!(Access::decode(&bytes[..index]), None);
+            assert_eq!(AccessTimes::decode(&flipped), None);
+            assert_eq!(AccessTimes::decode(&bytes[..index]), None);
         }
     }
 }

@@ -49,7 +49,7 @@ impl Default for CdnSettings {
 
 /// What [`trigger`](super::Cdn::trigger) finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Triggered {
+pub enum TriggerOutcome {
     /// The file is complete: nothing is fetched, and no event follows.
     Complete,
     /// A fetch runs or waits since an earlier call.

@@ -5,7 +5,7 @@
 //! that the event loop need not wait for the removal of a large file.
 
 use super::eviction::Space;
-use super::record::{Access, MODE, Record};
+use super::record::{AccessTimes, MODE, Record};
 use crate::task_id::TaskId;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -62,14 +62,14 @@ impl TaskDir {
     }
 
     /// Reads the access times.
-    pub(super) fn access(&self) -> Option<Access> {
-        let mut bytes = [0; Access::SIZE];
+    pub(super) fn access(&self) -> Option<AccessTimes> {
+        let mut bytes = [0; AccessTimes::SIZE];
         File::open(self.path.join("access")).and_then(|file| file.read_exact_at(&mut bytes, 0)).ok()?;
-        Access::decode(&bytes)
+        AccessTimes::decode(&bytes)
     }
 
     /// Writes the access times, if the directory exists. An error is of no importance: the times only order deletions.
-    pub(super) fn write_access(&self, access: &Access) {
+    pub(super) fn write_access(&self, access: &AccessTimes) {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(MODE);
         let written = options.open(self.path.join("access"));
@@ -117,9 +117,9 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 /// A task that a scan has found.
-pub(super) struct Found {
+pub(super) struct ScannedTask {
     pub(super) record: Record,
-    pub(super) access: Access,
+    pub(super) access: AccessTimes,
     /// Length of the content on the disk.
     pub(super) bytes: u64,
 }
@@ -131,7 +131,7 @@ pub(super) struct Found {
 /// The directory of tasks cannot be read.
 pub(super) fn scan(
     home: &Path,
-    mut on_found: impl FnMut(Found),
+    mut on_found: impl FnMut(ScannedTask),
     mut on_orphan: impl FnMut(&Path),
 ) -> io::Result<()> {
     for group in fs::read_dir(home.join("tasks"))? {
@@ -153,16 +153,16 @@ pub(super) fn scan(
     Ok(())
 }
 
-fn look(home: &Path, path: &Path) -> Option<Found> {
+fn look(home: &Path, path: &Path) -> Option<ScannedTask> {
     let task = TaskId::parse(path.file_name()?.to_str()?)?;
     let dir = TaskDir::of(home, &task);
     if dir.path() != path {
         return None;
     }
     let record = Record::read(&dir.record()).filter(|record| record.id == task)?;
-    let access = dir.access().unwrap_or(Access { last: record.created, interval: 0 });
+    let access = dir.access().unwrap_or(AccessTimes { last: record.created, interval: 0 });
     let bytes = fs::metadata(dir.content()).map_or(0, |meta| meta.len());
-    Some(Found { record, access, bytes })
+    Some(ScannedTask { record, access, bytes })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod restarts;
 
 use super::job::Shared;
 use super::source::{Fetch, Source};
-use super::{Cdn, CdnError, CdnEvent, CdnMessage, CdnSettings, FileInfo, Finished, Triggered, Work};
+use super::{Cdn, CdnError, CdnEvent, CdnMessage, CdnSettings, CompleteFile, FileInfo, TriggerOutcome, Work};
 use crate::origin::{Body, OriginError, Request, Validators};
 use crate::piece::{self, Pieces};
 use crate::task_id::TaskId;
@@ -276,16 +276,16 @@ impl Rig {
         }
     }
 
-    fn trigger(&mut self) -> Triggered {
+    fn trigger(&mut self) -> TriggerOutcome {
         let file = self.file();
         self.trigger_file(file)
     }
 
-    fn trigger_file(&mut self, file: FileInfo) -> Triggered {
+    fn trigger_file(&mut self, file: FileInfo) -> TriggerOutcome {
         self.trigger_task(&task(), file)
     }
 
-    fn trigger_task(&mut self, task: &TaskId, file: FileInfo) -> Triggered {
+    fn trigger_task(&mut self, task: &TaskId, file: FileInfo) -> TriggerOutcome {
         let request = Request { url: file.url.clone(), headers: Vec::new() };
         self.cdn.trigger(task, file, request, self.now).expect("triggered")
     }
@@ -301,7 +301,7 @@ impl Rig {
     }
 
     /// Waits for the end of the fetch. Returns the result and the numbers of the pieces that came.
-    fn end(&mut self) -> (Result<Finished, CdnError>, Vec<u32>) {
+    fn end(&mut self) -> (Result<CompleteFile, CdnError>, Vec<u32>) {
         let mut numbers = Vec::new();
         loop {
             match self.event() {
@@ -324,7 +324,7 @@ impl Rig {
 
     /// Fetches the file, which must succeed; returns the numbers of the pieces that came.
     fn fetch(&mut self) -> Vec<u32> {
-        assert_eq!(self.trigger(), Triggered::Begins);
+        assert_eq!(self.trigger(), TriggerOutcome::Begins);
         let (result, numbers) = self.end();
         result.expect("fetched");
         self.assert_complete();
@@ -333,7 +333,7 @@ impl Rig {
 
     /// Fetches the file, which must fail.
     fn fail(&mut self) -> CdnError {
-        assert_eq!(self.trigger(), Triggered::Begins);
+        assert_eq!(self.trigger(), TriggerOutcome::Begins);
         self.end().0.expect_err("an error")
     }
 
@@ -367,7 +367,7 @@ impl Rig {
     /// Waits until the disk thread has done all its work.
     fn settle(&self) {
         let (sender, done) = channel();
-        self.cdn.work(Work::Tell(sender));
+        self.cdn.send_to_disk_thread(Work::Signal(sender));
         done.recv_timeout(PATIENCE).expect("the disk thread works");
     }
 }

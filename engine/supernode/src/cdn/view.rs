@@ -6,7 +6,7 @@ use super::error::CdnError;
 use super::eviction::{self, Candidate, Pressure, Space};
 use super::record::{FileInfo, Record};
 use super::settings::{CdnStatus, Pattern};
-use super::{Cdn, Stored};
+use super::{Cdn, StoredTask};
 use crate::task_id::TaskId;
 use std::fs::{self, File};
 use std::sync::Arc;
@@ -109,8 +109,8 @@ impl Cdn {
         if pressure == Pressure::None {
             return Ok(Vec::new());
         }
-        let idle = self.stored.iter().filter(|(task, _)| !self.workers.works_for(task) && !busy(task));
-        let candidate = |(task, stored): (&TaskId, &Stored)| Candidate {
+        let idle = self.stored.iter().filter(|(task, _)| !self.workers.has_thread(task) && !busy(task));
+        let candidate = |(task, stored): (&TaskId, &StoredTask)| Candidate {
             task: *task,
             bytes: stored.bytes,
             idle: stored.access.idle(now),

@@ -90,7 +90,7 @@ impl Workers {
     }
 
     /// Whether a thread works for the task.
-    pub(super) fn works_for(&self, task: &TaskId) -> bool {
+    pub(super) fn has_thread(&self, task: &TaskId) -> bool {
         self.running.contains_key(task)
     }
 
@@ -131,7 +131,7 @@ mod tests {
         workers.end(&task(3), 1);
         assert_eq!(begin(&mut workers), Some(task(4)), "the thread of task 1 has not ended");
         workers.end(&task(1), 1);
-        assert!(workers.works_for(&task(1)), "the end of another job");
+        assert!(workers.has_thread(&task(1)), "the end of another job");
         workers.end(&task(1), 2);
         assert_eq!(begin(&mut workers), Some(task(1)));
         workers.end(&task(1), 4);

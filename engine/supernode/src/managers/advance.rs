@@ -3,7 +3,7 @@
 use super::Managers;
 use crate::origin::Request;
 use crate::preheat::{Action, PreheatError, PreheatRequest, Resolution, TaskFailure, TaskRequest};
-use crate::registration::{Caller, Outcome, Pending};
+use crate::registration::{Caller, PendingRegistration, RegistrationOutcome};
 use crate::reply::Reply;
 use crate::task::WantedFile;
 use crate::task_id::TaskId;
@@ -58,7 +58,7 @@ impl Managers {
     }
 
     /// Takes the end of a registration that a preheat needed.
-    pub fn on_preheat_registered(&mut self, outcome: &Outcome, clock: SystemTime) {
+    pub fn on_preheat_registered(&mut self, outcome: &RegistrationOutcome, clock: SystemTime) {
         let result = match &outcome.result {
             Err(reply) => {
                 let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
@@ -110,13 +110,13 @@ impl Managers {
     }
 
     /// Takes the registrations that preheats need; the caller begins each.
-    pub fn take_registrations(&mut self) -> Vec<Pending> {
+    pub fn take_registrations(&mut self) -> Vec<PendingRegistration> {
         std::mem::take(&mut self.registrations_due)
     }
 }
 
 /// The registration of a file; the reason if its URL or headers are not valid.
-fn pending(task: &TaskRequest) -> Result<Pending, String> {
+fn pending(task: &TaskRequest) -> Result<PendingRegistration, String> {
     let headers = task.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let file = WantedFile {
         request: Request::new(&task.request.url, headers).map_err(|error| report::chain(&error))?,
@@ -124,7 +124,7 @@ fn pending(task: &TaskRequest) -> Result<Pending, String> {
         sign: task.request.identifier.clone(),
         is_md5: false,
     };
-    Ok(Pending { token: None, caller: Caller::Preheat, file })
+    Ok(PendingRegistration { token: None, caller: Caller::Preheat, file })
 }
 
 fn refused(error: &PreheatError) -> Reply {

@@ -117,7 +117,7 @@ impl Managers {
         now: Instant,
     ) {
         let field = |key: &str| fields.get(key).map(String::as_str).unwrap_or_default();
-        if self.known(field("srcCid"), id, remote).is_err() || field("dstCid") != self.own_cid(id) {
+        if self.check_client(field("srcCid"), id, remote).is_err() || field("dstCid") != self.own_cid(id) {
             return;
         }
         let number = self.tasks.get(id).and_then(|task| task.pieces.parse_range(field("range")));
@@ -152,7 +152,9 @@ impl Managers {
             .map(|task| TaskUse {
                 id: task.id,
                 used: task.accessed,
-                is_busy: is_fetching(&task.id) || waiting.contains(&task.id) || self.preheats.needs(&task.id),
+                is_busy: is_fetching(&task.id)
+                    || waiting.contains(&task.id)
+                    || self.preheats.is_needed(&task.id),
             })
             .collect();
         let peers: Vec<PeerUse<String>> = self
@@ -160,7 +162,7 @@ impl Managers {
             .iter()
             .map(|peer| PeerUse {
                 id: peer.id.clone(),
-                heard: self.heard(&peer.id, peer.seen),
+                heard: self.last_heard(&peer.id, peer.seen),
                 down: peer.down,
             })
             .collect();
@@ -190,7 +192,7 @@ impl Managers {
     }
 
     /// When the peer was last heard of, or a piece was fetched from it.
-    fn heard(&self, peer: &str, seen: Instant) -> Instant {
+    fn last_heard(&self, peer: &str, seen: Instant) -> Instant {
         let downloads = self.downloads.by_peer(peer);
         let member = |(cid, task): (String, TaskId)| {
             let swarm = self.progress.swarm(&task)?;
@@ -253,7 +255,7 @@ impl Managers {
             waiting.into_iter().map(|task| (task.id, task.is_protected)).collect::<Vec<_>>()
         {
             // The credentials of a protected file are gone: its clients must bring them again.
-            if is_protected || self.fetch(&id, clock).is_err() {
+            if is_protected || self.fetch_file(&id, clock).is_err() {
                 self.forget_task(&id, false, "the supernode has been restarted");
             }
         }

@@ -38,7 +38,7 @@ impl Managers {
             let Some(peer) = own_peer(peer, &body.have, pieces_max(task), remote, now) else {
                 return Reply::error(400, "the peer's id, ip, zone, rack or have is not valid");
             };
-            if !self.addresses.believe(peer.ip, remote) {
+            if !self.addresses.is_allowed(peer.ip, remote) {
                 return Reply::error(403, "a peer names the address that it connects from; see --allow-peer");
             }
             if let Err(error) = self.parents.announce(*id, peer) {
@@ -77,8 +77,8 @@ impl Managers {
         Some(self.own_state(id, watch))
     }
 
-    /// A complete file that nobody has used for a while, or since the start, can be given. The rest of another one is fetched
-    /// only after a registration, which brings the headers for it.
+    /// A complete file that nobody has used for a while, or since the start, can be given. The rest of another one
+    /// is fetched only after a registration, which brings the headers for it.
     fn activate_complete(&mut self, id: &TaskId) {
         let is_idle = self.cdn.status(id).is_none();
         if is_idle && self.cdn.activate(id).is_some_and(|status| status != CdnStatus::Success) {
@@ -90,7 +90,7 @@ impl Managers {
     fn ensure_swarm(&mut self, id: &TaskId) {
         if self.progress.swarm(id).is_none() {
             self.progress.swarm_or_new(*id);
-            self.fill(id);
+            self.fill_swarm(id);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Pulls: which pieces a client gets next. `GET /peer/task`.
 //!
-//! A client of Dragonfly that gets an answer without a piece, and runs no piece, never asks again. So an answer that says
-//! "go on" always has a piece.
+//! A client of Dragonfly that gets an answer without a piece, and runs no piece, never asks again. So an answer
+//! that says "go on" always has a piece.
 
 use super::Managers;
 use crate::cdn::{Cdn, CdnStatus};
@@ -37,7 +37,7 @@ pub struct PullRequest {
 
 /// The outcome of a pull.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Pulled {
+pub enum PullOutcome {
     /// The answer.
     Reply(Reply),
     /// There is nothing to fetch now. The client waits, for a shorter time if it has running pieces.
@@ -49,9 +49,15 @@ pub enum Pulled {
 
 impl Managers {
     /// Records the report of a pull, and chooses the next pieces.
-    pub fn pull(&mut self, request: &PullRequest, remote: IpAddr, now: Instant, clock: SystemTime) -> Pulled {
-        if let Err(reply) = self.known(&request.cid, &request.task, remote) {
-            return Pulled::Reply(reply);
+    pub fn pull(
+        &mut self,
+        request: &PullRequest,
+        remote: IpAddr,
+        now: Instant,
+        clock: SystemTime,
+    ) -> PullOutcome {
+        if let Err(reply) = self.check_client(&request.cid, &request.task, remote) {
+            return PullOutcome::Reply(reply);
         }
         self.tasks.touch(&request.task, now);
         self.report(request, now);
@@ -61,13 +67,13 @@ impl Managers {
                 _ => DfgetStatus::Success,
             };
             self.set_status(&request.cid, &request.task, status);
-            return Pulled::Reply(Reply::code(code::SUCCESS, "success"));
+            return PullOutcome::Reply(Reply::code(code::SUCCESS, "success"));
         }
         self.pull_again(&request.cid, &request.task, now, clock)
     }
 
     /// Checks that the client has registered, from this address.
-    pub(super) fn known(&self, cid: &str, task: &TaskId, remote: IpAddr) -> Result<&DfgetTask, Reply> {
+    pub(super) fn check_client(&self, cid: &str, task: &TaskId, remote: IpAddr) -> Result<&DfgetTask, Reply> {
         let download = self.downloads.get(cid, task);
         // A client of another address learns no more than a client that never registered.
         download
@@ -80,7 +86,7 @@ impl Managers {
         let own = self.own_cid(&request.task);
         let Some(swarm) = self.progress.swarm_mut(&request.task) else { return };
         let Some(slot) = swarm.slot(&request.cid) else { return };
-        swarm.see(slot, now);
+        swarm.touch(slot, now);
         if request.result == PieceResult::None {
             return;
         }
@@ -112,8 +118,8 @@ impl Managers {
     }
 
     /// Chooses the next pieces of a client that is known.
-    pub fn pull_again(&mut self, cid: &str, id: &TaskId, now: Instant, clock: SystemTime) -> Pulled {
-        let not_found = || Pulled::Reply(Reply::code(code::TARGET_NOT_FOUND, "the task is not known"));
+    pub fn pull_again(&mut self, cid: &str, id: &TaskId, now: Instant, clock: SystemTime) -> PullOutcome {
+        let not_found = || PullOutcome::Reply(Reply::code(code::TARGET_NOT_FOUND, "the task is not known"));
         let Some(task) = self.tasks.get(id) else { return not_found() };
         let is_complete = self.is_complete(id);
         match self.cdn.status(id) {
@@ -132,7 +138,7 @@ impl Managers {
             let md5 = if task.file.is_md5 { task.file.sign.clone() } else { String::new() };
             let data = FinishedTask { md5, file_length: pieces.file_len(length) };
             self.set_status(cid, id, DfgetStatus::Success);
-            return Pulled::Reply(Reply::ok(v1::envelope(code::FINISH, "success", Some(data))));
+            return PullOutcome::Reply(Reply::ok(v1::envelope(code::FINISH, "success", Some(data))));
         }
         let has_running = !member.running.is_empty();
         let started = Instant::now();
@@ -141,11 +147,11 @@ impl Managers {
         self.set_status(cid, id, DfgetStatus::Running);
         self.progress.on_scheduled(id);
         if choices.is_empty() {
-            return Pulled::Wait { has_running };
+            return PullOutcome::Wait { has_running };
         }
         let tasks = self.describe(&choices, cid, id, pieces, length, clock);
         self.metrics.pieces_scheduled += tasks.len() as u64;
-        Pulled::Reply(Reply::ok(v1::envelope(code::CONTINUE, "success", Some(tasks))))
+        PullOutcome::Reply(Reply::ok(v1::envelope(code::CONTINUE, "success", Some(tasks))))
     }
 
     fn describe(
@@ -221,6 +227,6 @@ impl Managers {
     }
 }
 
-fn failed(code: u16, why: &str) -> Pulled {
-    Pulled::Reply(Reply::code(code, why))
+fn failed(code: u16, why: &str) -> PullOutcome {
+    PullOutcome::Reply(Reply::code(code, why))
 }

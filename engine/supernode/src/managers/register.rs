@@ -1,34 +1,40 @@
 //! Registrations: a client, another supernode or a preheat wants a file.
 //!
-//! The origin is asked if the task is new, if nobody has asked it for a while, or if the caller has not shown access yet.
-//! Callers that need the same answer wait for one question. docs/peers.md, "Who may what".
+//! The origin is probed if the task is new, if the last probe is too old, or if the caller has not shown access
+//! yet. Callers with equal credentials wait for one probe. docs/peers.md, "Who may what".
 
 use super::Managers;
-use crate::cdn::{CdnStatus, Triggered};
+use crate::cdn::{CdnStatus, TriggerOutcome};
 use crate::dfget_task::{DfgetStatus, DfgetTask};
-use crate::origin::{OriginError, Probe, Probed, Validators};
+use crate::journal::{JournalEntry, PeerRecord, StoredFile};
+use crate::origin::{OriginError, OriginFile, ProbeResult, Validators};
 use crate::peer::{Peer, PeerRequest};
 use crate::piece::{LENGTH_MAX, Pieces};
-use crate::registration::{Ask, AskKey, Begun, Caller, Outcome, Pending};
-use crate::registrations::{Entry, PeerRecord, StoredFile};
+use crate::registration::{BeginOutcome, Caller, PendingRegistration, Probe, ProbeKey, RegistrationOutcome};
 use crate::reply::Reply;
 use crate::task::{Task, TaskError};
 use crate::task_id::TaskId;
-use crate::v1::{self, Registered, Registration, code};
+use crate::v1::{self, Registration, RegistrationData, code};
 use sampan_ipc::report;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Instant, SystemTime};
 
-/// Most callers that wait for one answer of an origin.
+/// Most callers that wait for one probe. A further one is refused.
 const WAITERS_MAX: usize = 10_000;
 /// Shortest client ID of a holder. A client of Dragonfly that prints a shorter one crashes.
 const HOLDER_CID_MIN: usize = 25;
 
 impl Managers {
     /// Begins a registration.
-    pub fn begin(&mut self, pending: Pending, now: Instant, clock: SystemTime) -> Begun {
+    pub fn begin_registration(
+        &mut self,
+        pending: PendingRegistration,
+        now: Instant,
+        clock: SystemTime,
+    ) -> BeginOutcome {
         let id = pending.file.id();
-        let ended = |result| Begun::Ended(Outcome { token: pending.token, task: id, result });
+        let ended =
+            |result| BeginOutcome::Ended(RegistrationOutcome { token: pending.token, task: id, result });
         if let Caller::Client(registration, _) = &pending.caller
             && let Some(problem) = registration.problem()
         {
@@ -46,10 +52,10 @@ impl Managers {
         let task = self.tasks.get(&id);
         let is_fresh = task.is_some_and(|task| !task.is_stale(now, self.settings.revalidate_after));
         let has_access = task.is_some_and(|task| !task.is_protected)
-            || credential.is_some_and(|credential| self.grants.contain(credential, id, clock));
+            || credential.is_some_and(|credential| self.grants.contains(credential, id, clock));
         if is_fresh && has_access {
-            let result = self.admit(&pending, None, now, clock);
-            return Begun::Ended(Outcome { token: pending.token, task: id, result });
+            let result = self.admit(&pending, now, clock);
+            return BeginOutcome::Ended(RegistrationOutcome { token: pending.token, task: id, result });
         }
         // An origin that answers "unchanged" may not have looked at the credential.
         let known = task.filter(|task| task.length.is_some() && credential.is_none());
@@ -61,44 +67,46 @@ impl Managers {
             }
             Some(waiters) => {
                 waiters.push(pending);
-                Begun::Waits
+                BeginOutcome::Waits
             }
             None => {
                 self.pending.insert(key, vec![pending]);
-                Begun::Ask(Ask { key, request, known })
+                BeginOutcome::Probe(Probe { key, request, known })
             }
         }
     }
 
-    /// Ends the registrations that waited for the question `key`. `is_alive` says whether a connection is still there.
-    pub fn complete(
+    /// Ends the registrations that waited for the probe `key`. `is_alive` says whether a connection is still open.
+    pub fn end_registrations(
         &mut self,
-        key: &AskKey,
-        answer: Result<Probed, OriginError>,
+        key: &ProbeKey,
+        answer: Result<ProbeResult, OriginError>,
         is_alive: &dyn Fn(usize) -> bool,
         now: Instant,
         clock: SystemTime,
-    ) -> Vec<Outcome> {
+    ) -> Vec<RegistrationOutcome> {
         let waiters = self.pending.remove(key).unwrap_or_default();
-        let waiters: Vec<Pending> = waiters.into_iter().filter(|w| w.token.is_none_or(is_alive)).collect();
+        let waiters: Vec<PendingRegistration> =
+            waiters.into_iter().filter(|w| w.token.is_none_or(is_alive)).collect();
         let refused = match &answer {
-            Ok(probed) => self.learn(key, waiters.first(), probed, now, clock).err(),
-            // A finished public file is given although the origin does not answer.
+            Ok(probed) => self.update_task(key, waiters.first(), probed, now, clock).err(),
+            // A complete public file is given although the origin does not answer.
             Err(error) if error.is_temporary() && self.is_public_and_complete(&key.0) => None,
             Err(error) => Some(refusal(error)),
         };
-        let end = |waiter: Pending| {
+        let end = |waiter: PendingRegistration| {
             let result = match &refused {
                 Some(reply) => Err(reply.clone()),
-                None => self.admit(&waiter, answer.as_ref().ok(), now, clock),
+                None => self.admit(&waiter, now, clock),
             };
-            Outcome { token: waiter.token, task: key.0, result }
+            RegistrationOutcome { token: waiter.token, task: key.0, result }
         };
         waiters.into_iter().map(end).collect()
     }
 
-    /// Ends a registration whose question takes too long, so that the client does not give up: it asks again.
-    pub fn give_up(&mut self, token: usize) {
+    /// Forgets the registration of the connection `token`, because its probe takes too long or the connection has
+    /// ended.
+    pub fn abandon_registration(&mut self, token: usize) {
         for waiters in self.pending.values_mut() {
             waiters.retain(|waiter| waiter.token != Some(token));
         }
@@ -108,12 +116,12 @@ impl Managers {
         self.tasks.get(id).is_some_and(|task| !task.is_protected) && self.is_complete(id)
     }
 
-    /// Makes or updates the task by what its origin has said.
-    fn learn(
+    /// Makes the task, or updates it, from the answer of its origin.
+    fn update_task(
         &mut self,
-        key: &AskKey,
-        first: Option<&Pending>,
-        probed: &Probed,
+        key: &ProbeKey,
+        first: Option<&PendingRegistration>,
+        probed: &ProbeResult,
         now: Instant,
         clock: SystemTime,
     ) -> Result<(), Reply> {
@@ -123,8 +131,8 @@ impl Managers {
             self.grants.add(*credential, *id, clock);
         }
         let found = match probed {
-            Probed::Unchanged => None,
-            Probed::Found(found) => Some(found),
+            ProbeResult::Unchanged => None,
+            ProbeResult::Found(found) => Some(found),
         };
         if let Some(found) = found {
             check_length(found, self.settings.is_source_pattern)?;
@@ -139,7 +147,7 @@ impl Managers {
         let has_failed = matches!(self.cdn.status(id), Some(CdnStatus::Failed | CdnStatus::SourceError));
         let is_unknown = self.tasks.get(id).is_some_and(|task| task.length.is_none());
         if found.is_some_and(|found| self.has_changed(id, found)) || has_failed && is_unknown {
-            self.reset(id, "the file has changed at its origin");
+            self.reset_task(id, "the file has changed at its origin");
         }
         let is_unused = self.cdn.status(id).is_none() && self.progress.swarm(id).is_none();
         let Some(task) = self.tasks.get_mut(id) else { return Ok(()) };
@@ -158,7 +166,14 @@ impl Managers {
         Ok(())
     }
 
-    fn make_task(&mut self, id: TaskId, first: &Pending, found: &Probe, now: Instant, clock: SystemTime) {
+    fn make_task(
+        &mut self,
+        id: TaskId,
+        first: &PendingRegistration,
+        found: &OriginFile,
+        now: Instant,
+        clock: SystemTime,
+    ) {
         let task = Task {
             id,
             file: first.file.clone(),
@@ -177,18 +192,18 @@ impl Managers {
         self.tasks.insert(task);
     }
 
-    fn has_changed(&self, id: &TaskId, found: &Probe) -> bool {
+    fn has_changed(&self, id: &TaskId, found: &OriginFile) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
         let lengths = task.length.zip(found.length);
         lengths.is_some_and(|(old, new)| old != new)
             || task.validators.is_same(&found.validators) == Some(false)
     }
 
-    /// Admits a caller that has shown access: fetches the file if that is needed, and adds the client to the swarm.
+    /// Admits a caller that has shown access: fetches the file if that is needed, and adds the client to the
+    /// swarm.
     fn admit(
         &mut self,
-        pending: &Pending,
-        _answer: Option<&Probed>,
+        pending: &PendingRegistration,
         now: Instant,
         clock: SystemTime,
     ) -> Result<Reply, Reply> {
@@ -199,14 +214,14 @@ impl Managers {
         {
             self.owned.insert(id);
         }
-        self.fetch(&id, clock)?;
+        self.fetch_file(&id, clock)?;
         let (registration, remote) = match &pending.caller {
             Caller::Client(registration, remote) => (registration.as_ref(), *remote),
             Caller::Own(body, remote) => return Ok(self.own_registered(&id, body, *remote, now, clock)),
             Caller::Preheat => return Ok(Reply::code(code::SUCCESS, "success")),
         };
         let Some(task) = self.tasks.get(&id) else { return Err(Reply::error(500, "the task is gone")) };
-        let reply = Registered {
+        let reply = RegistrationData {
             task_id: id.to_string(),
             file_length: task.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
             piece_size: task.pieces.size,
@@ -256,7 +271,7 @@ impl Managers {
     fn record_registration(&mut self, download: &DfgetTask, uploads: bool) {
         let Some(peer) = self.peers.get(&download.peer).map(PeerRecord::of) else { return };
         let file = self.tasks.get(&download.task).and_then(StoredFile::of);
-        self.journal.add(&Entry { download: download.clone(), peer, uploads, file });
+        self.journal.add(&JournalEntry { download: download.clone(), peer, uploads, file });
         if self.journal.is_mostly_garbage() {
             let entries = self.entries();
             self.journal.rewrite(entries.iter());
@@ -264,20 +279,20 @@ impl Managers {
     }
 
     /// All registrations, for the journal.
-    fn entries(&self) -> Vec<Entry> {
+    fn entries(&self) -> Vec<JournalEntry> {
         let entry = |download: &DfgetTask| {
             let swarm = self.progress.swarm(&download.task)?;
             let uploads = swarm.member(swarm.slot(&download.cid)?)?.uploads;
             let peer = self.peers.get(&download.peer).map(PeerRecord::of)?;
             let file = self.tasks.get(&download.task).and_then(StoredFile::of);
-            Some(Entry { download: download.clone(), peer, uploads, file })
+            Some(JournalEntry { download: download.clone(), peer, uploads, file })
         };
         self.downloads.list(|_| true).into_iter().filter_map(entry).collect()
     }
 
     /// Brings back a client that registered before this process began. It may have pieces that it has not told of.
-    pub(super) fn restore_registration(&mut self, entry: Entry, now: Instant) {
-        let Entry { download, peer, uploads, file } = entry;
+    pub(super) fn restore_registration(&mut self, entry: JournalEntry, now: Instant) {
+        let JournalEntry { download, peer, uploads, file } = entry;
         if self.tasks.get(&download.task).is_none() {
             let Some(file) = file else { return };
             self.tasks.insert(file.into_task(download.task, now));
@@ -305,12 +320,12 @@ impl Managers {
         let swarm = self.progress.swarm_or_new(id);
         swarm.join(&cid, uploads, now);
         if is_new {
-            self.fill(&id);
+            self.fill_swarm(&id);
         }
     }
 
-    /// Tells a new swarm which pieces the supernode has.
-    pub(super) fn fill(&mut self, id: &TaskId) {
+    /// Records in a new swarm which pieces the supernode has.
+    pub(super) fn fill_swarm(&mut self, id: &TaskId) {
         let ready: Vec<u32> = self.cdn.ready_pieces(id).collect();
         if let Some(swarm) = self.progress.swarm_mut(id) {
             ready.into_iter().for_each(|piece| swarm.on_ready(piece));
@@ -324,17 +339,17 @@ impl Managers {
         registration.port != 0
             && registration.cid.len() >= HOLDER_CID_MIN
             && is_path
-            && address.is_some_and(|address| self.addresses.believe(address.into(), remote))
+            && address.is_some_and(|address| self.addresses.is_allowed(address.into(), remote))
     }
 
     /// Fetches the file of a task, unless it is there or being fetched.
-    pub(super) fn fetch(&mut self, id: &TaskId, clock: SystemTime) -> Result<(), Reply> {
+    pub(super) fn fetch_file(&mut self, id: &TaskId, clock: SystemTime) -> Result<(), Reply> {
         let Some(task) = self.tasks.get_mut(id) else { return Ok(()) };
         task.failure.clear();
         match self.cdn.trigger(id, task.file_info(), task.file.request.clone(), clock) {
-            Ok(Triggered::Complete) => self.metrics.cdn_cache_hits += 1,
-            Ok(Triggered::Begins) => self.metrics.cdn_triggers += 1,
-            Ok(Triggered::Runs) => {}
+            Ok(TriggerOutcome::Complete) => self.metrics.cdn_cache_hits += 1,
+            Ok(TriggerOutcome::Begins) => self.metrics.cdn_triggers += 1,
+            Ok(TriggerOutcome::Runs) => {}
             Err(error) => {
                 self.metrics.cdn_triggers_failed += 1;
                 return Err(Reply::error(500, &report::chain(&error)));
@@ -343,8 +358,9 @@ impl Managers {
         Ok(())
     }
 
-    /// Forgets the content of a task: its origin has another one. Clients in the middle of the old content are told.
-    pub(super) fn reset(&mut self, id: &TaskId, why: &str) {
+    /// Forgets the content of a task: its origin has another one. Clients in the middle of the old content are
+    /// told.
+    pub(super) fn reset_task(&mut self, id: &TaskId, why: &str) {
         log::info!("task {id}: {why}: it is fetched again");
         self.cdn.reset(id);
         for cid in self.downloads.cids_by_task(id).into_iter().map(str::to_owned).collect::<Vec<_>>() {
@@ -378,7 +394,7 @@ impl Managers {
     }
 }
 
-fn check_length(found: &Probe, is_source_pattern: bool) -> Result<(), Reply> {
+fn check_length(found: &OriginFile, is_source_pattern: bool) -> Result<(), Reply> {
     match found.length {
         Some(length) if length > LENGTH_MAX => {
             Err(Reply::error(500, &format!("the file has {length} bytes, expected at most {LENGTH_MAX}")))

@@ -17,13 +17,13 @@ impl Managers {
         remote: IpAddr,
         now: Instant,
     ) -> Reply {
-        let peer = match self.known(cid, id, remote) {
+        let peer = match self.check_client(cid, id, remote) {
             Ok(download) => download.peer.clone(),
             Err(_) => return Reply::error(500, "this client has not registered for the task"),
         };
         let piece = self.tasks.get(id).and_then(|task| task.pieces.parse_range(range));
         self.tasks.touch(id, now);
-        self.peers.see(&peer, now);
+        self.peers.touch(&peer, now);
         if let Some(swarm) = self.progress.swarm_mut(id)
             && let Some(slot) = swarm.slot(cid)
             && let Some(piece) = piece.filter(|piece| swarm.is_piece(*piece))
@@ -37,7 +37,7 @@ impl Managers {
 
     /// Records that a client's upload server ends. `GET /peer/service/down`.
     pub fn on_service_down(&mut self, id: &TaskId, cid: &str, remote: IpAddr, now: Instant) -> Reply {
-        if let Ok(download) = self.known(cid, id, remote) {
+        if let Ok(download) = self.check_client(cid, id, remote) {
             let peer = download.peer.clone();
             self.peers.set_down(&peer, now);
             if let Some(swarm) = self.progress.swarm_mut(id)

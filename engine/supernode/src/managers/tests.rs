@@ -3,9 +3,9 @@
 use super::*;
 use crate::access::Cidr;
 use crate::cdn::{CdnMessage, CdnSettings, Fetch, Source};
-use crate::managers::pull::{PullRequest, Pulled};
-use crate::origin::{Body, OriginError, Probe, Probed, Request, Validators};
-use crate::registration::{Ask, Begun, Caller, Outcome};
+use crate::managers::pull::{PullOutcome, PullRequest};
+use crate::origin::{Body, OriginError, OriginFile, ProbeResult, Request, Validators};
+use crate::registration::{BeginOutcome, Caller, Probe, RegistrationOutcome};
 use crate::reply::Reply;
 use crate::task::WantedFile;
 use crate::v1::{PieceResult, Registration};
@@ -65,7 +65,7 @@ impl Rig {
         let source: Arc<dyn Source> = Arc::<Memory>::clone(origin);
         let send = move |message| drop(sender.send(message));
         let cdn = Cdn::open(dir.path(), source, send, CdnSettings::default()).expect("opened");
-        let (journal, registered) = Registrations::open(dir.path());
+        let (journal, registered) = Journal::open(dir.path());
         let settings = ManagerSettings {
             advertise_ip: ip(1),
             download_port: 8001,
@@ -84,7 +84,7 @@ impl Rig {
                 admins: Admins::new(Vec::<Cidr>::new()),
                 addresses: PeerAddresses::new(Vec::new()),
                 announcer: Announcer::new(FifoSender::new(dir.path().join("no.fifo"))),
-                owned: Owned::default(),
+                owned: OwnedTasks::default(),
             },
         );
         (managers, messages)
@@ -95,7 +95,7 @@ impl Rig {
         self.clock += Duration::from_secs(seconds);
     }
 
-    fn pending(&self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> Pending {
+    fn pending(&self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> PendingRegistration {
         let mut registration = Registration {
             raw_url: "http://origin/file".to_owned(),
             task_url: "http://origin/file".to_owned(),
@@ -114,36 +114,44 @@ impl Rig {
             sign: registration.sign().to_owned(),
             is_md5: !registration.md5.is_empty(),
         };
-        Pending { token: Some(token), caller: Caller::Client(Box::new(registration), ip(client)), file }
+        PendingRegistration {
+            token: Some(token),
+            caller: Caller::Client(Box::new(registration), ip(client)),
+            file,
+        }
     }
 
-    fn begin(&mut self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> Begun {
+    fn begin(&mut self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> BeginOutcome {
         let pending = self.pending(token, client, change);
-        self.managers.begin(pending, self.now, self.clock)
+        self.managers.begin_registration(pending, self.now, self.clock)
     }
 
-    fn ask(&mut self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> Ask {
+    fn probe(&mut self, token: usize, client: u8, change: &dyn Fn(&mut Registration)) -> Probe {
         match self.begin(token, client, change) {
-            Begun::Ask(ask) => ask,
+            BeginOutcome::Probe(probe) => probe,
             other => panic!("{other:?}"),
         }
     }
 
-    fn complete(&mut self, ask: &Ask, answer: Result<Probed, OriginError>) -> Vec<Outcome> {
-        self.managers.complete(&ask.key, answer, &|_| true, self.now, self.clock)
+    fn complete(
+        &mut self,
+        probe: &Probe,
+        answer: Result<ProbeResult, OriginError>,
+    ) -> Vec<RegistrationOutcome> {
+        self.managers.end_registrations(&probe.key, answer, &|_| true, self.now, self.clock)
     }
 
-    fn found(&self, etag: &str) -> Result<Probed, OriginError> {
+    fn found(&self, etag: &str) -> Result<ProbeResult, OriginError> {
         let length = self.origin.0.lock().expect("a lock").as_ref().map(|content| content.len() as u64);
         let validators = Validators { etag: Some(etag.to_owned()), last_modified: None };
-        Ok(Probed::Found(Probe { length, takes_ranges: true, validators }))
+        Ok(ProbeResult::Found(OriginFile { length, takes_ranges: true, validators }))
     }
 
     /// Registers a client for the first time, and lets the fetch end.
     fn first(&mut self, client: u8) -> TaskId {
-        let ask = self.ask(1, client, &|_| ());
+        let probe = self.probe(1, client, &|_| ());
         let answer = self.found("\"1\"");
-        let outcomes = self.complete(&ask, answer);
+        let outcomes = self.complete(&probe, answer);
         assert_eq!(code(&outcomes[0]), 200);
         self.fetched();
         outcomes[0].task
@@ -156,7 +164,7 @@ impl Rig {
         }
     }
 
-    fn pull(&mut self, client: u8, task: TaskId, report: Option<(&str, PieceResult, &str)>) -> Pulled {
+    fn pull(&mut self, client: u8, task: TaskId, report: Option<(&str, PieceResult, &str)>) -> PullOutcome {
         let (range, result, holder) = report.unwrap_or(("", PieceResult::None, ""));
         let request = PullRequest {
             task,
@@ -175,35 +183,35 @@ fn body(reply: &Reply) -> Value {
     serde_json::from_slice(&reply.body).expect("JSON")
 }
 
-fn code(outcome: &Outcome) -> u64 {
+fn code(outcome: &RegistrationOutcome) -> u64 {
     let reply = outcome.result.as_ref().unwrap_or_else(|refused| refused);
     body(reply)["code"].as_u64().expect("a code")
 }
 
-fn pieces(pulled: &Pulled) -> Vec<Value> {
+fn pieces(pulled: &PullOutcome) -> Vec<Value> {
     match pulled {
-        Pulled::Reply(reply) => body(reply)["data"].as_array().cloned().unwrap_or_default(),
-        Pulled::Wait { .. } => Vec::new(),
+        PullOutcome::Reply(reply) => body(reply)["data"].as_array().cloned().unwrap_or_default(),
+        PullOutcome::Wait { .. } => Vec::new(),
     }
 }
 
-fn is_code(pulled: &Pulled, expected: u64) -> bool {
-    matches!(pulled, Pulled::Reply(reply) if body(reply)["code"] == expected)
+fn is_code(pulled: &PullOutcome, expected: u64) -> bool {
+    matches!(pulled, PullOutcome::Reply(reply) if body(reply)["code"] == expected)
 }
 
 #[test]
 fn clients_that_come_together_cause_one_question() {
     let mut rig = Rig::new(9 * MIB);
-    let ask = rig.ask(1, 2, &|_| ());
+    let probe = rig.probe(1, 2, &|_| ());
     for (token, client) in [(2, 3), (3, 4)] {
-        assert!(matches!(rig.begin(token, client, &|_| ()), Begun::Waits));
+        assert!(matches!(rig.begin(token, client, &|_| ()), BeginOutcome::Waits));
     }
     // A client with a credential needs an answer of its own.
-    let own = rig.ask(4, 5, &|r| r.headers = vec!["Authorization: Bearer x".to_owned()]);
-    assert_ne!(own.key, ask.key);
-    rig.managers.give_up(3);
+    let own = rig.probe(4, 5, &|r| r.headers = vec!["Authorization: Bearer x".to_owned()]);
+    assert_ne!(own.key, probe.key);
+    rig.managers.abandon_registration(3);
     let answer = rig.found("\"1\"");
-    let outcomes = rig.complete(&ask, answer);
+    let outcomes = rig.complete(&probe, answer);
     let told: Vec<_> = outcomes.iter().map(|outcome| (outcome.token, code(outcome))).collect();
     assert_eq!(told, [(Some(1), 200), (Some(2), 200)]);
     assert_eq!((rig.managers.downloads.len(), rig.managers.peers.len()), (2, 2));
@@ -219,13 +227,15 @@ fn errors_of_an_origin_have_codes_of_their_own() {
         (OriginError::Forbidden { host: "origin".to_owned(), address: ip(9) }, 403),
         (OriginError::Cancelled, 500),
     ] {
-        let ask = rig.ask(1, 2, &|_| ());
-        assert_eq!(code(&rig.complete(&ask, Err(error))[0]), expected);
+        let probe = rig.probe(1, 2, &|_| ());
+        assert_eq!(code(&rig.complete(&probe, Err(error))[0]), expected);
     }
     assert!(
         rig.managers.tasks.is_empty() && rig.managers.peers.is_empty() && rig.managers.downloads.is_empty()
     );
-    assert!(matches!(rig.begin(1, 2, &|r| r.port = 80), Begun::Ended(outcome) if code(&outcome) == 400));
+    assert!(
+        matches!(rig.begin(1, 2, &|r| r.port = 80), BeginOutcome::Ended(outcome) if code(&outcome) == 400)
+    );
 }
 
 #[test]
@@ -233,19 +243,19 @@ fn an_origin_is_asked_again_only_after_a_while() {
     let mut rig = Rig::new(9 * MIB);
     rig.first(2);
     rig.pass(4);
-    assert!(matches!(rig.begin(1, 3, &|_| ()), Begun::Ended(outcome) if code(&outcome) == 200));
+    assert!(matches!(rig.begin(1, 3, &|_| ()), BeginOutcome::Ended(outcome) if code(&outcome) == 200));
     rig.pass(1);
-    let ask = rig.ask(1, 4, &|_| ());
-    assert!(ask.known.is_some(), "it may answer that nothing has changed");
-    assert_eq!(code(&rig.complete(&ask, Ok(Probed::Unchanged))[0]), 200);
+    let probe = rig.probe(1, 4, &|_| ());
+    assert!(probe.known.is_some(), "it may answer that nothing has changed");
+    assert_eq!(code(&rig.complete(&probe, Ok(ProbeResult::Unchanged))[0]), 200);
     rig.pass(5);
-    let ask = rig.ask(1, 5, &|_| ());
-    assert_eq!(code(&rig.complete(&ask, Err(OriginError::Cancelled))[0]), 500);
-    let ask = rig.ask(1, 5, &|_| ());
+    let probe = rig.probe(1, 5, &|_| ());
+    assert_eq!(code(&rig.complete(&probe, Err(OriginError::Cancelled))[0]), 500);
+    let probe = rig.probe(1, 5, &|_| ());
     let broken = OriginError::Status { url: String::new(), status: 503, retry_after: None };
     assert!(broken.is_temporary());
     assert_eq!(
-        code(&rig.complete(&ask, Err(broken))[0]),
+        code(&rig.complete(&probe, Err(broken))[0]),
         200,
         "a finished public file is given all the same"
     );
@@ -257,9 +267,9 @@ fn a_changed_file_is_another_one_for_all() {
     let task = rig.first(2);
     *rig.origin.0.lock().expect("a lock") = Some(vec![8; 5 * MIB]);
     rig.pass(10);
-    let ask = rig.ask(1, 3, &|_| ());
+    let probe = rig.probe(1, 3, &|_| ());
     let answer = rig.found("\"2\"");
-    let outcomes = rig.complete(&ask, answer);
+    let outcomes = rig.complete(&probe, answer);
     assert_eq!(body(outcomes[0].result.as_ref().expect("admitted"))["data"]["fileLength"], 5 * MIB);
     rig.fetched();
     assert!(is_code(&rig.pull(2, task, None), 502), "the first client has pieces of the old file");
@@ -272,29 +282,29 @@ fn a_protected_file_is_for_those_who_have_shown_access() {
     let with = |token: &'static str| {
         move |r: &mut Registration| r.headers = vec![format!("Authorization: Bearer {token}")]
     };
-    let ask = rig.ask(1, 2, &with("a"));
+    let probe = rig.probe(1, 2, &with("a"));
     let answer = rig.found("\"1\"");
-    let outcomes = rig.complete(&ask, answer);
+    let outcomes = rig.complete(&probe, answer);
     let task = outcomes[0].task;
     rig.fetched();
     let offered = pieces(&rig.pull(2, task, None));
     let path = offered[0]["path"].as_str().expect("a path");
     let ticket = path.rsplit('/').next().expect("a ticket");
-    assert!(rig.managers.tickets.check(ticket, &task, "10.0.0.2", rig.clock));
+    assert!(rig.managers.tickets.is_valid(ticket, &task, "10.0.0.2", rig.clock));
     assert!(
-        !rig.managers.tickets.check(ticket, &task, "10.0.0.3", rig.clock),
+        !rig.managers.tickets.is_valid(ticket, &task, "10.0.0.3", rig.clock),
         "the ticket is for one address"
     );
-    assert!(matches!(rig.begin(1, 3, &with("a")), Begun::Ended(outcome) if code(&outcome) == 200));
-    let ask = rig.ask(1, 4, &with("b"));
-    assert!(ask.known.is_none(), "the origin must look at the credential");
+    assert!(matches!(rig.begin(1, 3, &with("a")), BeginOutcome::Ended(outcome) if code(&outcome) == 200));
+    let probe = rig.probe(1, 4, &with("b"));
+    assert!(probe.known.is_none(), "the origin must look at the credential");
     let denied = OriginError::Denied { url: String::new(), status: 403 };
-    assert_eq!(code(&rig.complete(&ask, Err(denied))[0]), 608);
-    let anonymous = rig.ask(1, 5, &|_| ());
+    assert_eq!(code(&rig.complete(&probe, Err(denied))[0]), 608);
+    let anonymous = rig.probe(1, 5, &|_| ());
     let denied = OriginError::Denied { url: String::new(), status: 401 };
     assert_eq!(code(&rig.complete(&anonymous, Err(denied))[0]), 608);
     rig.pass(301);
-    assert!(matches!(rig.begin(1, 6, &with("a")), Begun::Ask(_)), "a proof does not last for ever");
+    assert!(matches!(rig.begin(1, 6, &with("a")), BeginOutcome::Probe(_)), "a proof does not last for ever");
 }
 
 #[test]
@@ -360,7 +370,7 @@ fn a_foreign_address_is_never_offered() {
             r.path = "http://10.0.0.77/".to_owned()
         }];
     for change in strange {
-        assert!(matches!(rig.begin(1, 3, change), Begun::Ended(outcome) if code(&outcome) == 200));
+        assert!(matches!(rig.begin(1, 3, change), BeginOutcome::Ended(outcome) if code(&outcome) == 200));
         let name =
             if rig.managers.downloads.get("short", &task).is_some() { "short".to_owned() } else { cid(3) };
         rig.managers.on_piece_stored(&task, &name, "0-4194303", ip(3), rig.now);
@@ -374,7 +384,7 @@ fn a_foreign_address_is_never_offered() {
 fn a_restart_brings_back_files_and_clients() {
     let mut rig = Rig::new(9 * MIB);
     let task = rig.first(2);
-    assert!(matches!(rig.begin(1, 3, &|_| ()), Begun::Ended(_)));
+    assert!(matches!(rig.begin(1, 3, &|_| ()), BeginOutcome::Ended(_)));
     rig.managers.remove_download(&cid(3), &task);
     let Rig { managers, origin, dir, now, clock, .. } = rig;
     drop(managers);
@@ -401,7 +411,7 @@ impl Rig {
     /// Registers a client for a task whose file is there.
     fn first_again(&mut self, client: u8) {
         match self.begin(1, client, &|_| ()) {
-            Begun::Ended(outcome) => assert_eq!(code(&outcome), 200),
+            BeginOutcome::Ended(outcome) => assert_eq!(code(&outcome), 200),
             other => panic!("{other:?}"),
         }
     }

@@ -85,7 +85,7 @@ impl Managers {
         let Ok(ip) = body.ip.parse::<IpAddr>() else {
             return Reply::error(400, "ip is no address");
         };
-        if !self.addresses.believe(ip, remote) {
+        if !self.addresses.is_allowed(ip, remote) {
             return Reply::error(403, "a peer registers the address that it connects from; see --allow-peer");
         }
         if body.host_name.len() > 255 || body.version.len() > 255 {

@@ -147,7 +147,7 @@ fn origins(allowed: &[&str]) -> Origins {
     Origins::new(OriginSettings { allowed, ..OriginSettings::default() })
 }
 
-fn probe(origin: &Origin) -> Result<Probed, OriginError> {
+fn probe(origin: &Origin) -> Result<ProbeResult, OriginError> {
     origins(&["127.0.0.0/8"]).probe(&origin.request(), None, &Cancel::default())
 }
 
@@ -155,8 +155,8 @@ fn etag(etag: &str) -> Validators {
     Validators { etag: Some(etag.to_owned()), last_modified: None }
 }
 
-fn found(length: Option<u64>, takes_ranges: bool, validators: Validators) -> Probed {
-    Probed::Found(Probe { length, takes_ranges, validators })
+fn found(length: Option<u64>, takes_ranges: bool, validators: Validators) -> ProbeResult {
+    ProbeResult::Found(OriginFile { length, takes_ranges, validators })
 }
 
 /// Fetches a part, and reads it: the offset, the length of the file, the bytes.
@@ -191,7 +191,7 @@ fn a_known_version_is_unchanged() {
     let probe = |known: &Validators| {
         origins(&["127.0.0.1"]).probe(&origin.request(), Some(known), &Cancel::default()).expect("found")
     };
-    assert_eq!(probe(&etag("\"1\"")), Probed::Unchanged);
+    assert_eq!(probe(&etag("\"1\"")), ProbeResult::Unchanged);
     assert_eq!(probe(&etag("\"2\"")), found(Some(10), true, etag("\"1\"")));
     assert_eq!(probe(&Validators::default()), found(Some(10), true, etag("\"1\"")));
     assert_eq!(origin.methods(), "HEAD, HEAD, HEAD");
@@ -203,7 +203,7 @@ fn a_known_version_is_unchanged() {
     let origin = Origin::fixed(answer);
     let known = Validators { etag: None, last_modified: Some(date.to_owned()) };
     let probed = origins(&["127.0.0.1"]).probe(&origin.request(), Some(&known), &Cancel::default());
-    assert_eq!(probed.expect("found"), Probed::Unchanged);
+    assert_eq!(probed.expect("found"), ProbeResult::Unchanged);
     assert_eq!(origin.received()[0].get("if-modified-since"), Some(date));
 }
 

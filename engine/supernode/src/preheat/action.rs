@@ -37,7 +37,7 @@ pub struct TaskRequest {
 
 /// The blobs of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resolved {
+pub struct ImageBlobs {
     /// The URL of each blob.
     pub urls: Vec<String>,
     /// The headers with which the blobs can be fetched.

@@ -34,7 +34,7 @@ pub enum ImageError {
 
 /// What a document says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum References {
     /// An index: the digests of the manifests or indexes to read next.
     Manifests(Vec<Digest>),
     /// A manifest: the digests of its blobs.
@@ -83,10 +83,10 @@ struct OldLayer {
 }
 
 /// Parses an index or a manifest. From an index, chooses the manifests for `wanted`, or all.
-pub(super) fn parse(bytes: &[u8], wanted: Option<&Platform>) -> Result<Found, ImageError> {
+pub(super) fn parse(bytes: &[u8], wanted: Option<&Platform>) -> Result<References, ImageError> {
     let document: Document = serde_json::from_slice(bytes)?;
     if let Some(manifests) = document.manifests {
-        return Ok(Found::Manifests(choose(manifests, wanted)?));
+        return Ok(References::Manifests(choose(manifests, wanted)?));
     }
     let mut blobs = Vec::new();
     match (document.layers, document.fs_layers) {
@@ -101,7 +101,11 @@ pub(super) fn parse(bytes: &[u8], wanted: Option<&Platform>) -> Result<Found, Im
     }
     blobs.sort();
     blobs.dedup();
-    if blobs.len() > BLOBS_MAX { Err(ImageError::TooMany("1000 blobs")) } else { Ok(Found::Blobs(blobs)) }
+    if blobs.len() > BLOBS_MAX {
+        Err(ImageError::TooMany("1000 blobs"))
+    } else {
+        Ok(References::Blobs(blobs))
+    }
 }
 
 fn choose(mut manifests: Vec<Item>, wanted: Option<&Platform>) -> Result<Vec<Digest>, ImageError> {
@@ -160,12 +164,12 @@ mod tests {
         let elsewhere = item(9, r#","urls":["https://elsewhere.example/layer"]"#);
         let layers = [item(2, ""), item(3, r#","urls":[]"#), item(2, ""), elsewhere].join(",");
         let manifest = format!(r#"{{"schemaVersion":2,"config":{},"layers":[{layers}]}}"#, item(1, ""));
-        assert_eq!(parse(manifest.as_bytes(), None).expect("good"), Found::Blobs(digests(&[1, 2, 3])));
+        assert_eq!(parse(manifest.as_bytes(), None).expect("good"), References::Blobs(digests(&[1, 2, 3])));
         let old = format!(
             r#"{{"schemaVersion":1,"fsLayers":[{{"blobSum":"{0}"}},{{"blobSum":"{0}"}}]}}"#,
             digest(4)
         );
-        assert_eq!(parse(old.as_bytes(), None).expect("good"), Found::Blobs(digests(&[4])));
+        assert_eq!(parse(old.as_bytes(), None).expect("good"), References::Blobs(digests(&[4])));
     }
 
     #[test]
@@ -181,9 +185,9 @@ mod tests {
             let wanted = wanted.map(|text| Platform::parse(text).expect("good"));
             parse(&index, wanted.as_ref())
         };
-        assert_eq!(found(None).expect("good"), Found::Manifests(digests(&[1, 2, 3, 5])));
-        assert_eq!(found(Some("linux/arm/v7")).expect("good"), Found::Manifests(digests(&[3])));
-        assert_eq!(found(Some("linux/x86_64")).expect("good"), Found::Manifests(digests(&[1])));
+        assert_eq!(found(None).expect("good"), References::Manifests(digests(&[1, 2, 3, 5])));
+        assert_eq!(found(Some("linux/arm/v7")).expect("good"), References::Manifests(digests(&[3])));
+        assert_eq!(found(Some("linux/x86_64")).expect("good"), References::Manifests(digests(&[1])));
         let error = found(Some("linux/riscv64")).expect_err("refused").to_string();
         assert_eq!(error, "the index has no image for linux/riscv64");
     }
@@ -192,7 +196,7 @@ mod tests {
     fn an_index_in_an_index_is_read_for_a_platform() {
         let index = index(&[item(1, ""), platform(3, "linux", "amd64", ""), item(2, "")]);
         let wanted = Platform::parse("linux/arm64").expect("good");
-        assert_eq!(parse(&index, Some(&wanted)).expect("good"), Found::Manifests(digests(&[1, 2])));
+        assert_eq!(parse(&index, Some(&wanted)).expect("good"), References::Manifests(digests(&[1, 2])));
     }
 
     #[test]

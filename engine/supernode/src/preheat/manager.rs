@@ -12,7 +12,7 @@
 //!             └────────────────────────┘
 //! ```
 
-use super::action::{Action, Resolved, TaskFailure, TaskRequest};
+use super::action::{Action, ImageBlobs, TaskFailure, TaskRequest};
 use super::entry::{Entry, Phase};
 use super::report::{PreheatInfo, PreheatTask, millis, rfc3339};
 use super::request::{Headers, Kind, PreheatError, PreheatRequest};
@@ -86,7 +86,7 @@ impl Preheats {
     pub fn on_resolved(
         &mut self,
         run: u64,
-        result: Result<Resolved, String>,
+        result: Result<ImageBlobs, String>,
         now: SystemTime,
     ) -> Vec<Action> {
         self.resolving.remove(&run);
@@ -198,7 +198,7 @@ impl Preheats {
     }
 
     /// Whether a preheat that has not ended needs the task or its file, so that neither is removed.
-    pub fn needs(&self, id: &TaskId) -> bool {
+    pub fn is_needed(&self, id: &TaskId) -> bool {
         let is_needed =
             |entry: &Entry| !entry.phase.is_ended() || entry.parents.iter().any(|of| self.is_running(of));
         self.entries.get(id).is_some_and(is_needed)
@@ -268,8 +268,8 @@ impl Preheats {
     }
 
     /// Makes the blobs children of the image `parent`, and begins those that have not succeeded.
-    fn attach(&mut self, parent: &TaskId, resolved: Resolved, now: SystemTime, actions: &mut Vec<Action>) {
-        let Resolved { urls, headers, is_own_token } = resolved;
+    fn attach(&mut self, parent: &TaskId, resolved: ImageBlobs, now: SystemTime, actions: &mut Vec<Action>) {
+        let ImageBlobs { urls, headers, is_own_token } = resolved;
         let mut children = Vec::new();
         let mut is_full = false;
         for url in urls {

@@ -4,8 +4,8 @@
 //! [`Resolution`] as a message. The requests use what `sampan_registry` knows: credentials, certificates, proxies,
 //! and the filter of addresses. `manager` limits their number.
 
-use super::action::Resolved;
-use super::image::{self, BLOBS_MAX, Found, ImageError, MANIFESTS_MAX};
+use super::action::ImageBlobs;
+use super::image::{self, BLOBS_MAX, ImageError, MANIFESTS_MAX, References};
 use super::request::{Headers, ImageUrl, PreheatRequest};
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, InvalidHeaderValue};
@@ -27,7 +27,7 @@ pub struct Resolution {
     /// Number of the request.
     pub run: u64,
     /// The blobs of the image, or why there are none.
-    pub result: Result<Resolved, String>,
+    pub result: Result<ImageBlobs, String>,
 }
 
 type SendResolution = Arc<dyn Fn(Resolution) + Send + Sync>;
@@ -110,7 +110,7 @@ fn is_authorization(name: &str) -> bool {
 }
 
 /// Reads the manifest, or the index and the manifests that it names, and lists the blobs.
-fn resolve(request: &PreheatRequest, access: &Access, cancel: &Cancel) -> Result<Resolved, ResolveError> {
+fn resolve(request: &PreheatRequest, access: &Access, cancel: &Cancel) -> Result<ImageBlobs, ResolveError> {
     let url = ImageUrl::parse(&request.url).ok_or_else(|| ResolveError::Url(request.url.clone()))?;
     let given = request.headers.iter().find(|(name, _)| is_authorization(name));
     let authorization = given.map(|(_, value)| HeaderValue::from_str(value)).transpose()?;
@@ -130,7 +130,7 @@ fn resolve(request: &PreheatRequest, access: &Access, cancel: &Cancel) -> Result
     let is_own_token = is_own_token && in_use.is_some();
     headers.extend(in_use.map(|value| ("Authorization".to_owned(), value)));
     let urls = digests.iter().map(|digest| url.blob(&digest.to_string())).collect();
-    Ok(Resolved { urls, headers: Headers::new(headers), is_own_token })
+    Ok(ImageBlobs { urls, headers: Headers::new(headers), is_own_token })
 }
 
 fn read(
@@ -158,10 +158,10 @@ fn read(
         let found =
             found.map_err(|source| ResolveError::Image { what: format!("manifest {target}"), source });
         match found? {
-            Found::Manifests(_) if depth >= DEPTH_MAX => {
+            References::Manifests(_) if depth >= DEPTH_MAX => {
                 return Err(ResolveError::Size("too many indexes inside each other"));
             }
-            Found::Manifests(digests) => {
+            References::Manifests(digests) => {
                 let digests = digests.iter().map(Digest::to_string);
                 let new: Vec<String> = digests.filter(|digest| seen.insert(digest.clone())).collect();
                 waiting.extend(new.into_iter().map(|digest| (digest, depth + 1)));
@@ -169,7 +169,7 @@ fn read(
                     return Err(ResolveError::Size("too many manifests"));
                 }
             }
-            Found::Blobs(digests) => {
+            References::Blobs(digests) => {
                 blobs.extend(digests);
                 if blobs.len() > BLOBS_MAX {
                     return Err(ResolveError::Size("too many blobs"));

@@ -118,7 +118,7 @@ impl Member {
     }
 
     /// Whether the client skips the holder `slot` at `now`.
-    pub fn skips(&self, slot: Slot, now: Instant) -> bool {
+    pub fn is_skipping(&self, slot: Slot, now: Instant) -> bool {
         self.skips.iter().any(|(skipped, until)| *skipped == slot && now < *until)
     }
 

@@ -140,7 +140,7 @@ impl Swarm {
     }
 
     /// Records that the client was heard of.
-    pub fn see(&mut self, slot: Slot, now: Instant) {
+    pub fn touch(&mut self, slot: Slot, now: Instant) {
         if let Some(member) = self.member_mut(slot) {
             member.seen = now;
         }
@@ -507,7 +507,9 @@ pub(crate) mod tests {
             assert_eq!(member.skipped_until.is_some(), failures >= HOLDER_FAILURES_MAX, "{failures}");
             assert_eq!(member.uploads, failures < HOLDER_FAILURES_END, "{failures}");
             assert!(
-                swarm.member(client).is_some_and(|m| m.skips(bad, now) && !m.skips(bad, now + SKIP_TIME))
+                swarm
+                    .member(client)
+                    .is_some_and(|m| m.is_skipping(bad, now) && !m.is_skipping(bad, now + SKIP_TIME))
             );
         }
         check(&swarm, "after the failures");

@@ -4,12 +4,12 @@
 //! are one set where Dragonfly has both.
 
 use super::core::{Core, POLL_TIME, json};
-use super::waiters::{Waiter, Wish};
+use super::waiters::{Need, Waiter};
 use crate::managers::pull::PullRequest;
 use crate::managers::view::PeerBody;
 use crate::origin::Request;
 use crate::own_wire::{self, TaskBody, Watch};
-use crate::registration::{Caller, Pending};
+use crate::registration::{Caller, PendingRegistration};
 use crate::reply::Reply;
 use crate::task::WantedFile;
 use crate::task_id::TaskId;
@@ -83,7 +83,7 @@ struct TaskMetrics {
 }
 
 /// An answer, or none yet.
-enum Routed {
+enum RouteAnswer {
     Now(Reply),
     Text(&'static str, String),
     Later,
@@ -111,12 +111,12 @@ impl Core {
         let path = without_version(request.request.uri().path());
         let (handler, routed) = self.route(request, path);
         let (kind, status, body) = match routed {
-            Routed::Later => {
+            RouteAnswer::Later => {
                 self.set_later(request.token, handler, request_bytes, request.now);
                 return None;
             }
-            Routed::Now(reply) => ("application/json", reply.status, reply.body),
-            Routed::Text(kind, text) => (kind, 200, text.into_bytes()),
+            RouteAnswer::Now(reply) => ("application/json", reply.status, reply.body),
+            RouteAnswer::Text(kind, text) => (kind, 200, text.into_bytes()),
         };
         let took = request.now.elapsed();
         self.managers.metrics.record_request(handler, status, took, request_bytes, body.len() as u64);
@@ -127,10 +127,10 @@ impl Core {
         })
     }
 
-    fn route(&mut self, request: &ControlRequest<'_>, path: &str) -> (&'static str, Routed) {
+    fn route(&mut self, request: &ControlRequest<'_>, path: &str) -> (&'static str, RouteAnswer) {
         if !self.has_secret(request) {
             let why = "this supernode demands its secret: Authorization: Bearer SECRET";
-            return ("unauthorized", Routed::Now(Reply::error(401, why)));
+            return ("unauthorized", RouteAnswer::Now(Reply::error(401, why)));
         }
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let parts = parts.as_slice();
@@ -141,7 +141,7 @@ impl Core {
         let get = request.request.method() == Method::GET;
         let post = request.request.method() == Method::POST;
         let delete = request.request.method() == Method::DELETE;
-        let now = |reply| Routed::Now(reply);
+        let now = |reply| RouteAnswer::Now(reply);
         match parts {
             ["peer", "registry"] if post => ("/peer/registry", self.on_registry(request)),
             ["peer", "task"] if get => ("/peer/task", self.on_pull(request)),
@@ -153,12 +153,12 @@ impl Core {
                 ("/peer/heartbeat", now(Reply::ok(br#"{"seedTaskIDs":null}"#.to_vec())))
             }
             ["task", "metrics"] if post => ("/task/metrics", now(self.on_task_metrics(request))),
-            ["_ping"] if get => ("/_ping", Routed::Text("text/plain; charset=utf-8", "OK".to_owned())),
+            ["_ping"] if get => ("/_ping", RouteAnswer::Text("text/plain; charset=utf-8", "OK".to_owned())),
             ["version"] if get => ("/version", now(version())),
             ["metrics"] if get => {
                 let gauges = self.managers.gauges(self.waiters.len(), self.open.len());
                 let text = self.managers.metrics.render(&gauges);
-                ("/metrics", Routed::Text("text/plain; version=0.0.4; charset=utf-8", text))
+                ("/metrics", RouteAnswer::Text("text/plain; version=0.0.4; charset=utf-8", text))
             }
             ["preheats", rest @ ..] => ("/preheats", now(self.on_preheats(request, rest))),
             ["peers"] if is_v1 && post => ("/peers", now(self.on_create_peer(request))),
@@ -187,19 +187,19 @@ impl Core {
     fn has_secret(&self, request: &ControlRequest<'_>) -> bool {
         let Some(secret) = &self.secret else { return true };
         let given = request.request.headers().get(header::AUTHORIZATION);
-        secret.check(given.and_then(|given| given.to_str().ok()))
+        secret.is_given(given.and_then(|given| given.to_str().ok()))
     }
 
     fn refuse_others(&self, request: &ControlRequest<'_>) -> Option<Reply> {
-        let is_admin = self.secret.is_some() || self.managers.admins.contain(request.remote);
+        let is_admin = self.secret.is_some() || self.managers.admins.contains(request.remote);
         let why = "only administrators may do this; --admin lists their addresses";
         (!is_admin).then(|| Reply::error(403, why))
     }
 
-    fn on_registry(&mut self, request: &ControlRequest<'_>) -> Routed {
+    fn on_registry(&mut self, request: &ControlRequest<'_>) -> RouteAnswer {
         let registration: Registration = match request.body() {
             Ok(registration) => registration,
-            Err(reply) => return Routed::Now(reply),
+            Err(reply) => return RouteAnswer::Now(reply),
         };
         let task_url = match registration.task_url.as_str() {
             "" => registration.raw_url.clone(),
@@ -209,22 +209,22 @@ impl Core {
         let file = WantedFile {
             request: match Request::new(&registration.raw_url, pairs) {
                 Ok(request) => request,
-                Err(error) => return Routed::Now(Reply::error(400, &report::chain(&error))),
+                Err(error) => return RouteAnswer::Now(Reply::error(400, &report::chain(&error))),
             },
             task_url,
             sign: registration.sign().to_owned(),
             is_md5: !registration.md5.is_empty(),
         };
         let caller = Caller::Client(Box::new(registration), request.remote);
-        let pending = Pending { token: Some(request.token), caller, file };
-        self.register(pending, request.now, request.clock).map_or(Routed::Later, Routed::Now)
+        let pending = PendingRegistration { token: Some(request.token), caller, file };
+        self.register(pending, request.now, request.clock).map_or(RouteAnswer::Later, RouteAnswer::Now)
     }
 
-    fn on_pull(&mut self, request: &ControlRequest<'_>) -> Routed {
+    fn on_pull(&mut self, request: &ControlRequest<'_>) -> RouteAnswer {
         let mut query = request.query();
         let mut take = |key: &str| query.remove(key).unwrap_or_default();
         let Some(task) = TaskId::parse(&take("taskId")) else {
-            return Routed::Now(Reply::code(code::PARAM_ERROR, "taskId is no task ID"));
+            return RouteAnswer::Now(Reply::code(code::PARAM_ERROR, "taskId is no task ID"));
         };
         let status = take("status");
         let pull = PullRequest {
@@ -238,7 +238,7 @@ impl Core {
         };
         let pulled = self.managers.pull(&pull, request.remote, request.now, request.clock);
         let reply = self.pull_or_wait(pulled, task, &pull.cid, request.token, request.now);
-        reply.map_or(Routed::Later, Routed::Now)
+        reply.map_or(RouteAnswer::Later, RouteAnswer::Now)
     }
 
     fn on_stored(&mut self, request: &ControlRequest<'_>) -> Reply {
@@ -262,15 +262,15 @@ impl Core {
         }
     }
 
-    fn on_own_task(&mut self, request: &ControlRequest<'_>) -> Routed {
+    fn on_own_task(&mut self, request: &ControlRequest<'_>) -> RouteAnswer {
         let body: TaskBody = match request.body() {
             Ok(body) => body,
-            Err(reply) => return Routed::Now(reply),
+            Err(reply) => return RouteAnswer::Now(reply),
         };
         let pairs = body.headers.iter().filter_map(|line| Request::split_header(line));
         let origin = match Request::new(&body.url, pairs) {
             Ok(origin) => origin,
-            Err(error) => return Routed::Now(Reply::error(400, &report::chain(&error))),
+            Err(error) => return RouteAnswer::Now(Reply::error(400, &report::chain(&error))),
         };
         let file = WantedFile {
             task_url: if body.task_url.is_empty() { body.url.clone() } else { body.task_url.clone() },
@@ -279,27 +279,27 @@ impl Core {
             request: origin,
         };
         let caller = Caller::Own(Box::new(body), request.remote);
-        let pending = Pending { token: Some(request.token), caller, file };
+        let pending = PendingRegistration { token: Some(request.token), caller, file };
         let reply = self.register(pending, request.now, request.clock).map(own_wire::with_status);
-        reply.map_or(Routed::Later, Routed::Now)
+        reply.map_or(RouteAnswer::Later, RouteAnswer::Now)
     }
 
-    fn on_own(&mut self, request: &ControlRequest<'_>, id: &str, rest: &[&str]) -> Routed {
+    fn on_own(&mut self, request: &ControlRequest<'_>, id: &str, rest: &[&str]) -> RouteAnswer {
         let query = request.query();
         let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
         let task = TaskId::parse(id).filter(|id| self.managers.tasks.get(id).is_some());
-        let Some(task) = task else { return Routed::Now(Reply::error(404, "no such task")) };
+        let Some(task) = task else { return RouteAnswer::Now(Reply::error(404, "no such task")) };
         let body: HashMap<String, String> = match request.request.body().is_empty() {
             true => HashMap::new(),
             false => match request.body() {
                 Ok(body) => body,
-                Err(reply) => return Routed::Now(reply),
+                Err(reply) => return RouteAnswer::Now(reply),
             },
         };
         let told = |key: &str| body.get(key).map(String::as_str).unwrap_or_default();
         let ticket = if value("ticket").is_empty() { told("ticket") } else { value("ticket") };
-        if !self.managers.tickets.check(ticket, &task, &request.remote.to_string(), request.clock) {
-            return Routed::Now(Reply::error(403, "the ticket is not valid: register for the task"));
+        if !self.managers.tickets.is_valid(ticket, &task, &request.remote.to_string(), request.clock) {
+            return RouteAnswer::Now(Reply::error(403, "the ticket is not valid: register for the task"));
         }
         match (rest, request.request.method().as_str()) {
             (["pieces"], "GET") => {
@@ -310,33 +310,35 @@ impl Core {
                 };
                 self.managers.own_heard(&task, &watch.peer, request.remote, request.now);
                 match self.managers.own_pieces(&task, &watch) {
-                    Some(reply) => Routed::Now(reply),
+                    Some(reply) => RouteAnswer::Now(reply),
                     None => {
-                        let waiter = Waiter { token: request.token, wish: Wish::News(watch) };
+                        let waiter = Waiter { token: request.token, need: Need::Version(watch) };
                         self.waiters.park(task, waiter, request.now + POLL_TIME);
-                        Routed::Later
+                        RouteAnswer::Later
                     }
                 }
             }
             (["have"], "POST") => {
                 let (peer, have) = (told("peer"), told("have"));
-                Routed::Now(self.managers.own_have(&task, peer, have, request.remote, request.now))
+                RouteAnswer::Now(self.managers.own_have(&task, peer, have, request.remote, request.now))
             }
-            (["peers", peer], "DELETE") => Routed::Now(self.managers.own_leave(&task, peer, request.remote)),
-            _ => Routed::Now(Reply::error(404, "no such route")),
+            (["peers", peer], "DELETE") => {
+                RouteAnswer::Now(self.managers.own_leave(&task, peer, request.remote))
+            }
+            _ => RouteAnswer::Now(Reply::error(404, "no such route")),
         }
     }
 
-    fn on_piece_error(&mut self, request: &ControlRequest<'_>) -> Routed {
+    fn on_piece_error(&mut self, request: &ControlRequest<'_>) -> RouteAnswer {
         let query = request.query();
         let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
         if let Some(task) = TaskId::parse(value("taskId")) {
             self.managers.on_piece_error(&task, &query, request.remote, request.now);
         }
-        Routed::Text("application/json", String::new())
+        RouteAnswer::Text("application/json", String::new())
     }
 
-    fn on_piece_error_of(&mut self, request: &ControlRequest<'_>, id: &str, range: &str) -> Routed {
+    fn on_piece_error_of(&mut self, request: &ControlRequest<'_>, id: &str, range: &str) -> RouteAnswer {
         let mut fields: HashMap<String, String> = request.body().unwrap_or_default();
         fields.extend(request.query());
         // The keys of the body came in any case, those of the query are as `dfget` writes them.
@@ -349,7 +351,7 @@ impl Core {
         if let Some(task) = TaskId::parse(id) {
             self.managers.on_piece_error(&task, &fields, request.remote, request.now);
         }
-        Routed::Text("application/json", String::new())
+        RouteAnswer::Text("application/json", String::new())
     }
 
     fn on_task_metrics(&mut self, request: &ControlRequest<'_>) -> Reply {

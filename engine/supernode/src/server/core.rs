@@ -1,16 +1,21 @@
-//! The managers, what waits for an answer, and the threads that ask origins.
+//! The managers, the requests that wait for an answer, and the threads that probe origins.
 //!
 //! Owned by the event loop, which passes requests in and takes answers out. Knows connections only as numbers.
+//!
+//! A registration: `control` → [`Core::register`] → `Managers::begin_registration`. If it needs a probe, a thread
+//! runs it; [`Core::on_message`] → `Managers::end_registrations` → [`Core::answers`]. A pull: `control` →
+//! `Managers::pull`. If there is no piece, [`Waiters`] keeps the connection; [`Core::run_due`] tries it again when
+//! its task has changed.
 
 use super::message::{Message, Outbox};
-use super::waiters::{Waiter, Waiters, Wish};
+use super::waiters::{Need, Waiter, Waiters};
 use crate::access::Secret;
 use crate::gc::Gc;
 use crate::managers::Managers;
-use crate::managers::pull::Pulled;
-use crate::origin::Origins;
+use crate::managers::pull::PullOutcome;
+use crate::origin::{OriginError, Origins, ProbeResult};
 use crate::own_wire;
-use crate::registration::{Ask, Begun, Outcome, Pending};
+use crate::registration::{BeginOutcome, PendingRegistration, Probe, ProbeKey, RegistrationOutcome};
 use crate::reply::Reply;
 use crate::task_id::TaskId;
 use crate::v1::code;
@@ -21,12 +26,12 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Most origins that are asked at a time.
-const ASKS_MAX: usize = 16;
-/// Most questions that wait for a thread.
-const ASKS_QUEUED_MAX: usize = 10_000;
-/// Stack of a thread that asks an origin, in bytes.
-const ASK_STACK: usize = 512 << 10;
+/// Most probes of origins that run at a time.
+const PROBES_MAX: usize = 16;
+/// Most probes that wait for a thread. A further one fails, and with it its registrations.
+const PROBES_QUEUED_MAX: usize = 10_000;
+/// Stack of a thread that probes an origin, in bytes.
+const PROBE_STACK: usize = 512 << 10;
 /// How long a pull waits for a piece. Dragonfly's clients give up after 5 s.
 pub const POLL_TIME: Duration = Duration::from_secs(4);
 /// How long a pull waits if its client has running pieces: the client reports a failure only after the answer.
@@ -34,7 +39,7 @@ pub const POLL_TIME_RUNNING: Duration = Duration::from_secs(1);
 /// How long a registration waits for the origin. Then the client asks again.
 const REGISTER_TIME: Duration = Duration::from_secs(4);
 
-/// A request that is answered later.
+/// A request whose answer comes later: its values for the metrics.
 #[derive(Debug)]
 struct Later {
     handler: &'static str,
@@ -48,7 +53,7 @@ pub struct Core {
     pub managers: Managers,
     /// Pulls that wait.
     pub waiters: Waiters,
-    /// When something is to be forgotten.
+    /// When tasks and peers are to be forgotten.
     pub gc: Gc,
     /// The shared secret, if one is demanded.
     pub secret: Option<Secret>,
@@ -58,8 +63,10 @@ pub struct Core {
     pub answers: Vec<(usize, Answer)>,
     outbox: Outbox,
     origins: Arc<Origins>,
-    asks: VecDeque<Ask>,
-    asking: usize,
+    /// Probes that wait for a thread.
+    probes: VecDeque<Probe>,
+    /// The number of threads that probe.
+    probes_running: usize,
     /// Registrations that wait for an origin.
     registering: HashMap<usize, Instant>,
     register_deadlines: BTreeSet<(Instant, usize)>,
@@ -84,8 +91,8 @@ impl Core {
             answers: Vec::new(),
             outbox,
             origins,
-            asks: VecDeque::new(),
-            asking: 0,
+            probes: VecDeque::new(),
+            probes_running: 0,
             registering: HashMap::new(),
             register_deadlines: BTreeSet::new(),
             later: HashMap::new(),
@@ -119,10 +126,15 @@ impl Core {
     }
 
     /// Begins a registration; `Some` if it is answered at once.
-    pub(super) fn register(&mut self, pending: Pending, now: Instant, clock: SystemTime) -> Option<Reply> {
+    pub(super) fn register(
+        &mut self,
+        pending: PendingRegistration,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Option<Reply> {
         let token = pending.token;
-        let begun = self.managers.begin(pending, now, clock);
-        if let Begun::Ended(outcome) = begun {
+        let begun = self.managers.begin_registration(pending, now, clock);
+        if let BeginOutcome::Ended(outcome) = begun {
             return self.end_registration(outcome, now, clock);
         }
         if let Some(token) = token {
@@ -131,13 +143,18 @@ impl Core {
             self.register_deadlines.insert((until, token));
         }
         // After the deadline is set: a question that cannot be asked answers the registration at once.
-        if let Begun::Ask(ask) = begun {
-            self.ask(ask, now, clock);
+        if let BeginOutcome::Probe(probe) = begun {
+            self.enqueue_probe(probe, now, clock);
         }
         None
     }
 
-    fn end_registration(&mut self, outcome: Outcome, now: Instant, clock: SystemTime) -> Option<Reply> {
+    fn end_registration(
+        &mut self,
+        outcome: RegistrationOutcome,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Option<Reply> {
         self.gc.on_use(now);
         if outcome.token.is_none() {
             self.managers.on_preheat_registered(&outcome, clock);
@@ -146,44 +163,46 @@ impl Core {
         Some(outcome.result.unwrap_or_else(|refused| refused))
     }
 
-    fn ask(&mut self, ask: Ask, now: Instant, clock: SystemTime) {
-        if self.asks.len() >= ASKS_QUEUED_MAX {
-            let error = crate::origin::OriginError::Cancelled;
-            self.on_asked(&ask.key, Err(error), now, clock);
+    fn enqueue_probe(&mut self, probe: Probe, now: Instant, clock: SystemTime) {
+        if self.probes.len() >= PROBES_QUEUED_MAX {
+            self.on_probed(&probe.key, Err(OriginError::Cancelled), now, clock);
             return;
         }
-        self.asks.push_back(ask);
-        self.start_asks(now, clock);
+        self.probes.push_back(probe);
+        self.start_probes(now, clock);
     }
 
-    fn start_asks(&mut self, now: Instant, clock: SystemTime) {
-        while self.asking < ASKS_MAX
-            && let Some(ask) = self.asks.pop_front()
+    fn start_probes(&mut self, now: Instant, clock: SystemTime) {
+        while self.probes_running < PROBES_MAX
+            && let Some(probe) = self.probes.pop_front()
         {
-            let (origins, outbox, key) = (Arc::clone(&self.origins), self.outbox.clone(), ask.key);
+            let (origins, outbox, key) = (Arc::clone(&self.origins), self.outbox.clone(), probe.key);
             let work = move || {
-                let answer = origins.probe(&ask.request, ask.known.as_ref(), &Cancel::default());
-                outbox.send(Message::Asked { key: ask.key, answer });
+                let answer = origins.probe(&probe.request, probe.known.as_ref(), &Cancel::default());
+                outbox.send(Message::Probed { key: probe.key, answer });
             };
-            match thread::spawn("ask-origin", ASK_STACK, work) {
-                Ok(_) => self.asking += 1,
+            match thread::spawn("probe-origin", PROBE_STACK, work) {
+                Ok(_) => self.probes_running += 1,
                 Err(error) => {
-                    log::warn!("cannot start a thread to ask an origin: {error}");
-                    self.on_asked(&key, Err(crate::origin::OriginError::Cancelled), now, clock);
+                    log::warn!(
+                        "cannot start a thread to probe an origin, so its clients are refused: {error}"
+                    );
+                    self.on_probed(&key, Err(OriginError::Cancelled), now, clock);
                 }
             }
         }
     }
 
-    fn on_asked(
+    fn on_probed(
         &mut self,
-        key: &crate::registration::AskKey,
-        answer: Result<crate::origin::Probed, crate::origin::OriginError>,
+        key: &ProbeKey,
+        answer: Result<ProbeResult, OriginError>,
         now: Instant,
         clock: SystemTime,
     ) {
         let open = &self.open;
-        let outcomes = self.managers.complete(key, answer, &|token| open.contains(&token), now, clock);
+        let outcomes =
+            self.managers.end_registrations(key, answer, &|token| open.contains(&token), now, clock);
         for outcome in outcomes {
             let token = outcome.token;
             let reply = self.end_registration(outcome, now, clock);
@@ -203,29 +222,29 @@ impl Core {
     /// Answers a pull, or lets it wait.
     pub(super) fn pull_or_wait(
         &mut self,
-        pulled: Pulled,
+        pulled: PullOutcome,
         task: TaskId,
         cid: &str,
         token: usize,
         now: Instant,
     ) -> Option<Reply> {
         let has_running = match pulled {
-            Pulled::Reply(reply) => return Some(reply),
-            Pulled::Wait { has_running } => has_running,
+            PullOutcome::Reply(reply) => return Some(reply),
+            PullOutcome::Wait { has_running } => has_running,
         };
         let time = if has_running { POLL_TIME_RUNNING } else { POLL_TIME };
-        let wish = Wish::Piece(cid.to_owned());
-        self.waiters.park(task, Waiter { token, wish }, now + time);
+        let need = Need::Piece(cid.to_owned());
+        self.waiters.park(task, Waiter { token, need }, now + time);
         None
     }
 
     /// Handles a message of a thread.
     pub fn on_message(&mut self, message: Message, now: Instant, clock: SystemTime) {
         match message {
-            Message::Asked { key, answer } => {
-                self.asking = self.asking.saturating_sub(1);
-                self.on_asked(&key, answer, now, clock);
-                self.start_asks(now, clock);
+            Message::Probed { key, answer } => {
+                self.probes_running = self.probes_running.saturating_sub(1);
+                self.on_probed(&key, answer, now, clock);
+                self.start_probes(now, clock);
             }
             Message::Cdn(message) => {
                 self.managers.on_cdn(message, now, clock);
@@ -237,7 +256,8 @@ impl Core {
         }
     }
 
-    /// Does what is due: ends leases and waits, forgets what is idle, and tries waiting pulls again.
+    /// Does the work that is due: ends leases and waits, forgets idle tasks and peers, and tries waiting pulls
+    /// again.
     pub fn run_due(&mut self, now: Instant, clock: SystemTime) {
         self.managers.expire_leases(now);
         self.collect(now, clock);
@@ -250,21 +270,21 @@ impl Core {
         let mut answered = Vec::new();
         let managers = &mut self.managers;
         self.waiters.try_changed(|task, waiter| {
-            let reply = match &waiter.wish {
-                Wish::Piece(cid) => match managers.pull_again(cid, task, now, clock) {
-                    Pulled::Reply(reply) => Some(reply),
-                    Pulled::Wait { .. } => None,
+            let reply = match &waiter.need {
+                Need::Piece(cid) => match managers.pull_again(cid, task, now, clock) {
+                    PullOutcome::Reply(reply) => Some(reply),
+                    PullOutcome::Wait { .. } => None,
                 },
-                Wish::News(watch) => managers.own_pieces(task, watch),
+                Need::Version(watch) => managers.own_pieces(task, watch),
             };
             let is_answered = reply.is_some();
             answered.extend(reply.map(|reply| (waiter.token, reply)));
             is_answered
         });
         for (task, waiter) in self.waiters.expire(now) {
-            let reply = match &waiter.wish {
-                Wish::Piece(_) => Reply::code(code::WAIT, "no piece can be fetched now"),
-                Wish::News(watch) => self.managers.own_state(&task, watch),
+            let reply = match &waiter.need {
+                Need::Piece(_) => Reply::code(code::WAIT, "no piece can be fetched now"),
+                Need::Version(watch) => self.managers.own_state(&task, watch),
             };
             answered.push((waiter.token, reply));
         }
@@ -275,7 +295,7 @@ impl Core {
             self.register_deadlines.first().copied().filter(|(until, _)| *until <= now)
         {
             self.forget_registration(token);
-            self.managers.give_up(token);
+            self.managers.abandon_registration(token);
             self.answer_later(token, Reply::code(code::WAIT_AUTH, "the origin has not answered yet"), now);
         }
     }
@@ -297,12 +317,12 @@ impl Core {
         all.into_iter().flatten().min()
     }
 
-    /// Logs how much there is of everything. SIGUSR1.
+    /// Logs the number of tasks, peers, connections and waiting requests. SIGUSR1.
     pub fn log_figures(&self) {
         let managers = &self.managers;
         log::info!(
             "{} tasks, {} swarms, {} downloads, {} peers, {} connections, {} waiting pulls, {} waiting registrations, \
-             {} questions to origins",
+             {} probes of origins",
             managers.tasks.len(),
             managers.progress.len(),
             managers.downloads.len(),
@@ -310,7 +330,7 @@ impl Core {
             self.open.len(),
             self.waiters.len(),
             self.registering.len(),
-            self.asks.len() + self.asking,
+            self.probes.len() + self.probes_running,
         );
     }
 
@@ -321,7 +341,7 @@ impl Core {
         self.waiters.remove(token);
         if self.registering.contains_key(&token) {
             self.forget_registration(token);
-            self.managers.give_up(token);
+            self.managers.abandon_registration(token);
         }
     }
 }

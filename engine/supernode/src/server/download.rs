@@ -50,7 +50,7 @@ impl Core {
             let tickets = &self.managers.tickets;
             if !wanted
                 .ticket
-                .is_some_and(|ticket| tickets.check(ticket, &wanted.task, &remote.to_string(), clock))
+                .is_some_and(|ticket| tickets.is_valid(ticket, &wanted.task, &remote.to_string(), clock))
             {
                 return Answer::empty(403);
             }

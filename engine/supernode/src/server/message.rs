@@ -1,25 +1,28 @@
-//! What threads send to the event loop.
+//! The messages that threads send to the event loop.
+//!
+//! The loop owns the receiver, and gives each thread an [`Outbox`]. The channel has no bound: the number of
+//! threads has one, and a thread sends a few messages for each piece at most.
 
 use crate::cdn::CdnMessage;
-use crate::origin::{OriginError, Probed};
+use crate::origin::{OriginError, ProbeResult};
 use crate::preheat::Resolution;
-use crate::registration::AskKey;
+use crate::registration::ProbeKey;
 use mio::Waker;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 /// A message from a thread.
 pub enum Message {
-    /// Of a fetch, or of a check of a file.
+    /// The news of a fetch, or of a check of a file.
     Cdn(CdnMessage),
     /// An origin has answered.
-    Asked {
-        /// What the question was about.
-        key: AskKey,
-        /// The answer.
-        answer: Result<Probed, OriginError>,
+    Probed {
+        /// The task and the credential that the origin was asked about.
+        key: ProbeKey,
+        /// The answer of the origin.
+        answer: Result<ProbeResult, OriginError>,
     },
-    /// The layers of an image to preheat are known.
+    /// A registry has answered which blobs an image to preheat has.
     Preheat(Resolution),
 }
 
@@ -36,7 +39,7 @@ impl Outbox {
         Outbox { sender, waker }
     }
 
-    /// Sends `message`.
+    /// Sends `message`. Without effect after the event loop has ended.
     pub fn send(&self, message: Message) {
         // Sending fails only after the event loop has ended; then nobody waits for this message.
         let _ = self.sender.send(message);

@@ -17,16 +17,16 @@ pub struct Waiter {
     /// The connection to answer.
     pub token: usize,
     /// What it waits for.
-    pub wish: Wish,
+    pub need: Need,
 }
 
 /// What a connection waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Need {
     /// A piece for this client of Dragonfly's wire.
     Piece(String),
     /// News of the task, for a peer of Sampan's own wire.
-    News(Watch),
+    Version(Watch),
 }
 
 /// All pulls that wait.
@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn waiter(token: usize) -> Waiter {
-        Waiter { token, wish: Wish::Piece(token.to_string()) }
+        Waiter { token, need: Need::Piece(token.to_string()) }
     }
 
     #[test]

@@ -12,7 +12,7 @@ fn a_file_is_fetched_by_one_request_and_has_all_digests() {
         assert!(numbers.iter().copied().eq(0..PIECES.count(len as u64)));
         assert_eq!((rig.origin.requests(), rig.origin.sent()), (vec![(0, None)], len as u64));
         assert_eq!(rig.cdn.origin_bytes(), len as u64);
-        assert_eq!(rig.trigger(), Triggered::Complete);
+        assert_eq!(rig.trigger(), TriggerOutcome::Complete);
         rig.cdn.delete(&task(), true);
         rig.settle();
         assert_eq!(leftovers(home.path()).1, 0);
@@ -29,7 +29,7 @@ fn an_empty_file_has_one_empty_piece() {
         let md5 = rig.cdn.piece(&task(), 0).expect("a piece").md5_hex();
         // printf '\x01\x00\x00\x00\x7f' | md5sum
         assert_eq!(md5, "5b1130e7b4a795ec5a3c21d8f128ba28");
-        assert!(rig.restart(home.path()).trigger() == Triggered::Complete);
+        assert!(rig.restart(home.path()).trigger() == TriggerOutcome::Complete);
     }
 }
 
@@ -42,7 +42,7 @@ fn a_file_of_unknown_length_is_complete_at_its_end() {
         let numbers = rig.fetch();
         assert!(numbers.iter().copied().eq(0..PIECES.count(len as u64)), "{len}");
         assert_eq!(rig.origin.sent(), len as u64);
-        assert_eq!(rig.restart(home.path()).trigger(), Triggered::Complete);
+        assert_eq!(rig.restart(home.path()).trigger(), TriggerOutcome::Complete);
     }
 }
 
@@ -212,7 +212,7 @@ fn the_md5_of_the_client_and_the_digest_of_the_url_must_match() {
         (Some(md5), blob(&sha256), true),
     ] {
         let file = FileInfo { md5, url: url.clone(), ..rig.file() };
-        assert_eq!(rig.trigger_file(file), Triggered::Begins);
+        assert_eq!(rig.trigger_file(file), TriggerOutcome::Begins);
         match rig.end().0 {
             Ok(_) => assert!(is_right, "{url}"),
             Err(CdnError::Md5 { .. }) => {

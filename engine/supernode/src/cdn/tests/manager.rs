@@ -19,8 +19,8 @@ fn a_bounded_number_of_fetches_runs_and_the_others_wait() {
     rig.origin.set(|state| state.faults = (0..10).map(|_| Fault::Stop(50_000)).collect());
     for number in 0..10 {
         let file = rig.file();
-        assert_eq!(rig.trigger_task(&id(number), file.clone()), Triggered::Begins);
-        assert_eq!(rig.trigger_task(&id(number), file), Triggered::Runs);
+        assert_eq!(rig.trigger_task(&id(number), file.clone()), TriggerOutcome::Begins);
+        assert_eq!(rig.trigger_task(&id(number), file), TriggerOutcome::Runs);
     }
     rig.origin.wait_until(|state| state.stopped == 3);
     let statuses: Vec<_> = (0..10).filter_map(|number| rig.cdn.status(&id(number))).collect();
@@ -160,7 +160,7 @@ fn the_source_pattern_offers_all_pieces_and_stores_nothing() {
     let mut rig = Rig::open(home.path(), origin, settings, |_| {});
     let pieces = Pieces { is_wrapped: false, ..PIECES };
     let file = FileInfo { pieces, length: Some(5 << 20), ..rig.file() };
-    assert_eq!(rig.trigger_file(file.clone()), Triggered::Complete);
+    assert_eq!(rig.trigger_file(file.clone()), TriggerOutcome::Complete);
     assert_eq!(rig.cdn.status(&task()), Some(CdnStatus::Success));
     assert!(rig.cdn.ready_pieces(&task()).eq(0..5));
     assert!(rig.cdn.is_ready(&task(), 4) && !rig.cdn.is_ready(&task(), 5));

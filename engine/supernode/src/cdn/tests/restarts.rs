@@ -31,7 +31,7 @@ fn killed_at(home: &Path, content: Vec<u8>, at: usize, states_length: bool) -> A
         state.states_length = states_length;
         state.faults = [Fault::Stop(at as u64)].into();
     });
-    assert_eq!(rig.trigger(), Triggered::Begins);
+    assert_eq!(rig.trigger(), TriggerOutcome::Begins);
     rig.origin.wait_until(|state| state.stopped == 1);
     copy(running.path(), home);
     rig.origin.release();
@@ -58,11 +58,11 @@ fn a_complete_file_needs_no_fetch_and_no_reading() {
     assert_eq!(rig.cdn.status(&task()), None, "not in memory yet");
     assert_eq!(rig.cdn.activate(&task()), Some(CdnStatus::Success));
     rig.assert_complete();
-    assert_eq!(rig.trigger(), Triggered::Complete);
+    assert_eq!(rig.trigger(), TriggerOutcome::Complete);
     assert_eq!(rig.origin.requests().len(), 1, "that of the first process");
     // Another boot changes nothing: the file is durable.
     let mut rig = rig.restart_with(home.path(), |shared| shared.boot_id = Some("another".to_owned()));
-    assert_eq!(rig.trigger(), Triggered::Complete);
+    assert_eq!(rig.trigger(), TriggerOutcome::Complete);
     rig.assert_complete();
 }
 
@@ -167,7 +167,7 @@ fn every_torn_state_of_the_files_leads_to_the_whole_file() {
         names.retain(|entry| entry.file_name() != "access");
         assert_eq!(names.len(), 3, "{name}: {names:?}");
         let mut rig = rig.restart(home.path());
-        assert_eq!(rig.trigger(), Triggered::Complete, "{name}");
+        assert_eq!(rig.trigger(), TriggerOutcome::Complete, "{name}");
     }
 }
 
@@ -213,7 +213,7 @@ fn a_file_without_a_version_is_trusted_only_while_it_is_active() {
     let mut rig = Rig::new(home.path(), content.clone());
     rig.origin.set(|state| state.has_etag = false);
     rig.fetch();
-    assert_eq!(rig.trigger(), Triggered::Complete);
+    assert_eq!(rig.trigger(), TriggerOutcome::Complete);
     let mut rig = rig.restart(home.path());
     assert_eq!(rig.fetch(), [0], "it may have changed");
     // Unless a digest tells what it must be.
@@ -222,7 +222,7 @@ fn a_file_without_a_version_is_trusted_only_while_it_is_active() {
     rig.trigger_file(file.clone());
     rig.end().0.expect("fetched");
     let mut rig = rig.restart(home.path());
-    assert_eq!(rig.trigger_file(file), Triggered::Complete);
+    assert_eq!(rig.trigger_file(file), TriggerOutcome::Complete);
 }
 
 #[test]
@@ -266,16 +266,16 @@ fn any_order_of_faults_and_restarts_ends_with_the_whole_file() {
             let faults = faults.collect();
             rig.origin.set(|state| state.faults = faults);
             match rig.trigger() {
-                Triggered::Begins => drop(rig.end()),
-                Triggered::Complete => rig.assert_complete(),
-                Triggered::Runs => panic!("seed {seed}: it has ended"),
+                TriggerOutcome::Begins => drop(rig.end()),
+                TriggerOutcome::Complete => rig.assert_complete(),
+                TriggerOutcome::Runs => panic!("seed {seed}: it has ended"),
             }
             if below(2) == 0 {
                 rig = rig.restart(home.path());
             }
         }
         rig.origin.set(|state| state.faults.clear());
-        if rig.trigger() == Triggered::Begins {
+        if rig.trigger() == TriggerOutcome::Begins {
             let (result, _) = rig.end();
             result.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         }
@@ -303,7 +303,7 @@ fn what_is_no_task_is_removed_at_the_start() {
     fs::create_dir_all(home.path().join("trash/1/2")).expect("made");
     let mut rig = rig.restart(home.path());
     rig.settle();
-    assert_eq!(rig.trigger(), Triggered::Complete);
+    assert_eq!(rig.trigger(), TriggerOutcome::Complete);
     assert_eq!(leftovers(home.path()).1, 0);
     assert_eq!(rig.cdn.load().len(), 1);
     assert!(!tasks.join("abc").exists() && !tasks.join("file").exists());

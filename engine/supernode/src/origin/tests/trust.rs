@@ -27,7 +27,7 @@ fn addresses_that_are_not_public_are_never_connected_to() {
     assert!(origin.received().is_empty());
     let by_name = origins(&[&format!("localhost:{port}")]);
     let asked = by_name.probe(&request(&format!("http://localhost:{port}/")), None, &Cancel::default());
-    assert!(matches!(asked, Ok(Probed::Found(_))), "{asked:?}");
+    assert!(matches!(asked, Ok(ProbeResult::Found(_))), "{asked:?}");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_cancelled_body_ends_and_leaves_others_alone() {
     fetched.reader.read_to_end(&mut bytes).expect("read");
     assert_eq!(bytes, b"0123456789");
     let probed = origins.probe(&good.request(), None, &other);
-    assert!(matches!(probed, Ok(Probed::Found(_))), "{probed:?}");
+    assert!(matches!(probed, Ok(ProbeResult::Found(_))), "{probed:?}");
 }
 
 #[test]

@@ -18,8 +18,8 @@ fn image(name: &str) -> PreheatRequest {
 }
 
 /// The files with these numbers as the blobs of an image, with a token of the supernode's own.
-fn blobs(numbers: impl IntoIterator<Item = u32>, token: &str) -> Resolved {
-    Resolved {
+fn blobs(numbers: impl IntoIterator<Item = u32>, token: &str) -> ImageBlobs {
+    ImageBlobs {
         urls: numbers.into_iter().map(|number| file(number).url).collect(),
         headers: Headers::new(vec![("Authorization".to_owned(), token.to_owned())]),
         is_own_token: true,
@@ -56,12 +56,12 @@ impl Host {
     }
 
     /// Begins an image and answers the request to its registry.
-    fn image(&mut self, name: &str, resolved: Resolved) -> Vec<Action> {
+    fn image(&mut self, name: &str, resolved: ImageBlobs) -> Vec<Action> {
         let actions = self.create(image(name));
         self.answer(&actions, Ok(resolved))
     }
 
-    fn answer(&mut self, actions: &[Action], result: Result<Resolved, String>) -> Vec<Action> {
+    fn answer(&mut self, actions: &[Action], result: Result<ImageBlobs, String>) -> Vec<Action> {
         let run = actions.iter().find_map(|action| match action {
             Action::Resolve { run, .. } => Some(*run),
             _ => None,
@@ -92,13 +92,13 @@ fn a_file_is_fetched_once_and_again_after_a_failure() {
     let actions = host.create(file(1));
     let id = file(1).id();
     assert_eq!(actions, [Action::StartTask(TaskRequest { id, request: file(1) })]);
-    assert_eq!((host.status(&file(1)).0, host.0.needs(&id)), ("RUNNING", true));
+    assert_eq!((host.status(&file(1)).0, host.0.is_needed(&id)), ("RUNNING", true));
     assert_eq!(host.create(file(1)), [], "it runs already");
     assert_eq!(host.ended(1, failed("disk full")), []);
     assert_eq!(host.status(&file(1)), ("FAILED", "disk full".to_owned()));
     assert_eq!(started(&host.create(file(1))), [id], "a failed one begins again");
     assert_eq!(host.ended(1, Ok(())), []);
-    assert_eq!((host.status(&file(1)), host.0.needs(&id)), (("SUCCESS", String::new()), false));
+    assert_eq!((host.status(&file(1)), host.0.is_needed(&id)), (("SUCCESS", String::new()), false));
     assert_eq!(host.0.create(file(1), start()).expect_err("done before").status(), 208);
     assert!(host.is_idle());
 }
@@ -112,9 +112,9 @@ fn an_image_succeeds_when_its_last_blob_does() {
     assert_eq!(started(&actions), ids([1, 2]), "one blob is one task");
     assert!(matches!(&actions[0], Action::StartTask(task) if task.request.headers[0].1 == "t"));
     host.ended(1, Ok(()));
-    assert_eq!((host.status(&image("a")).0, host.0.needs(&file(1).id())), ("RUNNING", true));
+    assert_eq!((host.status(&image("a")).0, host.0.is_needed(&file(1).id())), ("RUNNING", true));
     host.ended(2, Ok(()));
-    assert_eq!((host.status(&image("a")).0, host.0.needs(&file(1).id())), ("SUCCESS", false));
+    assert_eq!((host.status(&image("a")).0, host.0.is_needed(&file(1).id())), ("SUCCESS", false));
     let list = host.0.list(start());
     let parent = list.iter().find(|task| task.r#type == "image").expect("listed");
     assert_eq!(parent.children, ids([1, 2]).iter().map(TaskId::to_string).collect::<Vec<_>>());
@@ -250,7 +250,7 @@ fn a_blob_does_not_wait_for_a_token_that_never_comes() {
     assert!(host.is_idle());
     // A header that the operator gave cannot be renewed.
     let mut host = Host::default();
-    host.image("a", Resolved { is_own_token: false, ..blobs([1], "t") });
+    host.image("a", ImageBlobs { is_own_token: false, ..blobs([1], "t") });
     assert_eq!(host.ended(1, denied()), []);
     assert_eq!(host.status(&image("a")).0, "FAILED");
 }

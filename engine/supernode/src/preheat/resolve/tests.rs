@@ -92,7 +92,7 @@ fn request(host: &str, rest: &str) -> PreheatRequest {
     PreheatRequest::parse(body.as_bytes()).expect("good")
 }
 
-fn run(request: &PreheatRequest, access: &Access) -> Result<Resolved, String> {
+fn run(request: &PreheatRequest, access: &Access) -> Result<ImageBlobs, String> {
     resolve(request, access, &Cancel::default()).map_err(|error| sampan_ipc::report::chain(&error))
 }
 
@@ -107,12 +107,12 @@ fn an_index_gives_the_blobs_of_all_or_of_one_platform() {
     let all = run(&request(&host, ""), &Access::default()).expect("resolved");
     assert_eq!(
         all,
-        Resolved { urls: blobs(&host, "abcde"), headers: Headers::default(), is_own_token: false }
+        ImageBlobs { urls: blobs(&host, "abcde"), headers: Headers::default(), is_own_token: false }
     );
     let rest = r#","platform":"linux/arm64","headers":{"X-Of":"team"}"#;
     let one = run(&request(&host, rest), &Access::default()).expect("resolved");
     let headers = Headers::new(vec![("X-Of".to_owned(), "team".to_owned())]);
-    assert_eq!(one, Resolved { urls: blobs(&host, "cde"), headers, is_own_token: false });
+    assert_eq!(one, ImageBlobs { urls: blobs(&host, "cde"), headers, is_own_token: false });
 }
 
 #[test]

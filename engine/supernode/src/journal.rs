@@ -1,8 +1,8 @@
 //! The journal of registrations, so that a restarted supernode still knows its clients.
 //!
-//! Owned by the event loop. A file of lines: a checksum and a record in JSON. A torn or damaged line, and what follows it,
-//! is cut off. Nothing is synced: the page cache survives the end of this process, and after a power failure the clients
-//! are gone, too. Written anew when most of it is about clients that have left.
+//! Owned by the event loop. A file of lines: a checksum and a record in JSON. A torn or damaged line, and what
+//! follows it, is cut off. Nothing is synced: the page cache survives the end of this process, and after a power
+//! failure the clients are gone, too. Written anew when most of it is about clients that have left.
 
 use crate::dfget_task::DfgetTask;
 use crate::origin::{Request, Validators};
@@ -26,14 +26,14 @@ const GARBAGE_MIN: usize = 4096;
 #[derive(Serialize, Deserialize)]
 enum Line {
     /// A client has registered.
-    Add(Box<Entry>),
+    Add(Box<JournalEntry>),
     /// A client's download has ended.
     Remove { cid: String, task: TaskId },
 }
 
 /// A registration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Entry {
+pub struct JournalEntry {
     /// The download.
     pub download: DfgetTask,
     /// Its peer.
@@ -117,16 +117,16 @@ impl PeerRecord {
 }
 
 /// The journal.
-pub struct Registrations {
+pub struct Journal {
     path: PathBuf,
     file: Option<File>,
     garbage: usize,
     live: usize,
 }
 
-impl Registrations {
+impl Journal {
     /// Opens the journal in the directory `home`, and returns the clients that it knows.
-    pub fn open(home: &Path) -> (Self, Vec<Entry>) {
+    pub fn open(home: &Path) -> (Self, Vec<JournalEntry>) {
         let path = home.join("registrations");
         let entries = read(&path).unwrap_or_else(|error| {
             log::warn!(
@@ -135,13 +135,13 @@ impl Registrations {
             );
             Vec::new()
         });
-        let mut journal = Registrations { path, file: None, garbage: 0, live: 0 };
+        let mut journal = Journal { path, file: None, garbage: 0, live: 0 };
         journal.rewrite(entries.iter());
         (journal, entries)
     }
 
     /// Records a registration.
-    pub fn add(&mut self, entry: &Entry) {
+    pub fn add(&mut self, entry: &JournalEntry) {
         self.live += 1;
         self.write(&Line::Add(Box::new(entry.clone())));
     }
@@ -153,13 +153,13 @@ impl Registrations {
         self.write(&Line::Remove { cid: cid.to_owned(), task: *task });
     }
 
-    /// Whether most of the file is about clients that have left: the caller then calls [`Registrations::rewrite`].
+    /// Whether most of the file is about clients that have left: the caller then calls [`Journal::rewrite`].
     pub fn is_mostly_garbage(&self) -> bool {
         self.garbage >= GARBAGE_MIN.max(self.live)
     }
 
     /// Replaces the file by one with `entries` alone.
-    pub fn rewrite<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+    pub fn rewrite<'a>(&mut self, entries: impl Iterator<Item = &'a JournalEntry>) {
         let replaced = self.try_rewrite(entries);
         if let Err(error) = replaced {
             let path = self.path.display();
@@ -168,7 +168,7 @@ impl Registrations {
         }
     }
 
-    fn try_rewrite<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
+    fn try_rewrite<'a>(&mut self, entries: impl Iterator<Item = &'a JournalEntry>) -> io::Result<()> {
         let next = self.path.with_extension("new");
         let mut text = Vec::new();
         (self.live, self.garbage) = (0, 0);
@@ -199,13 +199,13 @@ fn line(record: &Line) -> Vec<u8> {
     format!("{:08x} {text}\n", crc32c::crc32c(text.as_bytes())).into_bytes()
 }
 
-fn read(path: &Path) -> io::Result<Vec<Entry>> {
+fn read(path: &Path) -> io::Result<Vec<JournalEntry>> {
     let text = match sampan_ipc::named_file::read_text(path, FILE_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut entries: Vec<Option<Entry>> = Vec::new();
+    let mut entries: Vec<Option<JournalEntry>> = Vec::new();
     let mut places = std::collections::HashMap::new();
     for line in text.split_inclusive('\n') {
         let parsed = line.strip_suffix('\n').and_then(|line| line.split_once(' '));
@@ -239,7 +239,7 @@ mod tests {
     use crate::dfget_task::DfgetStatus;
     use std::net::Ipv4Addr;
 
-    fn entry(cid: &str, url: &str) -> Entry {
+    fn entry(cid: &str, url: &str) -> JournalEntry {
         let ip = Ipv4Addr::LOCALHOST.into();
         let request = PeerRequest { ip, port: 15001, host_name: "h".to_owned(), version: String::new() };
         let download = DfgetTask {
@@ -254,24 +254,24 @@ mod tests {
             status: DfgetStatus::Running,
         };
         let peer = PeerRecord { id: format!("peer-{cid}"), request, created: std::time::UNIX_EPOCH };
-        Entry { download, peer, uploads: true, file: None }
+        JournalEntry { download, peer, uploads: true, file: None }
     }
 
-    fn cids(entries: &[Entry]) -> String {
+    fn cids(entries: &[JournalEntry]) -> String {
         entries.iter().map(|entry| entry.download.cid.as_str()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn what_was_registered_is_known_again_and_what_left_is_not() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (mut journal, known) = Registrations::open(dir.path());
+        let (mut journal, known) = Journal::open(dir.path());
         assert!(known.is_empty());
         for (cid, url) in [("a", "u"), ("b", "u"), ("a", "v"), ("a", "u")] {
             journal.add(&entry(cid, url));
         }
         journal.remove("b", &TaskId::new("u", "", ""));
         drop(journal);
-        let (_, known) = Registrations::open(dir.path());
+        let (_, known) = Journal::open(dir.path());
         assert_eq!(cids(&known), "a a");
         assert_eq!(known[0].download, entry("a", "v").download);
         assert_eq!(known[0].peer.request, entry("a", "v").peer.request);
@@ -280,18 +280,18 @@ mod tests {
     #[test]
     fn a_torn_or_damaged_tail_is_cut_at_every_place() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (mut journal, _) = Registrations::open(dir.path());
+        let (mut journal, _) = Journal::open(dir.path());
         ["a", "b", "c"].iter().for_each(|cid| journal.add(&entry(cid, "u")));
         let path = dir.path().join("registrations");
         let whole = std::fs::read(&path).expect("written");
         let len = whole.len() / 3;
         for cut in 0..whole.len() {
             std::fs::write(&path, &whole[..cut]).expect("written");
-            assert_eq!(Registrations::open(dir.path()).1.len(), cut / len, "cut at {cut}");
+            assert_eq!(Journal::open(dir.path()).1.len(), cut / len, "cut at {cut}");
             let mut damaged = whole.clone();
             damaged[cut] ^= 1;
             std::fs::write(&path, &damaged).expect("written");
-            let known = Registrations::open(dir.path()).1.len();
+            let known = Journal::open(dir.path()).1.len();
             assert!(known <= cut / len, "damaged at {cut}: {known}");
         }
     }
