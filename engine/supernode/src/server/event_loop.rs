@@ -309,6 +309,9 @@ impl Server {
                 self.per_address.remove(&client.remote);
             }
         }
+        if self.connections.is_empty() {
+            self.idle_check = None;
+        }
         self.core.on_closed(token);
         if self.connections.len() + 1 == self.connections_max {
             self.doors.iter_mut().for_each(|door| door.accept.mark_ready());

@@ -6,6 +6,7 @@ use crate::server::{Server, beside};
 use crate::system::{System, Wish};
 use crate::table::{number, print, row};
 use sampan_tests::process;
+use sampan_tests::supernode::Supernode;
 use std::fs::File;
 use std::io;
 use std::process::{Child, Command, Stdio};
@@ -34,6 +35,10 @@ fn idle(options: &Options) -> io::Result<()> {
     if let Some(engine) = &engine {
         watched.push(("sampan-engine", engine.child.id()));
     }
+    let supernode = options.systems.contains(&System::Sampan).then(quiet_supernode).transpose()?;
+    if let Some((supernode, _)) = &supernode {
+        watched.push(("sampan-supernode", supernode.pid()));
+    }
     std::thread::sleep(SETTLE);
     let before: Vec<u64> = watched.iter().map(|(_, pid)| process::context_switches(*pid)).collect();
     std::thread::sleep(MINUTE);
@@ -50,6 +55,17 @@ fn idle(options: &Options) -> io::Result<()> {
     }
     print("Idle for 60 seconds", &rows);
     Ok(())
+}
+
+/// A supernode, and a reader of its FIFO, so that it can write its events as on a real host; nothing is read.
+fn quiet_supernode() -> io::Result<(Supernode, File)> {
+    let mut supernode = Supernode::new(1, &[]);
+    let fifo = supernode.host().fifo();
+    std::fs::create_dir_all(supernode.host().path("run"))?;
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let reader = File::options().read(true).write(true).open(&fifo)?;
+    supernode.start_again();
+    Ok((supernode, reader))
 }
 
 fn subscribers(options: &Options) -> io::Result<()> {
@@ -75,7 +91,7 @@ fn subscribers(options: &Options) -> io::Result<()> {
 
 fn sizes() -> io::Result<()> {
     let mut rows = vec![row(["", "KiB"])];
-    for name in ["sampan", "sampan-monitord", "sampan-engine", "bare"] {
+    for name in ["sampan", "sampan-monitord", "sampan-engine", "sampan-supernode", "bare"] {
         rows.push(vec![name.to_owned(), (std::fs::metadata(beside(name)?)?.len() / 1024).to_string()]);
     }
     print("Sizes of the programs", &rows);
