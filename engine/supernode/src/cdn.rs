@@ -38,7 +38,7 @@ mod tests;
 mod view;
 mod workers;
 
-pub use digests::{PieceDigest, expected_sha256, hex, parse_hex};
+pub use digests::{PieceDigest, expected_sha256};
 pub use error::CdnError;
 pub use message::{CdnEvent, CdnMessage, CompleteFile};
 pub use record::{FileInfo, Record};

@@ -5,8 +5,9 @@
 //! that task: the next one in the order of the cluster is asked, as the owner, and the origin when this supernode is the next
 //! one. A supernode that is asked as the owner goes to the origin. docs/peers.md, "Several supernodes".
 
-use crate::cdn::{Fetch, Source, hex};
+use crate::cdn::{Fetch, Source};
 use crate::cluster::Cluster;
+use crate::hex;
 use crate::origin::{Body, OriginError, Origins, Validators};
 use crate::own_wire::TaskBody;
 use crate::piece_set::PieceSet;
@@ -237,7 +238,7 @@ impl ClusterSource {
         let body = TaskBody {
             url: fetch.request.url.clone(),
             task_url: fetch.file.task_url.clone(),
-            md5: fetch.file.md5.map(|md5| hex(&md5)).unwrap_or_default(),
+            md5: fetch.file.md5.map(|md5| hex::encode(&md5)).unwrap_or_default(),
             identifier: fetch.file.identifier.clone().unwrap_or_default(),
             headers: headers.collect(),
             as_owner: true,

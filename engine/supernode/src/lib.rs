@@ -21,7 +21,7 @@
 //! | [`journal`] | the journal of registrations |
 //! | [`cluster`], [`cluster_source`] | which supernode owns a task, and fetches from that supernode |
 //! | [`metrics`] | counters for Prometheus |
-//! | [`url`] | URLs without filtered parameters, and without what may grant access |
+//! | [`url`], [`hex`] | URLs without filtered parameters, and without what may grant access; hexadecimal digits |
 //! | [`config`] | options and the `[supernode]` table |
 #![forbid(unsafe_code)]
 #![warn(clippy::expect_used, clippy::indexing_slicing)]
@@ -34,6 +34,7 @@ pub mod cluster_source;
 pub mod config;
 pub mod dfget_task;
 pub mod gc;
+pub mod hex;
 pub mod journal;
 pub mod managers;
 pub mod metrics;

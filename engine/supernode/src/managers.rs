@@ -10,13 +10,26 @@
 //!       └──▶ Probe ──a thread asks the origin──▶ end_registrations ──▶ admit ┘   each caller that waits for this probe
 //! pull ──▶ pieces | finished | wait (the loop parks the connection) ──the task has changed──▶ pull_again
 //! ```
+//!
+//! | module | the methods of |
+//! |---|---|
+//! | [`register`], [`restore`] | registrations; their journal, and the start |
+//! | [`pull`], [`report`] | the requests of clients that download |
+//! | [`fetch`] | fetches, and the messages of their threads |
+//! | [`own`] | Sampan's own wire |
+//! | [`advance`] | preheats |
+//! | [`peers`], [`view`] | `/api/v1`, figures, events |
+//! | [`collect`] | garbage collection |
 
 pub mod advance;
 pub mod collect;
+pub mod fetch;
 pub mod own;
+pub mod peers;
 pub mod pull;
 pub mod register;
 pub mod report;
+pub mod restore;
 pub mod view;
 
 use crate::access::{Admins, Grants, PeerAddresses, Tickets};

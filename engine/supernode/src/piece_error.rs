@@ -4,7 +4,8 @@
 //! Reports come from anyone, so each must fit what the supernode knows, and a check begins with the piece that is
 //! named. Never removes anything: bad pieces are fetched again, and the others stay.
 
-use crate::cdn::{PieceDigest, parse_hex};
+use crate::cdn::PieceDigest;
+use crate::hex;
 use crate::task_id::TaskId;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -126,13 +127,12 @@ fn known_md5(known: Option<&PieceDigest>) -> [u8; 16] {
 }
 
 fn parse_md5(text: &str) -> Option<[u8; 16]> {
-    parse_hex(text.split(':').next()?)
+    hex::parse(text.split(':').next()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cdn::hex;
 
     const KNOWN: PieceDigest = PieceDigest { md5: [7; 16], sha256: [8; 32], content_len: 9 };
 
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_bad_piece_is_checked_once_until_3_seconds_after() {
         let (mut errors, now) = (PieceErrors::default(), Instant::now());
-        let expected = format!("{}:14", hex(&KNOWN.md5));
+        let expected = format!("{}:14", hex::encode(&KNOWN.md5));
         let report = Report { expected_md5: &expected, real_md5: "00", ..report(task(1)) };
         assert_eq!(errors.report(&report, Some(&KNOWN), now), Some(Repair::CheckPieces { first: 3 }));
         let end = now + Duration::from_secs(500);
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_report_that_cannot_be_true_is_ignored() {
         let (mut errors, now) = (PieceErrors::default(), Instant::now());
-        let (right, other) = (hex(&KNOWN.md5), hex(&[1; 16]));
+        let (right, other) = (hex::encode(&KNOWN.md5), hex::encode(&[1; 16]));
         let got_right = Report { real_md5: &right, ..report(task(1)) };
         assert_eq!(errors.report(&got_right, Some(&KNOWN), now), None);
         let told_other = Report { expected_md5: &other, ..report(task(1)) };

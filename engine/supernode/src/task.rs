@@ -4,7 +4,8 @@
 //! manager's. Headers are in memory only: they may contain credentials. docs/peers.md, "The model".
 
 use crate::access::Credential;
-use crate::cdn::{FileInfo, Record, expected_sha256, hex, parse_hex};
+use crate::cdn::{FileInfo, Record, expected_sha256};
+use crate::hex;
 use crate::origin::{Request, Validators};
 use crate::piece::Pieces;
 use crate::task_id::TaskId;
@@ -81,7 +82,7 @@ impl Task {
                 },
                 task_url,
                 is_md5: md5.is_some(),
-                sign: md5.map(|md5| hex(&md5)).or(identifier).unwrap_or_default(),
+                sign: md5.map(|md5| hex::encode(&md5)).or(identifier).unwrap_or_default(),
             },
             length,
             pieces,
@@ -97,7 +98,7 @@ impl Task {
 
     /// What the CDN manager must know of the file.
     pub fn file_info(&self) -> FileInfo {
-        let md5 = if self.file.is_md5 { parse_hex(&self.file.sign) } else { None };
+        let md5 = if self.file.is_md5 { hex::parse(&self.file.sign) } else { None };
         FileInfo {
             url: self.file.request.url.clone(),
             task_url: self.file.task_url.clone(),

@@ -2,6 +2,7 @@
 //!
 //! Pure. Dragonfly's clients compute the hash, too, so it can never change.
 
+use crate::hex;
 use ring::digest::{Context, SHA256};
 use std::fmt;
 
@@ -27,20 +28,8 @@ impl TaskId {
 
     /// Parses 64 lowercase hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut id = [0; 32];
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        if pairs.len() != id.len() || !rest.is_empty() {
-            return None;
-        }
-        let digit = |byte: u8| match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        };
-        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
-            *byte = digit(*high)? << 4 | digit(*low)?;
-        }
-        Some(TaskId(id))
+        let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        hex::parse(text).filter(|_| is_lower).map(TaskId)
     }
 
     /// The bytes of the ID.
@@ -69,7 +58,7 @@ impl<'de> serde::Deserialize<'de> for TaskId {
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(&self.0))
     }
 }
 

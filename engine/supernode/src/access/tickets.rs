@@ -2,6 +2,7 @@
 //!
 //! Owned by the event loop. No ticket is stored: a check computes the HMAC of the ticket again.
 
+use crate::hex;
 use crate::task_id::TaskId;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -45,8 +46,7 @@ impl Tickets {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let expiry = (now + TICKET_TIME).as_secs();
         let tag = hmac::sign(&self.key, &message(task, client, expiry));
-        let tag = tag.as_ref().iter().take(TAG_LEN);
-        tag.fold(format!("{expiry}."), |text, byte| text + &format!("{byte:02x}"))
+        format!("{expiry}.{}", hex::encode(tag.as_ref().get(..TAG_LEN).unwrap_or_default()))
     }
 
     /// Whether `ticket` was made by this supernode for `task` and `client`, and is still valid. The time of the
@@ -63,19 +63,10 @@ impl Tickets {
 
 /// The expiry and the HMAC of a ticket.
 fn parse(ticket: &str) -> Option<(u64, [u8; TAG_LEN])> {
-    let (expiry, hex) = ticket.split_once('.')?;
+    let (expiry, tag) = ticket.split_once('.')?;
     let is_number = expiry.len() <= 12 && expiry.bytes().all(|byte| byte.is_ascii_digit());
     let expiry = expiry.parse().ok().filter(|_| is_number)?;
-    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-    let mut tag = [0; TAG_LEN];
-    if pairs.len() != TAG_LEN || !rest.is_empty() {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    for (byte, [high, low]) in tag.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
-    }
-    Some((expiry, tag))
+    Some((expiry, hex::parse(tag)?))
 }
 
 /// The bytes that the HMAC covers. The client comes last, so that no two tickets cover equal bytes.

@@ -1,12 +1,12 @@
 //! Digests of pieces and of whole files, computed while bytes come.
 //!
-//! Pure. The MD5 of a piece is that of the wrapped piece, as Dragonfly's clients check it; its SHA-256 is that of the
-//! content.
+//! Pure. The MD5 of a piece is that of the wrapped piece, as Dragonfly's clients check it; its SHA-256 is that of
+//! the content.
 
+use crate::hex;
 use crate::piece::{self, Pieces, TAIL};
 use md5::{Digest as _, Md5};
 use ring::digest::{Context, SHA256};
-use std::fmt::Write as _;
 
 /// The digests of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,30 +22,8 @@ pub struct PieceDigest {
 impl PieceDigest {
     /// The MD5 as 32 hexadecimal digits.
     pub fn md5_hex(&self) -> String {
-        hex(&self.md5)
+        hex::encode(&self.md5)
     }
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Parses `N` bytes of hexadecimal digits, in either case.
-pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != N || !rest.is_empty() {
-        return None;
-    }
-    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
-    let mut bytes = [0; N];
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
-    }
-    Some(bytes)
 }
 
 /// Computes the digests of one piece.
@@ -136,7 +114,7 @@ pub fn expected_sha256(url: &str) -> Option<[u8; 32]> {
         // A client may escape the colon.
         digest.strip_prefix("sha256%3A").or_else(|| digest.strip_prefix("sha256%3a"))
     })?;
-    parse_hex(digits)
+    hex::parse(digits)
 }
 
 #[cfg(test)]
@@ -152,7 +130,10 @@ mod tests {
         hasher.update(b"bc");
         let digest = hasher.finish();
         assert_eq!(digest.md5_hex(), "4ec2fdd18fdd19fd8c21560aa31ae81c");
-        assert_eq!(hex(&digest.sha256), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hex::encode(&digest.sha256),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         assert_eq!(digest.content_len, 3);
         let mut hasher = PieceHasher::new(Pieces { is_wrapped: false, ..pieces }, 3);
         hasher.update(b"abc");
@@ -162,7 +143,7 @@ mod tests {
     #[test]
     fn only_the_path_of_a_blob_has_a_digest() {
         let digits = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let expected = parse_hex::<32>(digits);
+        let expected = hex::parse::<32>(digits);
         assert!(expected.is_some());
         for (url, found) in [
             (format!("https://r.io/v2/a/b/blobs/sha256:{digits}"), expected),
@@ -186,7 +167,7 @@ mod tests {
         assert_eq!(hasher.at, 1);
         hasher.update(1, b"bc");
         let (md5, sha256) = hasher.finish();
-        assert_eq!(hex(&md5), "900150983cd24fb0d6963f7d28e17f72");
-        assert!(sha256.is_some_and(|sha256| hex(&sha256).starts_with("ba7816bf")));
+        assert_eq!(hex::encode(&md5), "900150983cd24fb0d6963f7d28e17f72");
+        assert!(sha256.is_some_and(|sha256| hex::encode(&sha256).starts_with("ba7816bf")));
     }
 }

@@ -1,6 +1,6 @@
 //! The error of a fetch, and what follows from it.
 
-use super::digests::hex;
+use crate::hex;
 use crate::origin::OriginError;
 use sampan_os::io_error;
 use std::io;
@@ -35,7 +35,11 @@ pub enum CdnError {
         max: u64,
     },
     /// The bytes are not those that the digest in the URL names.
-    #[error("the content has the digest sha256:{}, but its URL says sha256:{}", hex(found), hex(expected))]
+    #[error(
+        "the content has the digest sha256:{}, but its URL says sha256:{}",
+        hex::encode(found),
+        hex::encode(expected)
+    )]
     Digest {
         /// The digest in the URL.
         expected: [u8; 32],
@@ -43,7 +47,11 @@ pub enum CdnError {
         found: [u8; 32],
     },
     /// The bytes do not have the MD5 that the client gave.
-    #[error("the content has the MD5 {}, but the client expects {}", hex(found), hex(expected))]
+    #[error(
+        "the content has the MD5 {}, but the client expects {}",
+        hex::encode(found),
+        hex::encode(expected)
+    )]
     Md5 {
         /// The MD5 that the client gave.
         expected: [u8; 16],

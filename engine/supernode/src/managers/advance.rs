@@ -1,4 +1,7 @@
 //! Downloads in advance: connects the preheats with registrations, fetches and registries.
+//!
+//! Called by the routes of `/preheats`, by the event loop with answers of registries, and by `fetch` and
+//! `collect`. [`crate::preheat`] decides; this module carries out its [`Action`]s.
 
 use super::Managers;
 use crate::origin::Request;
@@ -50,14 +53,14 @@ impl Managers {
         }
     }
 
-    /// Takes the blobs of an image from a registry.
+    /// Records the answer of a registry: the blobs of an image.
     pub fn on_resolution(&mut self, resolution: Resolution, clock: SystemTime) {
         self.resolver.on_resolution(resolution.run);
         let actions = self.preheats.on_resolved(resolution.run, resolution.result, clock);
         self.act(actions, clock);
     }
 
-    /// Takes the end of a registration that a preheat needed.
+    /// Records the end of a registration that a preheat needed. A fetch that it began reports its own end.
     pub fn on_preheat_registered(&mut self, outcome: &RegistrationOutcome, clock: SystemTime) {
         let result = match &outcome.result {
             Err(reply) => {
@@ -73,7 +76,7 @@ impl Managers {
         self.act(actions, clock);
     }
 
-    /// Takes the end of a fetch; `failure` says why it failed.
+    /// Records the end of a fetch. `failure` says why it failed; `None` means success.
     pub(super) fn on_fetched(
         &mut self,
         id: &TaskId,
@@ -86,7 +89,7 @@ impl Managers {
         self.act(actions, clock);
     }
 
-    /// Takes that a file was deleted.
+    /// Records that a file was deleted.
     pub(super) fn on_file_deleted(&mut self, id: &TaskId, clock: SystemTime) {
         let actions = self.preheats.on_file_deleted(id, clock);
         self.act(actions, clock);
@@ -98,7 +101,7 @@ impl Managers {
             match action {
                 Action::Resolve { run, request } => self.resolver.start(run, request),
                 Action::CancelResolve { run } => self.resolver.cancel(run),
-                Action::StartTask(task) => match pending(&task) {
+                Action::StartTask(task) => match registration(&task) {
                     Ok(pending) => self.registrations_due.push(pending),
                     Err(why) => {
                         let failure = Err(TaskFailure { why, is_denied: false });
@@ -115,8 +118,8 @@ impl Managers {
     }
 }
 
-/// The registration of a file; the reason if its URL or headers are not valid.
-fn pending(task: &TaskRequest) -> Result<PendingRegistration, String> {
+/// The registration of a file, or why its URL or headers are not valid.
+fn registration(task: &TaskRequest) -> Result<PendingRegistration, String> {
     let headers = task.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let file = WantedFile {
         request: Request::new(&task.request.url, headers).map_err(|error| report::chain(&error))?,

@@ -1,7 +1,8 @@
 //! Sampan's own wire: peers that hold the raw content, and other supernodes. docs/peers.md, "Wire 2".
 
 use super::Managers;
-use crate::cdn::{CdnStatus, hex};
+use crate::cdn::CdnStatus;
+use crate::hex;
 use crate::own_wire::{PeerBody, TaskBody, Watch};
 use crate::parents::{OwnPeer, ParentsError};
 use crate::piece_set::PieceSet;
@@ -108,7 +109,7 @@ impl Managers {
         let count = task.length.map_or(last, |length| task.pieces.count(length));
         let digests = (watch.from..last.min(count)).map(|piece| self.cdn.piece(id, piece));
         let digests: Vec<String> =
-            digests.map(|digest| digest.map(|d| hex(&d.sha256)).unwrap_or_default()).collect();
+            digests.map(|digest| digest.map(|d| hex::encode(&d.sha256)).unwrap_or_default()).collect();
         let reply = json!({
             "version": self.version(id),
             "length": task.length,

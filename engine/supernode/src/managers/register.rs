@@ -4,11 +4,10 @@
 //! yet. Callers with equal credentials wait for one probe. docs/peers.md, "Who may what".
 
 use super::Managers;
-use crate::cdn::{CdnStatus, TriggerOutcome};
+use crate::cdn::CdnStatus;
 use crate::dfget_task::{DfgetStatus, DfgetTask};
-use crate::journal::{JournalEntry, PeerRecord, StoredFile};
-use crate::origin::{OriginError, OriginFile, ProbeResult, Validators};
-use crate::peer::{Peer, PeerRequest};
+use crate::origin::{OriginError, OriginFile, ProbeResult};
+use crate::peer::PeerRequest;
 use crate::piece::{LENGTH_MAX, Pieces};
 use crate::registration::{BeginOutcome, Caller, PendingRegistration, Probe, ProbeKey, RegistrationOutcome};
 use crate::reply::Reply;
@@ -199,8 +198,8 @@ impl Managers {
             || task.validators.is_same(&found.validators) == Some(false)
     }
 
-    /// Admits a caller that has shown access: fetches the file if that is needed, and adds the client to the
-    /// swarm.
+    /// Admits a caller that has shown access, and begins the fetch of the file unless it is complete or runs. `Ok`
+    /// is the answer of an admission, `Err` that of a refusal.
     fn admit(
         &mut self,
         pending: &PendingRegistration,
@@ -215,11 +214,22 @@ impl Managers {
             self.owned.insert(id);
         }
         self.fetch_file(&id, clock)?;
-        let (registration, remote) = match &pending.caller {
-            Caller::Client(registration, remote) => (registration.as_ref(), *remote),
-            Caller::Own(body, remote) => return Ok(self.own_registered(&id, body, *remote, now, clock)),
-            Caller::Preheat => return Ok(Reply::code(code::SUCCESS, "success")),
-        };
+        match &pending.caller {
+            Caller::Client(registration, remote) => self.admit_client(id, registration, *remote, now, clock),
+            Caller::Own(body, remote) => Ok(self.own_registered(&id, body, *remote, now, clock)),
+            Caller::Preheat => Ok(Reply::code(code::SUCCESS, "success")),
+        }
+    }
+
+    /// Registers the peer of a client of Dragonfly, and adds the client to the swarm of its task.
+    fn admit_client(
+        &mut self,
+        id: TaskId,
+        registration: &Registration,
+        remote: IpAddr,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Result<Reply, Reply> {
         let Some(task) = self.tasks.get(&id) else { return Err(Reply::error(500, "the task is gone")) };
         let reply = RegistrationData {
             task_id: id.to_string(),
@@ -268,48 +278,6 @@ impl Managers {
         Ok(Reply::ok(v1::envelope(code::SUCCESS, "success", Some(reply))))
     }
 
-    fn record_registration(&mut self, download: &DfgetTask, uploads: bool) {
-        let Some(peer) = self.peers.get(&download.peer).map(PeerRecord::of) else { return };
-        let file = self.tasks.get(&download.task).and_then(StoredFile::of);
-        self.journal.add(&JournalEntry { download: download.clone(), peer, uploads, file });
-        if self.journal.is_mostly_garbage() {
-            let entries = self.entries();
-            self.journal.rewrite(entries.iter());
-        }
-    }
-
-    /// All registrations, for the journal.
-    fn entries(&self) -> Vec<JournalEntry> {
-        let entry = |download: &DfgetTask| {
-            let swarm = self.progress.swarm(&download.task)?;
-            let uploads = swarm.member(swarm.slot(&download.cid)?)?.uploads;
-            let peer = self.peers.get(&download.peer).map(PeerRecord::of)?;
-            let file = self.tasks.get(&download.task).and_then(StoredFile::of);
-            Some(JournalEntry { download: download.clone(), peer, uploads, file })
-        };
-        self.downloads.list(|_| true).into_iter().filter_map(entry).collect()
-    }
-
-    /// Brings back a client that registered before this process began. It may have pieces that it has not told of.
-    pub(super) fn restore_registration(&mut self, entry: JournalEntry, now: Instant) {
-        let JournalEntry { download, peer, uploads, file } = entry;
-        if self.tasks.get(&download.task).is_none() {
-            let Some(file) = file else { return };
-            self.tasks.insert(file.into_task(download.task, now));
-        }
-        // Otherwise the fetch begins when a client registers that has the credentials for it.
-        self.cdn.activate(&download.task);
-        let PeerRecord { id, request, created } = peer;
-        self.peers.restore(Peer { id, request, created, seen: now, down: None });
-        let (task, cid) = (download.task, download.cid.clone());
-        self.add_download(download, uploads, now);
-        if let Some(swarm) = self.progress.swarm_mut(&task)
-            && let Some(slot) = swarm.slot(&cid)
-        {
-            swarm.set_cautious(slot);
-        }
-    }
-
     /// Adds a client to the swarm of its task.
     pub(super) fn add_download(&mut self, download: DfgetTask, uploads: bool, now: Instant) {
         let (id, cid) = (download.task, download.cid.clone());
@@ -340,41 +308,6 @@ impl Managers {
             && registration.cid.len() >= HOLDER_CID_MIN
             && is_path
             && address.is_some_and(|address| self.addresses.is_allowed(address.into(), remote))
-    }
-
-    /// Fetches the file of a task, unless it is there or being fetched.
-    pub(super) fn fetch_file(&mut self, id: &TaskId, clock: SystemTime) -> Result<(), Reply> {
-        let Some(task) = self.tasks.get_mut(id) else { return Ok(()) };
-        task.failure.clear();
-        match self.cdn.trigger(id, task.file_info(), task.file.request.clone(), clock) {
-            Ok(TriggerOutcome::Complete) => self.metrics.cdn_cache_hits += 1,
-            Ok(TriggerOutcome::Begins) => self.metrics.cdn_triggers += 1,
-            Ok(TriggerOutcome::Runs) => {}
-            Err(error) => {
-                self.metrics.cdn_triggers_failed += 1;
-                return Err(Reply::error(500, &report::chain(&error)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets the content of a task: its origin has another one. Clients in the middle of the old content are
-    /// told.
-    pub(super) fn reset_task(&mut self, id: &TaskId, why: &str) {
-        log::info!("task {id}: {why}: it is fetched again");
-        self.cdn.reset(id);
-        for cid in self.downloads.cids_by_task(id).into_iter().map(str::to_owned).collect::<Vec<_>>() {
-            self.remove_download(&cid, id);
-        }
-        self.progress.remove(id);
-        self.parents.forget(id);
-        self.changed.insert(*id);
-        if let Some(task) = self.tasks.get_mut(id) {
-            (task.length, task.validators) = (None, Validators::default());
-        }
-        if let Some(task) = self.tasks.get(id) {
-            self.announce_task("change", task, &[("reason", why)]);
-        }
     }
 
     /// Removes a download and its peer.

@@ -1,33 +1,22 @@
-//! What the managers know, for people and programs: tasks, peers, figures, events.
+//! Views of the managers for people and programs: tasks, peers, figures, events.
+//!
+//! Called by the routes of the control port, and by the other modules of `managers`, which announce events.
+//! Changes nothing.
 
 use super::Managers;
 use crate::cdn::CdnStatus;
 use crate::dfget_task::DfgetStatus;
 use crate::metrics::{ByStatus, Gauges};
-use crate::peer::{Peer, PeerRequest};
+use crate::peer::Peer;
 use crate::progress::{Member, Slot, Swarm};
-use crate::reply::Reply;
 use crate::task::Task;
 use crate::task_id::TaskId;
 use crate::url::printable_url;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use std::net::IpAddr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// Most members of a swarm that are shown.
 const SWARM_MAX: usize = 1000;
-
-/// The body of `POST /api/v1/peers`. Keys are accepted in any case.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PeerBody {
-    ip: String,
-    #[serde(rename = "hostname")]
-    host_name: String,
-    port: u16,
-    version: String,
-}
 
 impl Managers {
     /// The task `id` in JSON. `GET /api/v1/tasks/ID`.
@@ -78,45 +67,6 @@ impl Managers {
     /// A page of the peers in JSON. `GET /api/v1/peers`.
     pub fn peer_list(&self, page: usize, size: usize, descending: bool) -> Value {
         self.peers.list(page, size, descending).into_iter().map(view).collect()
-    }
-
-    /// Registers a peer without a task. `POST /api/v1/peers`.
-    pub fn create_peer(&mut self, body: &PeerBody, remote: IpAddr, now: Instant, clock: SystemTime) -> Reply {
-        let Ok(ip) = body.ip.parse::<IpAddr>() else {
-            return Reply::error(400, "ip is no address");
-        };
-        if !self.addresses.is_allowed(ip, remote) {
-            return Reply::error(403, "a peer registers the address that it connects from; see --allow-peer");
-        }
-        if body.host_name.len() > 255 || body.version.len() > 255 {
-            return Reply::error(400, "hostName and version have at most 255 bytes");
-        }
-        let request = PeerRequest {
-            ip,
-            port: body.port,
-            host_name: body.host_name.clone(),
-            version: body.version.clone(),
-        };
-        match self.peers.register(request, clock, now) {
-            Some(id) => {
-                self.announce_peer("register", &id, &[]);
-                Reply { status: 201, body: json!({ "ID": id }).to_string().into_bytes() }
-            }
-            None => Reply::error(503, "there are too many peers"),
-        }
-    }
-
-    /// Removes a peer with all its downloads. `DELETE /api/v1/peers/ID`.
-    pub fn delete_peer(&mut self, id: &str, why: &str) -> bool {
-        if self.peers.get(id).is_none() {
-            return false;
-        }
-        self.announce_peer("deregister", id, &[("reason", why)]);
-        for (cid, task) in self.downloads.by_peer(id) {
-            self.remove_download(&cid, &task);
-        }
-        self.peers.deregister(id);
-        true
     }
 
     /// Figures for Prometheus.

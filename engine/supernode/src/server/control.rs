@@ -1,12 +1,15 @@
 //! The routes of the control port. docs/peers.md, "Wire 1".
 //!
-//! Each route also works behind a version: `/v1.0.6/peer/registry`. Paths under `/api/v1` and the older ones without it
-//! are one set where Dragonfly has both.
+//! Called by the event loop for each request: [`Core::control`] finds the route, one method for each route parses
+//! the request, and the managers make the answer. This module gives no piece and no task a meaning.
+//!
+//! Each route also works behind a version: `/v1.0.6/peer/registry`. Where Dragonfly has a route both under
+//! `/api/v1` and without it, one method answers both.
 
 use super::core::{Core, POLL_TIME, json};
 use super::waiters::{Need, Waiter};
+use crate::managers::peers::PeerBody;
 use crate::managers::pull::PullRequest;
-use crate::managers::view::PeerBody;
 use crate::origin::Request;
 use crate::own_wire::{self, TaskBody, Watch};
 use crate::registration::{Caller, PendingRegistration};
@@ -26,10 +29,10 @@ use std::time::{Instant, SystemTime};
 
 /// Longest body of a request, in bytes. Registrations may carry certificates.
 const BODY_MAX: usize = 256 << 10;
-/// What the control port accepts.
+/// The limits of a request to the control port.
 pub const LIMITS: Limits = Limits::with_bodies(BODY_MAX);
 
-/// The routes that `GET /` lists, by category.
+/// The routes that `GET /` lists.
 const LEGACY: &[&str] = &[
     "/peer/registry",
     "/peer/task",
@@ -45,6 +48,7 @@ const LEGACY: &[&str] = &[
     "/_ping",
     "/version",
 ];
+/// The routes that `GET /api/v1/` lists, without that prefix.
 const V1: &[&str] = &[
     "/peers",
     "/peers/{id}",
@@ -60,13 +64,13 @@ const V1: &[&str] = &[
 pub struct ControlRequest<'a> {
     /// The number of the connection.
     pub token: usize,
-    /// The address of the peer.
+    /// The address that the request comes from.
     pub remote: IpAddr,
     /// The request.
     pub request: &'a ::http::Request<&'a [u8]>,
-    /// When it arrived.
+    /// When the request arrived.
     pub now: Instant,
-    /// The same by the clock.
+    /// The time of the clock when the request arrived.
     pub clock: SystemTime,
 }
 
@@ -82,10 +86,12 @@ struct TaskMetrics {
     reason: Option<serde_json::Value>,
 }
 
-/// An answer, or none yet.
+/// The answer of a route.
 enum RouteAnswer {
     Now(Reply),
+    /// A text of this media type, with status 200.
     Text(&'static str, String),
+    /// The answer comes later.
     Later,
 }
 
@@ -163,11 +169,13 @@ impl Core {
             ["preheats", rest @ ..] => ("/preheats", now(self.on_preheats(request, rest))),
             ["peers"] if is_v1 && post => ("/peers", now(self.on_create_peer(request))),
             ["peers"] if is_v1 && get => ("/peers", now(self.on_list_peers(request))),
-            ["peers", id] if is_v1 && get => ("/peers/{id}", now(found(self.managers.peer_view(id), "peer"))),
+            ["peers", id] if is_v1 && get => {
+                ("/peers/{id}", now(view_or_not_found(self.managers.peer_view(id), "peer")))
+            }
             ["peers", id] if is_v1 && delete => ("/peers/{id}", now(self.on_delete_peer(request, id))),
             ["tasks", id] if is_v1 && get => {
                 let view = TaskId::parse(id).and_then(|id| self.managers.task_view(&id));
-                ("/tasks/{id}", now(found(view, "task")))
+                ("/tasks/{id}", now(view_or_not_found(view, "task")))
             }
             ["tasks", id] if is_v1 && delete => ("/tasks/{id}", now(self.on_delete_task(request, id))),
             ["tasks", id, "pieces", range, "error"] if is_v1 && get => {
@@ -190,7 +198,8 @@ impl Core {
         secret.is_given(given.and_then(|given| given.to_str().ok()))
     }
 
-    fn refuse_others(&self, request: &ControlRequest<'_>) -> Option<Reply> {
+    /// The answer to a caller that is no administrator; `None` if it is one.
+    fn refusal(&self, request: &ControlRequest<'_>) -> Option<Reply> {
         let is_admin = self.secret.is_some() || self.managers.admins.contains(request.remote);
         let why = "only administrators may do this; --admin lists their addresses";
         (!is_admin).then(|| Reply::error(403, why))
@@ -201,19 +210,10 @@ impl Core {
             Ok(registration) => registration,
             Err(reply) => return RouteAnswer::Now(reply),
         };
-        let task_url = match registration.task_url.as_str() {
-            "" => registration.raw_url.clone(),
-            url => url.to_owned(),
-        };
-        let pairs = registration.headers.iter().filter_map(|line| Request::split_header(line));
-        let file = WantedFile {
-            request: match Request::new(&registration.raw_url, pairs) {
-                Ok(request) => request,
-                Err(error) => return RouteAnswer::Now(Reply::error(400, &report::chain(&error))),
-            },
-            task_url,
-            sign: registration.sign().to_owned(),
-            is_md5: !registration.md5.is_empty(),
+        let Registration { raw_url, task_url, md5, identifier, headers, .. } = &registration;
+        let file = match wanted_file(raw_url, task_url, md5, identifier, headers) {
+            Ok(file) => file,
+            Err(reply) => return RouteAnswer::Now(reply),
         };
         let caller = Caller::Client(Box::new(registration), request.remote);
         let pending = PendingRegistration { token: Some(request.token), caller, file };
@@ -267,16 +267,10 @@ impl Core {
             Ok(body) => body,
             Err(reply) => return RouteAnswer::Now(reply),
         };
-        let pairs = body.headers.iter().filter_map(|line| Request::split_header(line));
-        let origin = match Request::new(&body.url, pairs) {
-            Ok(origin) => origin,
-            Err(error) => return RouteAnswer::Now(Reply::error(400, &report::chain(&error))),
-        };
-        let file = WantedFile {
-            task_url: if body.task_url.is_empty() { body.url.clone() } else { body.task_url.clone() },
-            sign: if body.md5.is_empty() { body.identifier.clone() } else { body.md5.clone() },
-            is_md5: !body.md5.is_empty(),
-            request: origin,
+        let TaskBody { url, task_url, md5, identifier, headers, .. } = &body;
+        let file = match wanted_file(url, task_url, md5, identifier, headers) {
+            Ok(file) => file,
+            Err(reply) => return RouteAnswer::Now(reply),
         };
         let caller = Caller::Own(Box::new(body), request.remote);
         let pending = PendingRegistration { token: Some(request.token), caller, file };
@@ -296,8 +290,8 @@ impl Core {
                 Err(reply) => return RouteAnswer::Now(reply),
             },
         };
-        let told = |key: &str| body.get(key).map(String::as_str).unwrap_or_default();
-        let ticket = if value("ticket").is_empty() { told("ticket") } else { value("ticket") };
+        let field = |key: &str| body.get(key).map(String::as_str).unwrap_or_default();
+        let ticket = if value("ticket").is_empty() { field("ticket") } else { value("ticket") };
         if !self.managers.tickets.is_valid(ticket, &task, &request.remote.to_string(), request.clock) {
             return RouteAnswer::Now(Reply::error(403, "the ticket is not valid: register for the task"));
         }
@@ -319,7 +313,7 @@ impl Core {
                 }
             }
             (["have"], "POST") => {
-                let (peer, have) = (told("peer"), told("have"));
+                let (peer, have) = (field("peer"), field("have"));
                 RouteAnswer::Now(self.managers.own_have(&task, peer, have, request.remote, request.now))
             }
             (["peers", peer], "DELETE") => {
@@ -341,7 +335,7 @@ impl Core {
     fn on_piece_error_of(&mut self, request: &ControlRequest<'_>, id: &str, range: &str) -> RouteAnswer {
         let mut fields: HashMap<String, String> = request.body().unwrap_or_default();
         fields.extend(request.query());
-        // The keys of the body came in any case, those of the query are as `dfget` writes them.
+        // `request.body` makes the keys of the body lower case; those of the query are as `dfget` writes them.
         for key in ["errorType", "srcCid", "dstCid", "dstIp", "realMd5", "expectedMd5"] {
             if let Some(value) = fields.remove(&key.to_ascii_lowercase()) {
                 fields.insert(key.to_owned(), value);
@@ -356,13 +350,18 @@ impl Core {
 
     fn on_task_metrics(&mut self, request: &ControlRequest<'_>) -> Reply {
         match request.body::<TaskMetrics>() {
-            Ok(told) => {
-                let reason = match told.reason {
+            Ok(figures) => {
+                let reason = match figures.reason {
                     Some(serde_json::Value::Number(number)) => number.as_i64().unwrap_or(0),
                     Some(serde_json::Value::String(text)) => text.parse().unwrap_or(0),
                     _ => 0,
                 };
-                self.managers.metrics.record_download(told.success, told.duration, told.file_length, reason);
+                self.managers.metrics.record_download(
+                    figures.success,
+                    figures.duration,
+                    figures.file_length,
+                    reason,
+                );
                 // With any other code, `dfget` sends the same figures once more.
                 Reply::code(1, "success")
             }
@@ -390,7 +389,7 @@ impl Core {
     }
 
     fn on_delete_peer(&mut self, request: &ControlRequest<'_>, id: &str) -> Reply {
-        if let Some(refusal) = self.refuse_others(request) {
+        if let Some(refusal) = self.refusal(request) {
             return refusal;
         }
         match self.managers.delete_peer(id, "an administrator removed it") {
@@ -400,7 +399,7 @@ impl Core {
     }
 
     fn on_delete_task(&mut self, request: &ControlRequest<'_>, id: &str) -> Reply {
-        if let Some(refusal) = self.refuse_others(request) {
+        if let Some(refusal) = self.refusal(request) {
             return refusal;
         }
         let with_file = request.query().get("full").is_some_and(|full| full == "true");
@@ -416,7 +415,7 @@ impl Core {
     fn on_preheats(&mut self, request: &ControlRequest<'_>, rest: &[&str]) -> Reply {
         let method = request.request.method();
         if method != Method::GET
-            && let Some(refusal) = self.refuse_others(request)
+            && let Some(refusal) = self.refusal(request)
         {
             return refusal;
         }
@@ -430,7 +429,28 @@ impl Core {
     }
 }
 
-fn found(view: Option<serde_json::Value>, what: &str) -> Reply {
+/// The file that the fields of a registration describe; an answer with status 400 if the URL or a header is not
+/// valid.
+fn wanted_file(
+    url: &str,
+    task_url: &str,
+    md5: &str,
+    identifier: &str,
+    headers: &[String],
+) -> Result<WantedFile, Reply> {
+    let pairs = headers.iter().filter_map(|line| Request::split_header(line));
+    let request = Request::new(url, pairs).map_err(|error| Reply::error(400, &report::chain(&error)))?;
+    let is_md5 = !md5.is_empty();
+    Ok(WantedFile {
+        request,
+        task_url: if task_url.is_empty() { url } else { task_url }.to_owned(),
+        sign: if is_md5 { md5 } else { identifier }.to_owned(),
+        is_md5,
+    })
+}
+
+/// A view as an answer, or status 404.
+fn view_or_not_found(view: Option<serde_json::Value>, what: &str) -> Reply {
     match view {
         Some(view) => Reply::ok(view.to_string().into_bytes()),
         None => Reply::error(404, &format!("no such {what}")),

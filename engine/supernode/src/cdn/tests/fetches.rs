@@ -1,7 +1,8 @@
 //! One fetch: what it writes, and what becomes of faults of the origin and the disk.
 
 use super::*;
-use crate::cdn::{CdnStatus, hex};
+use crate::cdn::CdnStatus;
+use crate::hex;
 
 #[test]
 fn a_file_is_fetched_by_one_request_and_has_all_digests() {
@@ -202,7 +203,7 @@ fn the_md5_of_the_client_and_the_digest_of_the_url_must_match() {
     let (home, content) = (home(), bytes(piece_len() + 3, 16));
     let mut rig = Rig::new(home.path(), content.clone());
     let md5: [u8; 16] = Md5::digest(&content).into();
-    let sha256 = hex(ring::digest::digest(&ring::digest::SHA256, &content).as_ref());
+    let sha256 = hex::encode(ring::digest::digest(&ring::digest::SHA256, &content).as_ref());
     let blob = |digest: &str| format!("http://origin/v2/a/b/blobs/sha256:{digest}?ns=docker.io");
     for (md5, url, is_right) in [
         (Some(md5), URL.to_owned(), true),
