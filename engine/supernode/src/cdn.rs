@@ -1,17 +1,17 @@
 //! Fetches of files from their origins, the files on the disk, and the digests of their pieces.
 //!
 //! [`Cdn`] is owned by the event loop. Fetches and checks run on threads, whose messages the loop passes to
-//! [`Cdn::on_message`]; one thread works for a task at a time. A task is *active* while its digests are in memory. The
-//! files of other tasks stay on the disk until [`Cdn::delete`]. Knows no peer and no client.
+//! [`Cdn::on_message`]; one thread works for a task at a time. A task is *active* while its digests are in memory.
+//! The files of other tasks stay on the disk until [`Cdn::delete`]. Knows no peer and no client.
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | `settings` | settings, states, results |
-//! | `active`, `view` | a task in memory; what the manager knows of tasks |
+//! | `active`, `view` | a task in memory; questions to the manager |
 //! | `workers` | which tasks have a thread, and which wait for one |
 //! | `source` | the trait of what bytes come from |
 //! | `fetch`, `check`, `job` | the work of the threads |
-//! | `message`, `error` | what threads tell the loop |
+//! | `message`, `error` | the messages of threads to the loop |
 //! | `digests` | MD5 and SHA-256 of pieces and files |
 //! | `record`, `piece_file`, `task_dir` | the files of a task on the disk |
 //! | `content_files` | open files for the download port |
@@ -83,7 +83,7 @@ struct StoredTask {
     bytes: u64,
 }
 
-/// All files. See the module.
+/// The CDN manager: all files, and the threads that fetch and check them.
 pub struct Cdn {
     home: PathBuf,
     settings: CdnSettings,
@@ -102,11 +102,12 @@ pub struct Cdn {
 }
 
 impl Cdn {
-    /// Opens the files below `home`, and makes the directory if need be. Reads the record of each task. `send` brings
-    /// messages of threads to the event loop.
+    /// Opens the files below `home`, and makes the directory if need be. Reads the record of each task. `send`
+    /// brings messages of threads to the event loop.
     ///
     /// # Errors
-    /// [`CdnError::Disk`]: the directory cannot be used, or another process uses it. [`CdnError::Thread`].
+    /// [`CdnError::Disk`]: the directory cannot be used, or another process uses it. [`CdnError::Thread`]: the
+    /// disk thread cannot be started.
     pub fn open(
         home: &Path,
         source: Arc<dyn Source>,
@@ -181,8 +182,9 @@ impl Cdn {
         Ok(())
     }
 
-    /// Makes a task of the disk active without fetching anything, and returns its status; `None` if the disk has no such
-    /// task, or a part of a file of which no version is known. A complete file has the status `Success` at once.
+    /// Makes a task of the disk active without fetching anything, and returns its status; `None` if the disk has
+    /// no such task, or a part of a file of which no version is known. A complete file has the status `Success` at
+    /// once.
     pub fn activate(&mut self, task: &TaskId) -> Option<CdnStatus> {
         if let Some(active) = self.active.get(task) {
             return Some(active.status);
@@ -204,13 +206,13 @@ impl Cdn {
         Some(status)
     }
 
-    /// Makes sure that the file of `task` is complete or being fetched. `file` is what the origin says now. If the disk has
-    /// another version, it is removed first. So is a version of which that cannot be known, unless the task is active or
-    /// a digest of the content is known.
+    /// Makes sure that the file of `task` is complete or being fetched. `file` is what the origin says now. A
+    /// version on the disk that differs from it is removed first. If it cannot be known whether they differ, the
+    /// version on the disk stays only if the task is active or a digest of the content is known.
     ///
     /// # Errors
-    /// [`CdnError::NoRanges`]: clients cannot fetch the file (pattern `Source`). [`CdnError::Busy`]. The caller ends the
-    /// task.
+    /// [`CdnError::NoRanges`]: clients cannot fetch the file (pattern `Source`). [`CdnError::Busy`]: too many
+    /// fetches wait. The caller refuses the registration.
     pub fn trigger(
         &mut self,
         task: &TaskId,
@@ -338,7 +340,7 @@ impl Cdn {
         });
         match started {
             Ok(_) => self.workers.begin(task, self.jobs, is_near, cancel),
-            // The caller hears of it as of any other failure.
+            // The caller gets this failure as a message, like a failure of a running thread.
             Err(error) => {
                 let content = Content::Ended(Err(error));
                 (self.shared.send)(CdnMessage { task: *task, job: self.jobs, content });
@@ -346,7 +348,7 @@ impl Cdn {
         }
     }
 
-    /// Takes a message of a thread. Returns what has happened; nothing if the task was deleted meanwhile.
+    /// Records a message of a thread. Returns the event; `None` if the task was deleted meanwhile.
     pub fn on_message(&mut self, message: CdnMessage) -> Option<CdnEvent> {
         let CdnMessage { task, job, content } = message;
         let is_end = matches!(content, Content::Ended(_) | Content::Checked(_));
@@ -393,7 +395,7 @@ impl Cdn {
         })
     }
 
-    /// Takes the end of a fetch; returns the pieces that are lost by it.
+    /// Records the end of a fetch; returns the pieces that are lost by its error.
     fn on_end(&mut self, task: &TaskId, result: Result<&CompleteFile, &CdnError>) -> Vec<u32> {
         let Some(active) = self.active.get_mut(task) else { return Vec::new() };
         match result {
@@ -413,7 +415,7 @@ impl Cdn {
                 active.status = if error.is_of_source() { CdnStatus::SourceError } else { CdnStatus::Failed };
                 active.wants_check = false;
                 let is_empty = active.digests.iter().all(Option::is_none);
-                // An origin that sends for ever must not leave the disk full.
+                // An origin that sends without end must not leave the disk full.
                 let is_endless = error.is_full() && active.file.length.is_none();
                 if error.is_of_content() || is_empty || is_endless {
                     let digests = std::mem::take(&mut active.digests);
@@ -426,7 +428,8 @@ impl Cdn {
         Vec::new()
     }
 
-    /// A check has found bad pieces, and has noted them on the disk. They are fetched again if there is a request.
+    /// Records the bad pieces that a check has found, and has noted on the disk. They are fetched again if there
+    /// is a request.
     fn on_bad(&mut self, task: &TaskId, bad: &[u32]) {
         let Some(active) = self.active.get_mut(task).filter(|_| !bad.is_empty()) else { return };
         for number in bad {
@@ -436,10 +439,10 @@ impl Cdn {
         active.content_md5 = None;
         log::warn!("task {task}: {} pieces are bad on the disk, and are fetched again", bad.len());
         let can_fetch = active.request.is_some();
-        // The file may be another one than the one that is open: it was missing.
+        // If the content was missing, the next fetch makes another file than the one that is open.
         self.files.remove(task);
         if can_fetch && let Err(error) = self.want_fetch(task) {
-            log::warn!("task {task}: cannot fetch bad pieces again before the next registration: {error}");
+            log::warn!("task {task}: cannot fetch bad pieces again before a client registers again: {error}");
         }
     }
 
@@ -461,9 +464,9 @@ impl Cdn {
         }
     }
 
-    /// Compares pieces of an active task with their digests, on a thread, after a fetch that runs: the piece `first`, and
-    /// all others if that one is bad; without `first`, all. Bad pieces are fetched again with the latest request.
-    /// Returns whether [`CdnEvent::Checked`], or [`CdnEvent::Ended`] with an error, follows.
+    /// Compares pieces of an active task with their digests, on a thread, after a fetch that runs: the piece
+    /// `first`, and all others if that one is bad; without `first`, all. Bad pieces are fetched again with the
+    /// latest request. Returns whether [`CdnEvent::Checked`], or [`CdnEvent::Ended`] with an error, follows.
     pub fn check_pieces(&mut self, task: &TaskId, first: Option<u32>) -> bool {
         let Some(active) = self.active.get_mut(task) else { return false };
         if self.settings.pattern == Pattern::Source {
@@ -477,8 +480,8 @@ impl Cdn {
         true
     }
 
-    /// Forgets all pieces of a task and removes its files, because the file has changed at its origin. A running fetch
-    /// ends; no event follows. The task is unknown until the next [`Cdn::trigger`].
+    /// Forgets all pieces of a task and removes its files, because the file has changed at its origin. A running
+    /// fetch ends; no event follows. The task is unknown until the next [`Cdn::trigger`].
     pub fn reset(&mut self, task: &TaskId) {
         self.discard(task);
     }

@@ -1,8 +1,8 @@
 //! Which supernode owns a task: rendezvous hashing of the task's ID and the supernodes' addresses.
 //!
-//! Each supernode has the same list of addresses, so all of them choose the same owner without a word to each other. If
-//! a supernode is added or removed, only the tasks that it owns move. This module keeps no health: the caller knows which
-//! supernodes answer.
+//! Each supernode has the same list of addresses, so all of them choose the same owner without a word to each
+//! other. If a supernode is added or removed, only the tasks that it owns move. This module keeps no health: the
+//! caller knows which supernodes answer.
 
 use crate::task_id::TaskId;
 use ring::digest::{Context, SHA256};
@@ -37,8 +37,8 @@ impl Cluster {
         self.own.is_some()
     }
 
-    /// The supernode that owns `task` among those for which `is_alive` returns true; `None` if that is this supernode,
-    /// or if no supernode is alive. This supernode is always alive.
+    /// The supernode that owns `task` among those for which `is_alive` returns true; `None` if that is this
+    /// supernode, or if no supernode is alive. This supernode is always alive.
     pub fn owner(&self, task: &TaskId, is_alive: &dyn Fn(&str) -> bool) -> Option<&str> {
         let candidates = self.members.iter().enumerate();
         let alive = candidates.filter(|(at, member)| Some(*at) == self.own || is_alive(member));

@@ -1,9 +1,10 @@
 //! Where a fetch of a supernode in a cluster gets bytes from: the supernode that owns the task, or the origin.
 //!
-//! Called by the threads of fetches; the calls block. The owner is asked by Sampan's own wire, and its pieces are taken as
-//! it gets them. A supernode that does not answer is not asked for a while, and one that refuses a task is not asked for
-//! that task: the next one in the order of the cluster is asked, as the owner, and the origin when this supernode is the next
-//! one. A supernode that is asked as the owner goes to the origin. docs/peers.md, "Several supernodes".
+//! Called by the threads of fetches; the calls block. The owner is asked by Sampan's own wire, and its pieces are
+//! taken as it gets them. A supernode that does not answer is not asked for a while, and one that refuses a task
+//! is not asked for that task: the next one in the order of the cluster is asked, as the owner, and the origin
+//! when this supernode is the next one. A supernode that is asked as the owner goes to the origin. docs/peers.md,
+//! "Several supernodes".
 
 use crate::cdn::{Fetch, Source};
 use crate::cluster::Cluster;
@@ -40,8 +41,9 @@ const REGISTRATIONS_MAX: u32 = 4;
 /// Longest answer of the control port, in bytes.
 const ANSWER_MAX: u64 = 4 << 20;
 
-/// The tasks that other supernodes take this one for the owner of. They are fetched from their origins, also if this
-/// supernode takes another one for the owner: otherwise two supernodes with different lists would wait for each other.
+/// The tasks that other supernodes take this one for the owner of. They are fetched from their origins, also if
+/// this supernode takes another one for the owner: otherwise two supernodes with different lists would wait for
+/// each other.
 #[derive(Clone, Debug, Default)]
 pub struct OwnedTasks(Arc<Mutex<HashSet<TaskId>>>);
 
@@ -354,8 +356,8 @@ impl OwnerReader<'_> {
             if self.at < self.ready_to || self.end.is_some_and(|end| self.at >= end) {
                 continue;
             }
-            // Two supernodes that take each other for the owner, because their lists differ or one has seen the other fail,
-            // would wait for each other.
+            // Two supernodes that take each other for the owner, because their lists differ or one has seen the
+            // other fail, would wait for each other.
             if self.source.owned.contains(&self.task) {
                 return Err(OwnerError::Circle);
             }

@@ -1,6 +1,8 @@
-//! The configuration: the arguments of `sampan-supernode` and the `[supernode]` table of `/etc/sampan/sampan.toml`.
+//! The configuration: the arguments of `sampan-supernode` and the `[supernode]` table of
+//! `/etc/sampan/sampan.toml`.
 //!
-//! Called once, by `main`. An argument overrides the key of the same name; of lists, the argument's replaces the key's.
+//! Called once, by `main`. An argument overrides the key with its name; a list of arguments replaces the list of
+//! the key.
 
 use crate::access::{Cidr, CidrError};
 use crate::cdn::Pattern;
@@ -178,8 +180,8 @@ struct File {
     supernode: Table,
 }
 
-/// The table `[supernode]`. Each key has the name and the format of an option: see [`HELP`]. Options that can be repeated
-/// are lists.
+/// The table `[supernode]`. Each key has the name and the format of an option: see [`HELP`]. Options that can be
+/// repeated are lists.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Table {

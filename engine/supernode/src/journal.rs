@@ -44,7 +44,7 @@ pub struct JournalEntry {
     pub file: Option<StoredFile>,
 }
 
-/// What is kept of a public [`Task`].
+/// The fields of a public [`Task`] that survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredFile {
     url: String,
@@ -61,7 +61,7 @@ pub struct StoredFile {
 }
 
 impl StoredFile {
-    /// What is kept of `task`; `None` if the task is protected.
+    /// The fields of `task`; `None` if the task is protected.
     pub fn of(task: &Task) -> Option<Self> {
         (!task.is_protected).then(|| StoredFile {
             url: task.file.request.url.clone(),
@@ -78,7 +78,7 @@ impl StoredFile {
         })
     }
 
-    /// The task again.
+    /// The task with these fields.
     pub fn into_task(self, id: TaskId, now: Instant) -> Task {
         let range = self.range.map(|range| ("Range".to_owned(), range));
         let request = Request { url: self.url, headers: range.into_iter().collect() };
@@ -98,7 +98,7 @@ impl StoredFile {
     }
 }
 
-/// What is kept of a [`Peer`].
+/// The fields of a [`Peer`] that survive a restart.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerRecord {
     /// Its ID.
@@ -110,7 +110,7 @@ pub struct PeerRecord {
 }
 
 impl PeerRecord {
-    /// What is kept of `peer`.
+    /// The fields of `peer`.
     pub fn of(peer: &Peer) -> Self {
         PeerRecord { id: peer.id.clone(), request: peer.request.clone(), created: peer.created }
     }

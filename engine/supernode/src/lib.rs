@@ -7,15 +7,15 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`server`] | the event loop: ports, connections, routes, long polls |
-//! | [`managers`] | all managers together: what a request does to them |
+//! | [`managers`] | all managers together: what a request changes in them |
 //! | [`v1`] | the wire of Dragonfly 1: names, codes, envelopes |
 //! | [`task_id`], [`piece`], [`piece_set`] | the identity of a task, the arithmetic of its pieces, sets of pieces |
 //! | [`cdn`] | fetches from origins, files, digests of pieces |
 //! | [`origin`] | requests to origins, and which origins are allowed |
-//! | [`access`] | who has shown access to a task; tickets |
+//! | [`access`] | clients that have shown access to a task; tickets, the secret, administrators |
 //! | [`task`], [`dfget_task`], [`peer`] | tasks, downloads, peers |
 //! | [`own_wire`], [`parents`] | the bodies of Sampan's own wire, and its peers |
-//! | [`progress`], [`scheduler`] | who has and who fetches which piece; the choice of pieces and holders |
+//! | [`progress`], [`scheduler`] | which client has or fetches which piece; the choice of pieces and holders |
 //! | [`piece_error`], [`preheat`], [`gc`] | repair of bad pieces, downloads in advance, what is forgotten and deleted |
 //! | [`registration`], [`reply`] | a registration on its way, and an answer |
 //! | [`journal`] | the journal of registrations |

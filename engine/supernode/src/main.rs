@@ -39,7 +39,8 @@ const USAGE: u8 = 2;
 const IN_USE: u8 = 100;
 /// Longest wait, at the end, for events to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// An address of the documentation's block: to which of this host's addresses would a packet to the internet belong?
+/// An address that nobody has (RFC 5737). The kernel's route to it shows the address from which this host would
+/// send.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! Peers of Sampan's own wire: who has which pieces of which task, and who is named as a parent of whom.
 //!
-//! Owned by the event loop. These peers agree on pieces between themselves; the supernode names parents and never a piece.
-//! Peers of Dragonfly's wire are in [`crate::progress`]. docs/peers.md, "Wire 2".
+//! Owned by the event loop. These peers agree on pieces between themselves; the supernode names parents and never
+//! a piece. Peers of Dragonfly's wire are in [`crate::progress`]. docs/peers.md, "Wire 2".
 
 use crate::piece_set::PieceSet;
 use crate::task_id::TaskId;
@@ -87,8 +87,8 @@ impl TaskPeers {
         Some(peer)
     }
 
-    /// Some peers other than `id`: those of its rack, of its zone, and of the task that follow it in the order of IDs. So
-    /// each peer looks at others, and the number of peers does not matter.
+    /// Some peers other than `id`: those of its rack, of its zone, and of the task that follow it in the order of
+    /// IDs. So each peer looks at others, and the number of peers does not matter.
     fn candidates(&self, id: &str) -> Vec<&OwnPeer> {
         let near = |group: &BTreeSet<(String, String)>, name: &str| {
             let first = (name.to_owned(), String::new());
@@ -191,8 +191,8 @@ impl Parents {
         Ok(removed)
     }
 
-    /// The best parents for the peer `id`, of a bounded number that is looked at: those in its rack first, then those in its
-    /// zone, then those with the most pieces that it lacks.
+    /// The best parents for the peer `id`, of a bounded number that is looked at: those in its rack first, then
+    /// those in its zone, then those with the most pieces that it lacks.
     pub fn choose(&self, task: &TaskId, id: &str) -> Vec<&OwnPeer> {
         let Some(peers) = self.tasks.get(task) else { return Vec::new() };
         let own = peers.peers.get(id);

@@ -5,11 +5,11 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`event_loop`] | the loop, its deadlines, its connections |
-//! | [`core`] | the managers, what waits for an answer, threads that ask origins |
+//! | [`core`] | the managers, requests that wait for an answer, threads that probe origins |
 //! | [`control`] | the routes of the control port |
 //! | [`download`] | the routes of the download port |
-//! | [`waiters`] | pulls that wait for a piece |
-//! | [`message`] | what threads send to the loop |
+//! | [`waiters`] | requests that wait for a piece or a newer version |
+//! | [`message`] | the messages of threads to the loop |
 //! | [`tls`] | the stream of an encrypted connection |
 
 pub mod control;

@@ -1,4 +1,4 @@
-//! A task in memory: its file, the digests of its pieces, and what is to be done for it.
+//! A task in memory: its file, the digests of its pieces, and the work that it waits for.
 //!
 //! Owned by the manager. Loads a task from the disk, and decides which of its pieces can be trusted.
 
@@ -49,9 +49,9 @@ impl ActiveTask {
         }
     }
 
-    /// Loads a task from the disk; `None` if it has no usable record. Nothing of the content is read: a complete file is
-    /// durable, and what a killed process wrote is there. Pieces that may have been lost in a power failure are left out,
-    /// and the next fetch verifies them.
+    /// Loads a task from the disk; `None` if it has no usable record. Nothing of the content is read: a complete
+    /// file is durable, and what a killed process wrote is there. Pieces that may have been lost in a power
+    /// failure are left out, and the next fetch verifies them.
     pub(super) fn load(dir: &TaskDir, boot_id: Option<&str>) -> Option<Self> {
         let record = Record::read(&dir.record())?;
         let is_of_boot = record.is_of_boot(boot_id);

@@ -1,7 +1,7 @@
 //! Reads pieces from the disk and compares them with their digests.
 //!
-//! Called on the thread of a check, and on that of a fetch, which verifies pieces after a power failure and reads those
-//! that it has not hashed.
+//! Called on the thread of a check, and on that of a fetch, which verifies pieces after a power failure and reads
+//! those that it has not hashed.
 
 use super::digests::{FileHasher, PieceDigest, PieceHasher};
 use super::error::CdnError;
@@ -15,8 +15,8 @@ use std::os::unix::fs::FileExt;
 /// Bytes of one read.
 pub(super) const BUFFER: usize = 64 << 10;
 
-/// Compares the piece `first` of a task with its digest, and the others if it is bad; without `first`, all. Notes on the
-/// disk which are bad, and returns their numbers.
+/// Compares the piece `first` of a task with its digest, and the others if it is bad; without `first`, all. Notes
+/// on the disk which are bad, and returns their numbers.
 ///
 /// # Errors
 /// The disk fails, or the job was cancelled.
@@ -63,8 +63,8 @@ pub(super) fn bad_pieces(job: &Job, content: &File, digests: &Digests) -> Result
     Ok(bad)
 }
 
-/// Whether the content of piece `number` has its digest. Passes the content to `whole`, too; after a bad piece, `whole`
-/// is as before.
+/// Whether the content of piece `number` has its digest. Passes the content to `whole`, too; after a bad piece,
+/// `whole` is as before.
 ///
 /// # Errors
 /// The disk fails, or the job was cancelled.
@@ -91,8 +91,8 @@ pub(super) fn is_good(
     Ok(is_good)
 }
 
-/// Passes `len` bytes of the content at `at` to `take`. Returns false if the file ends before, or a sector of the disk
-/// cannot be read.
+/// Passes `len` bytes of the content at `at` to `take`. Returns false if the file ends before, or a sector of the
+/// disk cannot be read.
 ///
 /// # Errors
 /// [`CdnError::Cancelled`].

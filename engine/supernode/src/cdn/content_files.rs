@@ -1,4 +1,6 @@
-//! Open files of content, for the download port: a cache with a bound.
+//! Open files of content, for the download port: a cache of at most 256 files.
+//!
+//! Owned by the manager. Opens nothing itself: the caller says how.
 
 use crate::task_id::TaskId;
 use std::collections::HashMap;
@@ -28,7 +30,7 @@ impl ContentFiles {
         if self.files.len() >= FILES_MAX
             && let Some(oldest) = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(task, _)| *task)
         {
-            // A connection that sends from the file has a share of it.
+            // A connection that still sends from the file holds it open.
             self.files.remove(&oldest);
         }
         self.files.insert(*task, (Arc::clone(&file), self.uses));

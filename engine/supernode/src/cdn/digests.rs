@@ -67,7 +67,7 @@ impl PieceHasher {
 #[derive(Clone)]
 pub(super) struct FileHasher {
     md5: Md5,
-    /// Only if it is compared with something: it costs time.
+    /// Only if the URL says which SHA-256 the content must have: it costs time.
     sha256: Option<Context>,
     /// Offset of the next byte.
     pub(super) at: u64,

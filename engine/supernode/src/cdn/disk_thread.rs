@@ -1,4 +1,4 @@
-//! A thread that does what takes long on a disk and that nobody waits for: removals, and writing of access times.
+//! A thread for slow work on the disk that no client waits for: removals, and writing of access times.
 
 use super::record::AccessTimes;
 use super::task_dir::TaskDir;
@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// Stack of the thread in bytes.
 const STACK: usize = 128 << 10;
 
-/// Something to do. The queue has no bound: the event loop adds a removal for each task that it deletes, and at most one
-/// access a minute for each task.
+/// Something to do. The queue has no bound: the event loop adds a removal for each task that it deletes, and at
+/// most one access a minute for each task.
 pub(super) enum Work {
     /// Remove a directory in the trash.
     Remove(PathBuf),

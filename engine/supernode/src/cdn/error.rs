@@ -1,4 +1,4 @@
-//! The error of a fetch, and what follows from it.
+//! The error of a fetch or a check, and whether the origin, the content or the disk is its reason.
 
 use crate::hex;
 use crate::origin::OriginError;
@@ -100,7 +100,7 @@ impl CdnError {
         move |source| CdnError::Disk { attempt, path: path.into(), source }
     }
 
-    /// Whether the origin is at fault: its clients may fare no better there.
+    /// Whether the origin is at fault. Clients that fetch from it themselves may fail, too.
     pub fn is_of_source(&self) -> bool {
         use CdnError::{Cut, Digest, Length, NoRanges, Origin, TooLong};
         matches!(self, Origin(_) | Cut { .. } | Length { .. } | TooLong { .. } | Digest { .. } | NoRanges)

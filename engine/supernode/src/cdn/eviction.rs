@@ -1,8 +1,8 @@
 //! Which files are deleted when the disk gets full.
 //!
-//! The choice is pure. Nothing is deleted while more than the *young* mark is free. Between the marks *young* and *full*,
-//! and below *full*, each round chooses a tenth of the files that nobody uses: first those that have been idle for much
-//! longer than usual, the longest idle first; then the others, the largest first.
+//! The choice is pure. Nothing is deleted while more than the *young* mark is free. Between the marks *young* and
+//! *full*, and below *full*, each round chooses a tenth of the files that nobody uses: first those that have been
+//! idle for much longer than usual, the longest idle first; then the others, the largest first.
 
 use crate::task_id::TaskId;
 use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
@@ -13,9 +13,9 @@ use std::path::Path;
 use std::time::Duration;
 
 const GIB: u64 = 1 << 30;
-/// A file is idle for much longer than usual after this time more than its last interval.
+/// A file is idle for much longer than usual when it has been idle for its last interval and this time.
 const IDLE_MORE: Duration = Duration::from_secs(2 * 3600);
-/// A round deletes one of so many files.
+/// A round deletes one file in this many.
 const FRACTION: usize = 10;
 
 /// How much free space makes a round delete files, in bytes.
@@ -23,8 +23,8 @@ const FRACTION: usize = 10;
 pub struct Marks {
     /// With more free space than this, nothing is deleted. `None`: 100 GiB, but at most a fifth of the disk.
     pub young: Option<u64>,
-    /// With at most this free space, each file that nobody uses may be deleted. `None`: 5 GiB, but at most a twentieth
-    /// of the disk.
+    /// With at most this free space, each file that nobody uses may be deleted. `None`: 5 GiB, but at most a
+    /// twentieth of the disk.
     pub full: Option<u64>,
 }
 
@@ -107,7 +107,7 @@ pub fn choose(pressure: Pressure, mut candidates: Vec<Candidate>) -> Vec<TaskId>
     candidates.sort_by_cached_key(|candidate| {
         let is_stale = candidate.idle > candidate.interval.saturating_add(IDLE_MORE);
         let idle = if is_stale { candidate.idle } else { Duration::ZERO };
-        // The ID makes the order the same for each run.
+        // The ID decides between equal files, so that the order does not depend on chance.
         (Reverse(is_stale), Reverse(idle), Reverse(candidate.bytes), candidate.task)
     });
     candidates.into_iter().take(count).map(|candidate| candidate.task).collect()

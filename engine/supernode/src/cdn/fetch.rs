@@ -1,8 +1,8 @@
 //! Fetches the pieces of a task that are not on the disk.
 //!
-//! Called on a thread for each fetch. Bytes go to the disk as they come, and a piece is announced when all of it is
-//! there. A connection that breaks is replaced by one that begins at the next byte. The file is complete when its length,
-//! its MD5 if a client gave one, and the digest in its URL are right, and all of it is durable.
+//! Called on a thread for each fetch. Bytes go to the disk as they come, and a piece is announced when all of it
+//! is there. A connection that breaks is replaced by one that begins at the next byte. The file is complete when
+//! its length, its MD5 if a client gave one, and the digest in its URL are right, and all of it is durable.
 
 use super::check::{self, BUFFER};
 use super::digests::{FileHasher, PieceHasher};
@@ -23,10 +23,10 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How often pieces that turn out to be bad on the disk are fetched again.
+/// How often the bad pieces on the disk are fetched, the first time included.
 const ROUNDS: u32 = 3;
 
-/// Fetches what is missing of the file of `job`, and notes it in `record`.
+/// Fetches the missing pieces of the file of `job`, and notes the state of the file in `record`.
 ///
 /// # Errors
 /// [`CdnError`]. CompleteFile pieces stay on the disk.
@@ -34,7 +34,7 @@ pub(super) fn run(job: &Job, request: &Request, record: Record) -> Result<Comple
     let mut transfer = Transfer::open(job, request, record)?;
     let result = transfer.run();
     if result.is_err() && transfer.length.is_none() {
-        // What is behind the last finished piece may be half a piece. A file of known length has its space allocated.
+        // The bytes behind the last finished piece may be half a piece. A file of known length keeps its space.
         let end = transfer.end_of_pieces();
         let _ = transfer.content.set_len(end);
     }
@@ -63,7 +63,7 @@ struct Transfer<'a> {
 /// A piece of which bytes have come.
 struct Piece {
     number: u32,
-    /// Length of the content, or of that of a full piece while the length of the file is unknown.
+    /// Length of the content in bytes; that of a full piece while the length of the file is unknown.
     len: u64,
     hasher: PieceHasher,
     /// The hash of the file before this piece.
@@ -124,7 +124,7 @@ impl<'a> Transfer<'a> {
             while let Some((first, end)) = self.missing() {
                 self.fetch_run(first, end)?;
             }
-            if self.read_the_rest()? {
+            if self.hash_the_rest()? {
                 return self.finish();
             }
         }
@@ -161,8 +161,8 @@ impl<'a> Transfer<'a> {
         self.digests.get(number as usize).is_some_and(Option::is_some)
     }
 
-    /// The first run of missing pieces: its first one, and the one behind its last one. There is no end if the length is
-    /// unknown, and nothing is known behind the first one.
+    /// The first run of missing pieces: its first number, and the number behind its last one. The end is `None` if
+    /// the length is unknown and no later piece is on the disk.
     fn missing(&self) -> Option<(u32, Option<u32>)> {
         let count = self.length.map(|length| self.job.file.pieces.count(length));
         let known = u32::try_from(self.digests.len()).unwrap_or(u32::MAX);
@@ -214,8 +214,8 @@ impl<'a> Transfer<'a> {
     /// Sends one request for the bytes from `at` on, and takes what comes.
     fn attempt(&mut self, at: &mut u64, end: Option<u32>) -> Result<(), Stop> {
         let limit = self.limit(end);
-        // If the length is unknown, there may be no byte at `at`, and a request for none is an error. So the byte before
-        // is fetched, too.
+        // If the length is unknown, there may be no byte at `at`, and a request for none is an error. So the byte
+        // before is fetched, too.
         let from = if self.length.is_none() { at.saturating_sub(1) } else { *at };
         let to = limit.filter(|_| limit != self.length);
         let validators = &self.job.file.validators;
@@ -338,7 +338,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Passes over bytes that are there already, and compares those of finished pieces.
+    /// Passes over bytes that are on the disk already, and compares those of finished pieces.
     fn skip(&mut self, mut bytes: &[u8], skipped: &mut Skipped) -> Result<(), CdnError> {
         let pieces = self.job.file.pieces;
         skipped.left = skipped.left.saturating_sub(bytes.len() as u64);
@@ -362,7 +362,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Takes bytes of the content at `at`; returns the offset behind them.
+    /// Writes and hashes bytes of the content at `at`; returns the offset behind them.
     fn take(&mut self, mut at: u64, mut bytes: &[u8]) -> Result<u64, CdnError> {
         let pieces = self.job.file.pieces;
         while !bytes.is_empty() {
@@ -388,7 +388,7 @@ impl<'a> Transfer<'a> {
         Ok(at)
     }
 
-    /// The piece of which bytes come: `number`, which has `len` bytes of content as far as is known.
+    /// The piece `number`, whose bytes come now. It has `len` bytes of content as far as is known.
     fn begin_piece(&mut self, number: u32, len: u64) -> &mut Piece {
         let (pieces, whole) = (self.job.file.pieces, &self.whole);
         self.piece.get_or_insert_with(|| Piece {
@@ -419,7 +419,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// The end of a file of unknown length has come at `at`.
+    /// Records that a file of unknown length ends at `at`.
     fn on_end(&mut self, at: u64) -> Result<(), CdnError> {
         let pieces = self.job.file.pieces;
         self.set_length(at);
@@ -433,8 +433,9 @@ impl<'a> Transfer<'a> {
         self.content.set_len(at).map_err(CdnError::disk("set the length of", &self.content_path))
     }
 
-    /// Hashes what did not come in order, from the disk. Returns false if a piece turns out to be bad: it is missing then.
-    fn read_the_rest(&mut self) -> Result<bool, CdnError> {
+    /// Hashes from the disk the pieces that did not come in order. Returns false if one of them is bad: it is
+    /// missing then.
+    fn hash_the_rest(&mut self) -> Result<bool, CdnError> {
         while self.length.is_some_and(|length| self.whole.at < length) {
             let before = self.whole.at;
             let number = u32::try_from(before / self.job.file.pieces.content()).unwrap_or(u32::MAX);
@@ -472,7 +473,7 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Bytes that an origin sends although they are there already.
+/// Bytes that an origin sends although they are on the disk already.
 struct Skipped {
     left: u64,
     /// Offset of the next one, if they are compared.

@@ -1,4 +1,6 @@
-//! What the threads of fetches and checks have in common: their task, the way to the event loop, and shared limits.
+//! The job of a thread that fetches or checks: its task, the way to the event loop, and shared limits.
+//!
+//! Made by the manager for each thread. Decides nothing: `fetch` and `check` do the work.
 
 use super::error::CdnError;
 use super::message::{CdnMessage, Content};
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What all jobs share.
+/// Values that all jobs share.
 pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
     pub(super) send: Box<dyn Fn(CdnMessage) + Send + Sync>,
@@ -50,6 +52,8 @@ impl Job {
         (self.shared.send)(CdnMessage { task: self.task, job: self.number, content });
     }
 
+    /// Fails if the task was deleted or the process ends.
+    ///
     /// # Errors
     /// [`CdnError::Cancelled`].
     pub(super) fn check_cancelled(&self) -> Result<(), CdnError> {

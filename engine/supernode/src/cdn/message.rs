@@ -1,4 +1,7 @@
-//! What threads tell the event loop.
+//! The messages of the threads of fetches and checks, and the events that follow for the other managers.
+//!
+//! A thread sends a [`CdnMessage`]; the event loop passes it to [`super::Cdn::on_message`], which returns a
+//! [`CdnEvent`].
 
 use super::digests::PieceDigest;
 use super::error::CdnError;
@@ -31,7 +34,7 @@ pub struct CompleteFile {
     pub md5: [u8; 16],
 }
 
-/// What has happened to a task.
+/// A change of a task, for the other managers.
 #[derive(Debug)]
 pub enum CdnEvent {
     /// The fetch has begun to get bytes.
@@ -63,10 +66,10 @@ pub enum CdnEvent {
         task: TaskId,
         /// The file, or why there is none.
         result: Result<CompleteFile, CdnError>,
-        /// The pieces that are not there any more, because the error concerns the content.
+        /// The pieces that are no longer on the disk, because of the error.
         lost: Vec<u32>,
     },
-    /// A check has ended. The bad pieces are not there any more, and are fetched again.
+    /// A check has ended. The bad pieces are no longer offered, and are fetched again.
     Checked {
         /// The task.
         task: TaskId,

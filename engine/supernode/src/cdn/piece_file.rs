@@ -1,10 +1,11 @@
 //! The digests of a task's pieces on the disk: a file to which each finished piece adds a record.
 //!
-//! Written by the thread of the task's fetch or check, of which there is one at a time; read by the event loop. A record
-//! comes after the content that it describes. What a killed process left of a record is cut off at the next start.
+//! Written by the thread of the task's fetch or check, of which there is one at a time; read by the event loop. A
+//! record comes after the content that it describes. What a killed process left of a record is cut off at the next
+//! start.
 //!
-//! Layout: records of [`SIZE`] bytes, little-endian: `number: u32`, `content_len: u32`, `md5`, `sha256`, `crc32c: u32`.
-//! A later record of a number replaces an earlier one. A length of [`GONE`] says that the piece is bad.
+//! Layout: records of [`SIZE`] bytes, little-endian: `number: u32`, `content_len: u32`, `md5`, `sha256`, `crc32c:
+//! u32`. A later record of a number replaces an earlier one. A length of [`GONE`] says that the piece is bad.
 
 use super::digests::PieceDigest;
 use super::record::MODE;
@@ -40,7 +41,8 @@ pub(super) struct PieceFile {
 }
 
 impl PieceFile {
-    /// Opens the file at `path`, makes it if need be, and reads its records. `count_max` bounds the numbers of pieces.
+    /// Opens the file at `path`, makes it if need be, and reads its records. `count_max` bounds the numbers of
+    /// pieces.
     ///
     /// # Errors
     /// The disk is full or fails.

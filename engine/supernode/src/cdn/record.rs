@@ -1,10 +1,10 @@
 //! The record of a task on the disk: which file it is, and whether all of it is there.
 //!
-//! Written by the thread of a fetch, read by the event loop at start. Holds no header of a client, since headers hold
-//! credentials. Other small state of a task, which changes often, is in [`Access`].
+//! Written by the thread of a fetch, read by the event loop at start. Holds no header of a client, since headers
+//! hold credentials. Other small state of a task, which changes often, is in [`Access`].
 //!
-//! Layout: `magic "SMPTASK\x01"`, `crc32c: u32` and `len: u32`, little-endian, then `len` bytes of JSON. The checksum is
-//! that of the JSON. A record that does not match is none: the task is fetched anew.
+//! Layout: `magic "SMPTASK\x01"`, `crc32c: u32` and `len: u32`, little-endian, then `len` bytes of JSON. The
+//! checksum is that of the JSON. A record with a wrong checksum counts as missing: the task is fetched anew.
 
 use super::digests::expected_sha256;
 use crate::origin::Validators;
@@ -37,10 +37,10 @@ pub struct FileInfo {
     pub task_url: String,
     /// MD5 of the content, as the first client gave it.
     pub md5: Option<[u8; 16]>,
-    /// What tells files of one URL apart, as the first client gave it.
+    /// The text that distinguishes files of one URL, as the first client gave it.
     pub identifier: Option<String>,
-    /// The value of the client's `Range` header, if the file is a part of what the origin has. The origin then sends this
-    /// part as if it were the whole.
+    /// The value of the client's `Range` header, if the file is a part of what the origin has. The origin then
+    /// sends this part as if it were the whole.
     pub range: Option<String>,
     /// How the file is divided.
     pub pieces: Pieces,
@@ -67,7 +67,7 @@ impl FileInfo {
         self.md5.is_some() || self.expected_sha256().is_some()
     }
 
-    /// Whether nothing would tell that the rest of the file is of another version.
+    /// Whether the supernode could not notice that the rest of the file is of another version.
     pub(super) fn has_no_version(&self) -> bool {
         self.validators.is_empty() && !self.has_digest()
     }
@@ -91,8 +91,8 @@ pub struct Record {
     pub content_md5: Option<[u8; 16]>,
     /// When the task was made, in seconds since 1970.
     pub created: u64,
-    /// The boot of the host in which the record was written. Pieces of an incomplete file from another boot may have
-    /// been lost in a power failure.
+    /// The boot of the host in which the record was written. Pieces of an incomplete file from another boot may
+    /// have been lost in a power failure.
     pub boot_id: Option<String>,
 }
 
@@ -190,7 +190,7 @@ impl Record {
         })
     }
 
-    /// Reads the record at `path`; `None` if there is none that can be used.
+    /// Reads the record at `path`; `None` if it is missing or cannot be used.
     pub(super) fn read(path: &Path) -> Option<Self> {
         let bytes = small_file::open(path).and_then(|file| small_file::read(file, RECORD_MAX)).ok()?;
         Record::decode(&bytes)
@@ -214,7 +214,8 @@ impl Record {
 
 /// When a task was last used, and how long it had been idle before.
 ///
-/// Layout: two `u64` of seconds and their `crc32c: u32`, little-endian, overwritten in place. Torn bytes are ignored.
+/// Layout: two `u64` of seconds and their `crc32c: u32`, little-endian, overwritten in place. Torn bytes are
+/// ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AccessTimes {
     /// The last use, in seconds since 1970.

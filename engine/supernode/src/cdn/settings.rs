@@ -1,4 +1,6 @@
-//! The words in which callers and the manager speak: settings, states, results.
+//! Settings of the CDN manager, states of its tasks, and results of its methods.
+//!
+//! Types without behaviour.
 
 use super::eviction::Marks;
 
@@ -17,20 +19,20 @@ pub enum CdnStatus {
     SourceError,
 }
 
-/// Who fetches from origins.
+/// Which hosts fetch from origins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pattern {
     /// The supernode fetches each file once, and serves it.
     #[default]
     Local,
-    /// Clients do. The supernode stores nothing, and each piece can be had at once.
+    /// Each client fetches from the origin. The supernode stores nothing, and offers each piece at once.
     Source,
 }
 
 /// The settings of the manager.
 #[derive(Clone, Debug)]
 pub struct CdnSettings {
-    /// Who fetches from origins.
+    /// Which hosts fetch from origins.
     pub pattern: Pattern,
     /// Most threads that fetch or check at a time.
     pub fetches_max: usize,

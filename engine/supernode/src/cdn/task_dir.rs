@@ -1,8 +1,8 @@
 //! The directory of a task on the disk, and the directory of all tasks.
 //!
-//! Layout below the home directory: `tasks/XXX/TASK/` has `content` (the raw content), `record`, `pieces` and `access`;
-//! `XXX` is the beginning of the task's ID. `trash/` has what is being removed: a directory moves there by a rename, so
-//! that the event loop need not wait for the removal of a large file.
+//! Layout below the home directory: `tasks/XXX/TASK/` has `content` (the raw content), `record`, `pieces` and
+//! `access`; `XXX` is the beginning of the task's ID. `trash/` has what is being removed: a directory moves there
+//! by a rename, so that the event loop need not wait for the removal of a large file.
 
 use super::eviction::Space;
 use super::record::{AccessTimes, MODE, Record};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// Space that no allocation takes, in bytes, for records and for other programs.
 const RESERVE_MAX: u64 = 64 << 20;
-/// On a small disk, only one of so many parts is kept free.
+/// On a small disk, the reserve is the size of the disk divided by this.
 const RESERVE_FRACTION: u64 = 64;
 
 /// The directory of a task.
@@ -68,7 +68,7 @@ impl TaskDir {
         AccessTimes::decode(&bytes)
     }
 
-    /// Writes the access times, if the directory exists. An error is of no importance: the times only order deletions.
+    /// Writes the access times, if the directory exists. An error does no harm: the times only order deletions.
     pub(super) fn write_access(&self, access: &AccessTimes) {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(MODE);
@@ -124,8 +124,8 @@ pub(super) struct ScannedTask {
     pub(super) bytes: u64,
 }
 
-/// Reads the records of all tasks below `home` and passes each to `on_found`. Passes a directory without a usable record
-/// to `on_orphan`.
+/// Reads the records of all tasks below `home` and passes each to `on_found`. Passes a directory without a usable
+/// record to `on_orphan`.
 ///
 /// # Errors
 /// The directory of tasks cannot be read.

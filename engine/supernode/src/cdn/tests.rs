@@ -206,7 +206,8 @@ struct Rig {
 }
 
 impl Rig {
-    /// A manager of the files below `home`. The origin has `content`, sends an ETag and a length, and takes ranges.
+    /// A manager of the files below `home`. The origin has `content`, sends an ETag and a length, and takes
+    /// ranges.
     fn new(home: &Path, content: Vec<u8>) -> Self {
         let origin = Arc::new(Origin::default());
         origin.set(|state| {

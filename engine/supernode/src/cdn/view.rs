@@ -1,4 +1,6 @@
-//! What the manager knows: states, pieces, records, and the files that must go when the disk gets full.
+//! Questions to the manager: states, pieces, records, and the files that must go when the disk gets full.
+//!
+//! Called by the event loop. Changes nothing but the cache of open files.
 
 use super::check;
 use super::digests::PieceDigest;
@@ -33,7 +35,7 @@ impl Cdn {
         Some(self.active.get(task)?.status)
     }
 
-    /// What is known of the file of an active task.
+    /// The URL, the length and the version of the file of an active task.
     pub fn file(&self, task: &TaskId) -> Option<&FileInfo> {
         Some(&self.active.get(task)?.file)
     }
@@ -57,21 +59,21 @@ impl Cdn {
     pub fn is_ready(&self, task: &TaskId, number: u32) -> bool {
         match self.settings.pattern {
             Pattern::Local => self.piece(task, number).is_some(),
-            Pattern::Source => self.offered(task).is_some_and(|count| number < count),
+            Pattern::Source => self.offered_count(task).is_some_and(|count| number < count),
         }
     }
 
     /// The pieces that can be offered to clients, in order.
     pub fn ready_pieces(&self, task: &TaskId) -> impl Iterator<Item = u32> + '_ {
         let digests = self.active.get(task).map(|active| &active.digests);
-        let offered = self.offered(task).unwrap_or(0);
+        let offered = self.offered_count(task).unwrap_or(0);
         let on_disk =
             digests.into_iter().flat_map(|digests| check::present(digests).map(|(number, _)| number));
         on_disk.chain(0..offered)
     }
 
-    /// The number of pieces of a task of the pattern `Source`.
-    fn offered(&self, task: &TaskId) -> Option<u32> {
+    /// The number of pieces of a task of the pattern `Source`; `None` for the other pattern.
+    fn offered_count(&self, task: &TaskId) -> Option<u32> {
         let file = &self.active.get(task).filter(|_| self.settings.pattern == Pattern::Source)?.file;
         Some(file.pieces.count(file.length?))
     }
@@ -95,7 +97,8 @@ impl Cdn {
         active.file.length.is_none_or(|length| length == meta.len())
     }
 
-    /// The tasks whose files must go, because the disk gets full. `busy` says which are in use. The caller deletes them.
+    /// The tasks whose files must go, because the disk gets full. The caller deletes them. `busy` says which are
+    /// in use.
     ///
     /// # Errors
     /// [`CdnError::Disk`]: statvfs(3) fails.

@@ -1,8 +1,8 @@
 //! Which tasks have a thread, and which wait for one.
 //!
-//! Pure; the manager starts the threads and says when they end. One thread at most works for a task, even if the task was
-//! deleted and made again meanwhile: two would write to one directory. Threads that read from other supernodes have places
-//! of their own: otherwise all threads of two supernodes could wait for each other.
+//! Pure; the manager starts the threads and says when they end. One thread at most works for a task, even if the
+//! task was deleted and made again meanwhile: two would write to one directory. Threads that read from other
+//! supernodes have places of their own: otherwise all threads of two supernodes could wait for each other.
 
 use crate::task_id::TaskId;
 use sampan_job::cancel::Cancel;
@@ -36,7 +36,8 @@ impl Workers {
         self.queue.len()
     }
 
-    /// Lets a task wait for a thread behind the others. `is_near` says whether it is fetched from another supernode.
+    /// Lets a task wait for a thread behind the others. `is_near` says whether it is fetched from another
+    /// supernode.
     pub(super) fn push(&mut self, task: &TaskId, is_near: bool) {
         if !self.queue.iter().any(|(queued, _)| queued == task) {
             self.queue.push_back((*task, is_near));

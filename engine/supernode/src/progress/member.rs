@@ -74,9 +74,9 @@ pub struct Member {
     pub(super) usual: Duration,
     /// Leases that ended since the last finished piece.
     pub(super) expired: u32,
-    /// Whether the client may have pieces that it has not told of: it comes from another supernode, or this one has been
-    /// restarted. Of several offered pieces that it has, it tells of one only. So it is offered one at a time, until it
-    /// stores one.
+    /// Whether the client may have pieces that it has not told of: it comes from another supernode, or this one
+    /// has been restarted. Of several offered pieces that it has, it tells of one only. So it is offered one at a
+    /// time, until it stores one.
     pub is_cautious: bool,
     /// When the client was last heard of, or a piece was fetched from it.
     pub seen: Instant,

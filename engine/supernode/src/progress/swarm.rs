@@ -133,7 +133,8 @@ impl Swarm {
         self.total = Some(total);
     }
 
-    /// Whether `piece` is a piece of the file. While the number of pieces is unknown, only those that somebody has are.
+    /// Whether `piece` is a piece of the file. While the number of pieces is unknown, only those that somebody has
+    /// are.
     pub fn is_piece(&self, piece: u32) -> bool {
         let is_known = || self.ready.contains(piece) || self.holders(piece).is_some();
         self.total.map_or_else(is_known, |total| piece < total)
@@ -217,7 +218,8 @@ impl Swarm {
         is_new
     }
 
-    /// Records that `slot` has `piece` on its disk, so that others can fetch it there. Returns false if that was known.
+    /// Records that `slot` has `piece` on its disk, so that others can fetch it there. Returns false if that was
+    /// known.
     pub fn on_stored(&mut self, slot: Slot, piece: u32, now: Instant) -> bool {
         self.on_received(slot, piece, now);
         let Some(member) = self.member_mut(slot) else { return false };
@@ -236,8 +238,8 @@ impl Swarm {
         true
     }
 
-    /// Records that `slot` could not fetch `piece` from `holder`. Ignored unless the piece runs from that holder: a client
-    /// repeats a report until it gets a piece. Returns false then.
+    /// Records that `slot` could not fetch `piece` from `holder`. Ignored unless the piece runs from that holder:
+    /// a client repeats a report until it gets a piece. Returns false then.
     pub fn on_failed(&mut self, slot: Slot, piece: u32, holder: Holder, now: Instant) -> bool {
         let is_running = |running: &Running| running.piece == piece && running.holder == holder;
         if !self.member(slot).is_some_and(|member| member.running.iter().any(is_running)) {

@@ -267,6 +267,12 @@ impl Core {
         for task in self.managers.take_changed() {
             self.waiters.mark_changed(task);
         }
+        self.answer_waiters(now, clock);
+        self.end_late_registrations(now);
+    }
+
+    /// Answers the waiting pulls for which there is a piece now, and those that have waited long enough.
+    fn answer_waiters(&mut self, now: Instant, clock: SystemTime) {
         let mut answered = Vec::new();
         let managers = &mut self.managers;
         self.waiters.try_changed(|task, waiter| {
@@ -291,6 +297,10 @@ impl Core {
         for (token, reply) in answered {
             self.answer_later(token, reply, now);
         }
+    }
+
+    /// Answers the registrations whose probe takes too long. The client asks again, instead of giving up.
+    fn end_late_registrations(&mut self, now: Instant) {
         while let Some((_, token)) =
             self.register_deadlines.first().copied().filter(|(until, _)| *until <= now)
         {
@@ -302,6 +312,7 @@ impl Core {
 
     fn collect(&mut self, now: Instant, clock: SystemTime) {
         if self.gc.deadline().is_some_and(|at| at <= now) {
+            self.origins.close_idle();
             let waiting = self.waiters.tasks();
             self.managers.collect(&mut self.gc, &waiting, now, clock);
         }

@@ -1,7 +1,7 @@
 //! The routes of the download port: pieces of files, wrapped or raw, by sendfile. docs/peers.md
 //!
-//! Only pieces that are on the disk are sent. A protected file, raw content, and with a shared secret any file, needs a ticket
-//! in its path or query.
+//! Only pieces that are on the disk are sent. A protected file, raw content, and with a shared secret any file,
+//! needs a ticket in its path or query.
 
 use super::core::Core;
 use crate::origin::Validators;

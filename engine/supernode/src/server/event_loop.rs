@@ -1,7 +1,8 @@
 //! The loop, its deadlines, its connections.
 //!
-//! Run by `main`; owns all managers and all sockets. Connections that the poll has reported, or that have an answer, are
-//! served once in each turn, each on a budget, so that one transfer does not hold up the others.
+//! Run by `main`; owns the managers, in [`Core`], and all sockets. Each turn serves the connections that the poll
+//! has reported, or that have an answer, once; each has a budget, so that one transfer does not hold up the
+//! others. Knows no route: `control` and `download` do.
 
 use super::control::ControlRequest;
 use super::core::Core;
@@ -28,7 +29,7 @@ const CONTROL: Token = Token(1);
 const DOWNLOAD: Token = Token(2);
 /// The token of the [`mio::Waker`] by which threads wake the loop.
 pub const WAKER: Token = Token(3);
-const FIRST: usize = 16;
+const FIRST_TOKEN: usize = 16;
 
 /// Most connections of both ports; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 16_000;
@@ -38,13 +39,13 @@ const DESCRIPTORS_OWN: u64 = 1024;
 const PER_ADDRESS_MAX: usize = 4_000;
 /// Most connections that are accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 256;
-/// How long the supernode waits for a peer. Dragonfly's clients keep an idle connection for 10 s.
+/// How long the supernode waits for the other end of a connection. Dragonfly's clients keep an idle one for 10 s.
 const TIMEOUTS: Timeouts = Timeouts {
     idle: Duration::from_secs(120),
     request: Duration::from_secs(30),
     send: Duration::from_secs(60),
 };
-/// How often connections that have waited too long are looked for, while there are connections.
+/// How often the loop looks for connections that have waited too long, while there are connections.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
 /// How long the loop must be idle before free memory returns to the kernel.
 const TRIM_DELAY: Duration = Duration::from_secs(2);
@@ -56,17 +57,17 @@ enum Port {
     Download,
 }
 
-/// A connection.
-struct Client {
+/// An open connection of one of the ports.
+struct PortConnection {
     connection: Connection<Stream>,
     port: Port,
     remote: IpAddr,
-    /// Whether the connection is in the queue of those to be served.
+    /// Whether the connection is in the queue of this turn or the next.
     is_queued: bool,
 }
 
 /// A port that accepts connections.
-struct Door {
+struct PortListener {
     listener: TcpListener,
     accept: Accept,
     port: Port,
@@ -76,29 +77,30 @@ struct Door {
 pub struct Server {
     poll: Poll,
     signals: Signals,
-    doors: [Door; 2],
+    listeners: [PortListener; 2],
     tls: Option<Arc<rustls::ServerConfig>>,
-    connections: HashMap<usize, Client>,
+    connections: HashMap<usize, PortConnection>,
     per_address: HashMap<IpAddr, usize>,
+    /// The connections to serve next, each once.
     queue: VecDeque<usize>,
-    next: usize,
+    next_token: usize,
     /// Everything but connections.
     pub core: Core,
     inbox: Receiver<Message>,
     watchdog: Watchdog,
     idle_check: Option<Instant>,
     trim_at: Option<Instant>,
-    stop: bool,
-    /// Most connections, as far as there are descriptors.
+    is_stopping: bool,
+    /// Most connections: [`CONNECTIONS_MAX`], or fewer if there are not enough descriptors.
     connections_max: usize,
 }
 
 impl Server {
-    /// Registers everything with `poll`, except the threads' waker, which is already registered as [`WAKER`]. With `tls`,
-    /// both ports speak TLS.
+    /// Registers everything with `poll`, except the threads' waker, which is already registered as [`WAKER`]. With
+    /// `tls`, both ports speak TLS.
     ///
     /// # Errors
-    /// Something cannot be registered.
+    /// A listener or the signals cannot be registered.
     pub fn new(
         poll: Poll,
         mut control: TcpListener,
@@ -112,22 +114,22 @@ impl Server {
         poll.registry().register(&mut download, DOWNLOAD, Interest::READABLE)?;
         let descriptors =
             descriptors::raise_limit(CONNECTIONS_MAX as u64 + DESCRIPTORS_OWN, "16,000 connections");
-        let door = |listener, port| Door { listener, accept: Accept::new(), port };
+        let port_listener = |listener, port| PortListener { listener, accept: Accept::new(), port };
         Ok(Server {
             poll,
             signals,
-            doors: [door(control, Port::Control), door(download, Port::Download)],
+            listeners: [port_listener(control, Port::Control), port_listener(download, Port::Download)],
             tls,
             connections: HashMap::new(),
             per_address: HashMap::new(),
             queue: VecDeque::new(),
-            next: FIRST,
+            next_token: FIRST_TOKEN,
             core,
             inbox,
             watchdog: Watchdog::from_env(),
             idle_check: None,
             trim_at: None,
-            stop: false,
+            is_stopping: false,
             connections_max: usize::try_from(descriptors.saturating_sub(DESCRIPTORS_OWN))
                 .unwrap_or(usize::MAX)
                 .clamp(16, CONNECTIONS_MAX),
@@ -140,7 +142,7 @@ impl Server {
     /// The loop cannot wait for events.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
-        while !self.stop {
+        while !self.is_stopping {
             self.turn(&mut events)?;
         }
         systemd::notify(&[NotifyState::Stopping]);
@@ -155,12 +157,12 @@ impl Server {
         for event in events.iter() {
             match event.token() {
                 SIGNALS => self.take_signals(),
-                CONTROL => self.doors[0].accept.mark_ready(),
-                DOWNLOAD => self.doors[1].accept.mark_ready(),
+                CONTROL => self.listeners[0].accept.mark_ready(),
+                DOWNLOAD => self.listeners[1].accept.mark_ready(),
                 WAKER => {}
                 Token(token) => {
-                    if let Some(client) = self.connections.get_mut(&token) {
-                        client.connection.mark(event);
+                    if let Some(entry) = self.connections.get_mut(&token) {
+                        entry.connection.mark(event);
                         self.enqueue(token);
                     }
                 }
@@ -189,7 +191,7 @@ impl Server {
         for signal in self.signals.pending().collect::<Vec<_>>() {
             match signal {
                 SIGUSR1 => self.core.log_figures(),
-                _ => self.stop = true,
+                _ => self.is_stopping = true,
             }
         }
     }
@@ -200,36 +202,36 @@ impl Server {
         if !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
-        let doors = self.doors.iter().filter_map(|door| door.accept.next_attempt());
+        let listeners = self.listeners.iter().filter_map(|port_listener| port_listener.accept.next_attempt());
         let others = [self.core.deadline(now), self.watchdog.deadline(), self.idle_check, self.trim_at];
-        let earliest = doors.chain(others.into_iter().flatten()).min();
+        let earliest = listeners.chain(others.into_iter().flatten()).min();
         earliest.map(|at| at.saturating_duration_since(now))
     }
 
     fn enqueue(&mut self, token: usize) {
-        if let Some(client) = self.connections.get_mut(&token).filter(|client| !client.is_queued) {
-            client.is_queued = true;
+        if let Some(entry) = self.connections.get_mut(&token).filter(|entry| !entry.is_queued) {
+            entry.is_queued = true;
             self.queue.push_back(token);
         }
     }
 
     fn accept(&mut self) {
         let now = Instant::now();
-        for index in 0..self.doors.len() {
+        for index in 0..self.listeners.len() {
             for _ in 0..ACCEPTS_PER_TURN {
                 let full = self.connections.len() >= self.connections_max;
-                let Some(door) = self.doors.get_mut(index) else { break };
-                if full || !door.accept.is_ready(now) {
+                let Some(port_listener) = self.listeners.get_mut(index) else { break };
+                if full || !port_listener.accept.is_ready(now) {
                     break;
                 }
-                match door.listener.accept() {
+                match port_listener.listener.accept() {
                     Ok((stream, address)) => {
-                        door.accept.record_success();
-                        let port = door.port;
-                        self.admit(stream, address, port, now);
+                        port_listener.accept.record_success();
+                        let port = port_listener.port;
+                        self.add_connection(stream, address, port, now);
                     }
                     Err(error) => {
-                        if door.accept.record_failure(&error, now) {
+                        if port_listener.accept.record_failure(&error, now) {
                             log::warn!("cannot accept a connection: {error}");
                         }
                     }
@@ -238,7 +240,7 @@ impl Server {
         }
     }
 
-    fn admit(&mut self, stream: TcpStream, address: SocketAddr, port: Port, now: Instant) {
+    fn add_connection(&mut self, stream: TcpStream, address: SocketAddr, port: Port, now: Instant) {
         let remote = address.ip().to_canonical();
         let count = self.per_address.entry(remote).or_default();
         if *count >= PER_ADDRESS_MAX {
@@ -256,15 +258,15 @@ impl Server {
             Port::Download => sampan_http::request::Limits::READ_ONLY,
         };
         let mut connection = Connection::new(stream, address, limits);
-        let token = self.next;
+        let token = self.next_token;
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(connection.stream(), Token(token), interest).is_err() {
             return;
         }
         *count += 1;
-        self.next += 1;
+        self.next_token += 1;
         self.core.open.insert(token);
-        self.connections.insert(token, Client { connection, port, remote, is_queued: false });
+        self.connections.insert(token, PortConnection { connection, port, remote, is_queued: false });
         self.idle_check.get_or_insert(now + IDLE_CHECK);
         self.enqueue(token);
     }
@@ -273,9 +275,9 @@ impl Server {
     fn serve(&mut self, clock: SystemTime) {
         for _ in 0..self.queue.len() {
             let Some(token) = self.queue.pop_front() else { return };
-            let Some(client) = self.connections.get_mut(&token) else { continue };
-            client.is_queued = false;
-            let (core, port, remote) = (&mut self.core, client.port, client.remote);
+            let Some(entry) = self.connections.get_mut(&token) else { continue };
+            entry.is_queued = false;
+            let (core, port, remote) = (&mut self.core, entry.port, entry.remote);
             let mut answer = |request: &Request<&[u8]>| match port {
                 Port::Download => Reply::Now(core.download(request, remote, clock)),
                 Port::Control => {
@@ -283,7 +285,7 @@ impl Server {
                     core.control(&request).map_or(Reply::Later, Reply::Now)
                 }
             };
-            match client.connection.step(&mut Unlimited, &mut answer) {
+            match entry.connection.step(&mut Unlimited, &mut answer) {
                 Ok(WaitsFor::Turn) => self.enqueue(token),
                 Ok(_) => {}
                 Err(_) => self.close(token),
@@ -294,19 +296,19 @@ impl Server {
     /// Hands answers that are ready to their connections.
     fn deliver(&mut self) {
         for (token, answer) in std::mem::take(&mut self.core.answers) {
-            if let Some(client) = self.connections.get_mut(&token) {
-                client.connection.answer(answer);
+            if let Some(entry) = self.connections.get_mut(&token) {
+                entry.connection.answer(answer);
                 self.enqueue(token);
             }
         }
     }
 
     fn close(&mut self, token: usize) {
-        let Some(client) = self.connections.remove(&token) else { return };
-        if let Some(count) = self.per_address.get_mut(&client.remote) {
+        let Some(entry) = self.connections.remove(&token) else { return };
+        if let Some(count) = self.per_address.get_mut(&entry.remote) {
             *count -= 1;
             if *count == 0 {
-                self.per_address.remove(&client.remote);
+                self.per_address.remove(&entry.remote);
             }
         }
         if self.connections.is_empty() {
@@ -314,7 +316,7 @@ impl Server {
         }
         self.core.on_closed(token);
         if self.connections.len() + 1 == self.connections_max {
-            self.doors.iter_mut().for_each(|door| door.accept.mark_ready());
+            self.listeners.iter_mut().for_each(|port_listener| port_listener.accept.mark_ready());
         }
     }
 
@@ -323,7 +325,8 @@ impl Server {
         if self.idle_check.take_if(|at| *at <= now).is_none() {
             return;
         }
-        let is_over = |client: &Client| client.connection.deadline(&TIMEOUTS).is_some_and(|at| at <= now);
+        let is_over =
+            |entry: &PortConnection| entry.connection.deadline(&TIMEOUTS).is_some_and(|at| at <= now);
         let idle: Vec<usize> =
             self.connections.iter().filter(|(_, c)| is_over(c)).map(|(token, _)| *token).collect();
         idle.into_iter().for_each(|token| self.close(token));

@@ -1,14 +1,11 @@
 //! The stream of an accepted connection, plain or encrypted, and the server's certificate.
 //!
-//! The event loop makes a [`Stream`] for each connection. [`load`] reads the PEM files once, at the start, and checks
-//! that they fit. With a client CA, a client without a certificate of that CA cannot say a word of HTTP.
-
-mod subject;
+//! The event loop makes a [`Stream`] for each connection. [`load`] reads the PEM files once, at the start, and
+//! checks that they fit. With a client CA, the handshake of a client without a certificate of that CA fails.
 
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use ring::digest;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConnection};
 use rustls_pki_types::pem::PemObject;
@@ -110,15 +107,6 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
-/// The certificate that a client has shown, and that a CA of the server has signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerCertificate {
-    /// SHA-256 of the certificate.
-    pub fingerprint: [u8; 32],
-    /// The common name of its subject, if it has one.
-    pub common_name: Option<String>,
-}
-
 /// The stream of a connection.
 pub enum Stream {
     /// Bytes as they are.
@@ -128,10 +116,10 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Takes over a socket that was just accepted; speaks TLS if there is a configuration for it.
+    /// Takes over a socket that was just accepted. With a configuration, the stream speaks TLS.
     ///
     /// # Errors
-    /// The configuration is of no use.
+    /// rustls refuses the configuration.
     pub fn new(socket: TcpStream, config: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
         Ok(match config {
             None => Stream::Plain(socket),
@@ -139,17 +127,6 @@ impl Stream {
                 let tls = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
                 Stream::Tls(Box::new(TlsStream { socket, tls }))
             }
-        })
-    }
-
-    /// The certificate of the client; `None` on a plain stream, if the server wants none, and before the first request.
-    pub fn peer_certificate(&self) -> Option<PeerCertificate> {
-        let Stream::Tls(stream) = self else { return None };
-        let certificate = stream.tls.peer_certificates()?.first()?;
-        let hash = digest::digest(&digest::SHA256, certificate);
-        Some(PeerCertificate {
-            fingerprint: hash.as_ref().try_into().ok()?,
-            common_name: subject::common_name(certificate),
         })
     }
 
@@ -219,7 +196,7 @@ impl Transport for Stream {
     fn end_sending(&mut self) -> io::Result<()> {
         if let Stream::Tls(stream) = self {
             stream.tls.send_close_notify();
-            // The peer sees the end of the socket too, if there is no room for this word now.
+            // If the socket has no room for this alert now, the peer sees the end of the socket all the same.
             let _ = stream.flush();
         }
         self.socket().shutdown(Shutdown::Write)
@@ -256,7 +233,7 @@ impl TlsStream {
             }
             self.tls.read_tls(&mut self.socket)?;
             if let Err(error) = self.tls.process_new_packets() {
-                // The reason goes to the peer, as far as the socket takes it.
+                // The alert tells the peer why, unless the socket is full.
                 let _ = self.flush();
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -265,7 +242,7 @@ impl TlsStream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // What was accepted before goes first, so that little is kept.
+        // Earlier bytes go first, so that this stream keeps few.
         self.flush()?;
         let len = self.tls.writer().write(bytes)?;
         self.flush_some()?;
@@ -275,7 +252,7 @@ impl TlsStream {
     fn send_file(&mut self, file: &File, offset: u64, count: u64) -> io::Result<u64> {
         let mut record = [0; RECORD_BYTES];
         let len = usize::try_from(count).unwrap_or(usize::MAX).min(record.len());
-        // Nothing is read that could not be sent.
+        // While the socket takes nothing, nothing is read from the file.
         self.flush()?;
         let read = file.read_at(record.get_mut(..len).unwrap_or_default(), offset)?;
         match read {

@@ -1,7 +1,7 @@
-//! Pulls that wait for a piece, instead of being told to ask again.
+//! Requests that wait for a piece, or for a newer version of a task, instead of asking again and again.
 //!
-//! Owned by the event loop. When something has changed in a task, its waiting pulls are tried again, the one that has
-//! waited longest first, a bounded number in each turn of the loop.
+//! Owned by the event loop. When a task has changed, its waiters are tried again, the one that has waited longest
+//! first, a bounded number in each turn of the loop. Holds no connection and answers none: the loop does.
 
 use crate::own_wire::Watch;
 use crate::task_id::TaskId;
@@ -16,7 +16,7 @@ const TRIES_PER_TURN: usize = 256;
 pub struct Waiter {
     /// The connection to answer.
     pub token: usize,
-    /// What it waits for.
+    /// What the connection waits for.
     pub need: Need,
 }
 
@@ -25,18 +25,18 @@ pub struct Waiter {
 pub enum Need {
     /// A piece for this client of Dragonfly's wire.
     Piece(String),
-    /// News of the task, for a peer of Sampan's own wire.
+    /// A version of the task other than the one in the watch, for a peer of Sampan's own wire.
     Version(Watch),
 }
 
-/// All pulls that wait.
+/// All waiters.
 #[derive(Debug, Default)]
 pub struct Waiters {
     queues: HashMap<TaskId, VecDeque<Waiter>>,
     /// The task and the deadline of each connection that waits.
     tokens: HashMap<usize, (TaskId, Instant)>,
     deadlines: BTreeSet<(Instant, usize)>,
-    /// Tasks in which something has changed, each with the number of waiters that have not been tried since.
+    /// Tasks that have changed, each with the number of waiters that have not been tried since.
     changed: HashMap<TaskId, usize>,
 }
 
@@ -64,7 +64,7 @@ impl Waiters {
         Some((task, waiter))
     }
 
-    /// Records that something has changed in `task`.
+    /// Records that `task` has changed: all its waiters are tried again.
     pub fn mark_changed(&mut self, task: TaskId) {
         if let Some(queue) = self.queues.get(&task) {
             self.changed.insert(task, queue.len());
@@ -121,17 +121,17 @@ impl Waiters {
         self.deadlines.first().map(|(until, _)| *until)
     }
 
-    /// The tasks that a pull waits for.
+    /// The tasks that have waiters.
     pub fn tasks(&self) -> HashSet<TaskId> {
         self.queues.keys().copied().collect()
     }
 
-    /// The number of waiting pulls.
+    /// The number of waiters.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether no pull waits.
+    /// Whether there is no waiter.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }

@@ -62,13 +62,9 @@ fn client(
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a connection"), socket)
 }
 
-/// Serves one connection: `/later` is answered by another thread's word, all else at once with `body`. Returns the
-/// client's certificate once the connection has ended, and how it ended.
-fn serve(
-    listener: &TcpListener,
-    config: &Arc<ServerConfig>,
-    body: &dyn Fn() -> Body,
-) -> (Option<PeerCertificate>, io::Error) {
+/// Serves one connection: `/later` is answered after a wake-up, all else at once with `body`. Returns how the
+/// connection ended.
+fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, body: &dyn Fn() -> Body) -> io::Error {
     let (socket, peer) = listener.accept().expect("accepted");
     socket.set_nonblocking(true).expect("set");
     let stream = Stream::new(TcpStream::from_std(socket), Some(config)).expect("a stream");
@@ -77,7 +73,7 @@ fn serve(
     let interest = Interest::READABLE | Interest::WRITABLE;
     poll.registry().register(connection.stream(), SOCKET, interest).expect("registered");
     let waker = Waker::new(poll.registry(), WAKER).expect("a waker");
-    let (mut events, mut certificate) = (Events::with_capacity(8), None);
+    let mut events = Events::with_capacity(8);
     loop {
         let step = connection.step(&mut Unlimited, &mut |request| match request.uri().path() {
             "/later" => {
@@ -87,9 +83,8 @@ fn serve(
             "/echo" => Reply::Now(Answer::new(200, "text/plain", request.body().to_vec())),
             _ => Reply::Now(Answer { status: 200, headers: Vec::new(), body: body() }),
         });
-        certificate = certificate.or(connection.stream().peer_certificate());
         match step {
-            Err(error) => return (certificate, error),
+            Err(error) => return error,
             Ok(WaitsFor::Turn) => continue,
             Ok(_) => {}
         }
@@ -130,12 +125,8 @@ fn a_client_with_a_certificate_gets_answers_of_all_kinds() {
         let part = Segment::File { file, offset: 5, len: 2_900_000 };
         vec![Segment::Bytes(b"head".to_vec()), part, Segment::Bytes(b"tail".to_vec())].into()
     };
-    let (certificate, error) = serve(&listener, &config, &body);
+    let error = serve(&listener, &config, &body);
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
-    let certificate = certificate.expect("one was shown");
-    assert_eq!(certificate.common_name.as_deref(), Some("peer1"));
-    let shown = certificates(&dir.path().join("peer1.pem")).expect("one");
-    assert_eq!(certificate.fingerprint[..], *digest::digest(&digest::SHA256, &shown[0]).as_ref());
     let (answers, upload) = asking.join().expect("all was answered");
     let kind = "content-type: text/plain\r\n\r\n";
     let echoed = format!(
@@ -160,8 +151,8 @@ fn a_client_without_a_certificate_is_refused_if_a_ca_is_given() {
             let mut answer = String::new();
             asked.and_then(|()| client.read_to_string(&mut answer)).is_ok()
         });
-        let (certificate, error) = serve(&listener, &config, &Body::default);
-        assert_eq!((certificate, asking.join().expect("it ends")), (None, !client_ca));
+        let error = serve(&listener, &config, &Body::default);
+        assert_eq!(asking.join().expect("it ends"), !client_ca);
         let refused = io::ErrorKind::InvalidData;
         assert_eq!(error.kind() == refused, client_ca, "{error}");
     }
@@ -175,7 +166,7 @@ fn what_is_no_tls_ends_the_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mut plain = std::net::TcpStream::connect(listener.local_addr().expect("one")).expect("connected");
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
-    let (_, error) = serve(&listener, &config, &Body::default);
+    let error = serve(&listener, &config, &Body::default);
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
