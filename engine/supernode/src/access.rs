@@ -20,19 +20,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The addresses that may send destructive requests and preheats.
 #[derive(Clone, Debug)]
-pub struct Admins(Vec<Cidr>);
+pub struct Admins {
+    listed: Vec<Cidr>,
+    own: Vec<IpAddr>,
+}
 
 impl Admins {
-    /// Permits the addresses in `listed`; if `listed` is empty, the addresses of this host's loopback interface.
-    pub fn new(listed: Vec<Cidr>) -> Self {
-        Admins(listed)
+    /// Permits the addresses in `listed`; if `listed` is empty, those of this host: loopback, and the addresses `own`.
+    pub fn new(listed: Vec<Cidr>, own: &[IpAddr]) -> Self {
+        Admins { listed, own: own.iter().map(IpAddr::to_canonical).collect() }
     }
 
     /// Whether a client at `address` is an administrator.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match self.0.is_empty() {
-            true => address.to_canonical().is_loopback(),
-            false => self.0.iter().any(|block| block.contains(address)),
+        let address = address.to_canonical();
+        match self.listed.is_empty() {
+            true => address.is_loopback() || self.own.contains(&address),
+            false => self.listed.iter().any(|block| block.contains(address)),
         }
     }
 }
@@ -71,17 +75,18 @@ mod tests {
 
     #[test]
     fn administrators_are_on_this_host_or_listed() {
-        let admins = Admins::new(Vec::new());
+        let admins = Admins::new(Vec::new(), &[ip("10.0.0.7")]);
         for (address, is_admin) in [
             ("127.0.0.1", true),
             ("127.9.9.9", true),
             ("::1", true),
             ("::ffff:127.0.0.1", true),
+            ("::ffff:10.0.0.7", true),
             ("10.0.0.1", false),
         ] {
             assert_eq!(admins.contains(ip(address)), is_admin, "{address}");
         }
-        let admins = Admins::new(vec!["10.0.0.0/24".parse().expect("a block")]);
+        let admins = Admins::new(vec!["10.0.0.0/24".parse().expect("a block")], &[]);
         assert!(admins.contains(ip("10.0.0.9")) && !admins.contains(ip("10.0.1.9")));
         assert!(!admins.contains(ip("127.0.0.1")), "the list replaces the default");
     }

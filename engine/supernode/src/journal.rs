@@ -90,6 +90,7 @@ impl StoredFile {
             takes_ranges: self.takes_ranges,
             is_protected: false,
             validators: self.validators,
+            is_complete: false,
             validated: None,
             created: self.created,
             accessed: now,

@@ -147,7 +147,7 @@ fn managers(
     let (journal, registered) = Journal::open(&config.home);
     Ok(Managers::new(
         ManagerSettings {
-            advertise_ip: config.advertise_ip.unwrap_or_else(own_address),
+            advertise_ip: advertised_address(config),
             download_port,
             is_source_pattern: config.pattern == sampan_supernode::cdn::Pattern::Source,
             demands_tickets: config.secret_file.is_some(),
@@ -159,7 +159,7 @@ fn managers(
             journal,
             registered,
             tickets: Tickets::open(&config.home)?,
-            admins: Admins::new(config.admins.clone()),
+            admins: Admins::new(config.admins.clone(), &own_addresses(config)),
             addresses: PeerAddresses::new(config.allowed_peers.clone()),
             announcer,
             owned,
@@ -176,10 +176,12 @@ fn source(
     if config.supernodes.is_empty() {
         return Ok(Arc::<Origins>::clone(origins));
     }
-    let own = SocketAddr::new(config.advertise_ip.unwrap_or_else(own_address), config.port).to_string();
+    let own = SocketAddr::new(advertised_address(config), config.port).to_string();
     let cluster = Cluster::new(&config.supernodes, &own);
     if !cluster.has_self() {
-        log::warn!("{own} is not among the supernodes of the cluster: this supernode owns no task");
+        log::warn!(
+            "{own} is not among the supernodes of the cluster, so this supernode owns no task: set --advertise-ip to its address in the list"
+        );
     }
     let settings = ClusterSettings {
         cluster,
@@ -188,6 +190,17 @@ fn source(
         authorization: config.secret_file.as_deref().map(Secret::authorization).transpose()?,
     };
     Ok(Arc::new(ClusterSource::new(settings, Arc::clone(origins), owned.clone())))
+}
+
+/// The address by which clients reach this host: the configured one, or else the one that the supernode listens on.
+fn advertised_address(config: &Config) -> IpAddr {
+    let listens_on = config.listen.filter(|ip| !ip.is_unspecified());
+    config.advertise_ip.or(listens_on).unwrap_or_else(own_address)
+}
+
+/// Addresses of this host. Packets from them come from this host alone: the kernel drops others (RFC 1812, 5.3.7).
+fn own_addresses(config: &Config) -> Vec<IpAddr> {
+    config.listen.into_iter().chain([own_address()]).filter(|ip| !ip.is_unspecified()).collect()
 }
 
 /// The address from which this host would send to the internet. No packet is sent.

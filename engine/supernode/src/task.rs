@@ -58,6 +58,8 @@ pub struct Task {
     pub is_protected: bool,
     /// What identifies the version of the file at the origin.
     pub validators: Validators,
+    /// Whether the whole file is on the disk, also while nobody uses it.
+    pub is_complete: bool,
     /// When the origin last confirmed that version; `None` if it has not since this process began.
     pub validated: Option<Instant>,
     /// When the task was made.
@@ -89,6 +91,7 @@ impl Task {
             takes_ranges: record.file.takes_ranges,
             is_protected: record.file.is_protected,
             validators,
+            is_complete: record.is_complete,
             validated: None,
             created: UNIX_EPOCH + Duration::from_secs(record.created),
             accessed: now,

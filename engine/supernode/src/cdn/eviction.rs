@@ -15,6 +15,8 @@ use std::time::Duration;
 const GIB: u64 = 1 << 30;
 /// A file is idle for much longer than usual when it has been idle for its last interval and this time.
 const IDLE_MORE: Duration = Duration::from_secs(2 * 3600);
+/// While the disk is not almost full, a file stays for this time after its last use: somebody preheated it for later.
+const GRACE: Duration = Duration::from_secs(3600);
 /// A round deletes one file in this many.
 const FRACTION: usize = 10;
 
@@ -100,10 +102,12 @@ pub struct Candidate {
 
 /// The tasks whose files this round deletes, in order.
 pub fn choose(pressure: Pressure, mut candidates: Vec<Candidate>) -> Vec<TaskId> {
-    let count = match pressure {
+    match pressure {
         Pressure::None => return Vec::new(),
-        Pressure::Young | Pressure::Full => candidates.len().div_ceil(FRACTION),
-    };
+        Pressure::Young => candidates.retain(|candidate| candidate.idle >= GRACE),
+        Pressure::Full => {}
+    }
+    let count = candidates.len().div_ceil(FRACTION);
     candidates.sort_by_cached_key(|candidate| {
         let is_stale = candidate.idle > candidate.interval.saturating_add(IDLE_MORE);
         let idle = if is_stale { candidate.idle } else { Duration::ZERO };
@@ -153,6 +157,9 @@ mod tests {
         let many: Vec<Candidate> = (0..95).map(|number| candidate(number, 1, 1, 0)).collect();
         assert_eq!(choose(Pressure::Full, many.clone()).len(), 10);
         assert_eq!(choose(Pressure::Young, many[..1].to_vec()).len(), 1);
+        let fresh = Candidate { idle: GRACE - Duration::from_secs(1), ..many[0] };
+        assert_eq!(choose(Pressure::Young, vec![fresh]), []);
+        assert_eq!(choose(Pressure::Full, vec![fresh]).len(), 1);
         assert_eq!(choose(Pressure::Young, Vec::new()), []);
         assert_eq!(choose(Pressure::None, many), []);
     }

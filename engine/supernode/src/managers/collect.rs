@@ -99,7 +99,7 @@ impl Managers {
             self.metrics.gc_disks += 1;
             self.metrics.last_gc_disks_seconds =
                 clock.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-            self.forget_task(&id, true, "the disk is nearly full");
+            self.forget_task(&id, true, "free space is below a mark: gc-free-young, gc-free-full");
             self.on_file_deleted(&id, clock);
         }
     }

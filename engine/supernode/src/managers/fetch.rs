@@ -41,7 +41,7 @@ impl Managers {
         self.parents.forget(id);
         self.changed.insert(*id);
         if let Some(task) = self.tasks.get_mut(id) {
-            (task.length, task.validators) = (None, Validators::default());
+            (task.length, task.validators, task.is_complete) = (None, Validators::default(), false);
         }
         if let Some(task) = self.tasks.get(id) {
             self.announce_task("change", task, &[("reason", why)]);
@@ -96,7 +96,7 @@ impl Managers {
     fn end_fetch(&mut self, id: &TaskId, result: &Result<CompleteFile, CdnError>, clock: SystemTime) {
         let failure = result.as_ref().err().map(|error| report::chain(error));
         let Some(task) = self.tasks.get_mut(id) else { return };
-        task.failure = failure.clone().unwrap_or_default();
+        (task.failure, task.is_complete) = (failure.clone().unwrap_or_default(), failure.is_none());
         match result {
             Ok(file) => self.set_length(id, file.length),
             Err(error) => {

@@ -181,6 +181,7 @@ impl Managers {
             takes_ranges: found.takes_ranges,
             is_protected: first.file.credential().is_some(),
             validators: found.validators.clone(),
+            is_complete: false,
             validated: Some(now),
             created: clock,
             accessed: now,

@@ -81,7 +81,7 @@ impl Rig {
                 journal,
                 registered,
                 tickets: Tickets::open(dir.path()).expect("a key"),
-                admins: Admins::new(Vec::<Cidr>::new()),
+                admins: Admins::new(Vec::<Cidr>::new(), &[]),
                 addresses: PeerAddresses::new(Vec::new()),
                 announcer: Announcer::new(FifoSender::new(dir.path().join("no.fifo"))),
                 owned: OwnedTasks::default(),

@@ -51,6 +51,7 @@ impl Managers {
     pub fn status_word(&self, id: &TaskId) -> &'static str {
         match self.cdn.status(id) {
             _ if self.settings.is_source_pattern => "SUCCESS",
+            None if self.tasks.get(id).is_some_and(|task| task.is_complete) => "SUCCESS",
             None | Some(CdnStatus::Waiting) => "WAITING",
             Some(CdnStatus::Running) => "RUNNING",
             Some(CdnStatus::Success) => "SUCCESS",
