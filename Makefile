@@ -3,7 +3,8 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
-TARGET ?= target
+# Where cargo puts what it builds.
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Image that `make demo IMAGE=…` pulls; without it, the demo makes an image.
 IMAGE ?=
 # Arguments of the benchmark: `make bench BENCH="fanout --runs 3"`.
