@@ -22,7 +22,7 @@
 //! or without its tag or digest, with or without `docker.io/library/`, and by 12 or more hex digits of the image's ID.
 //! Several labels are OR, like several values of any key.
 
-use crate::event::{ACTION_WORD_MAX, EventView, KIND_MAX, Origin, is_key, is_word};
+use crate::event::{ACTION_WORD_MAX, EventView, FACT_KINDS, KIND_MAX, Origin, is_key, is_word};
 use crate::watch::FILTERS_MAX;
 
 /// All keys, as an error message lists them.
@@ -73,10 +73,12 @@ pub enum FilterError {
     #[error("filter {0:?} has an empty value")]
     EmptyValue(String),
     /// The key is not known.
-    #[error("filter key {key:?} is unknown; keys are {KEYS}")]
+    #[error("filter key {key:?} is unknown; keys are {KEYS}{}", suggestion(.meant))]
     UnknownKey {
         /// The key as given.
         key: String,
+        /// The filters that the person probably meant; empty if unknown.
+        meant: Vec<String>,
     },
     /// The value of `origin` is neither `facts` nor `emit`.
     #[error("filter {0:?} has an unknown origin; origins are facts, emit")]
@@ -157,7 +159,12 @@ fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
                     None => Ok((attribute, value.to_owned())),
                 };
             }
-            None => return Err(FilterError::UnknownKey { key: name.to_owned() }),
+            None => {
+                // A person who knows `container=ID` tries `task=ID`, too.
+                let is_type = FACT_KINDS.contains(&name) && !value.is_empty();
+                let meant = if is_type { vec![format!("id={value}")] } else { Vec::new() };
+                return Err(FilterError::UnknownKey { key: name.to_owned(), meant });
+            }
         },
     };
     let value = if key == Key::Image { familiar(value) } else { value };
@@ -481,7 +488,9 @@ mod tests {
     #[test]
     fn an_unknown_key_is_answered_with_the_known_ones() {
         let error = parse(&["nme=web"]).expect_err("unknown").to_string();
-        assert!(error.contains("\"nme\"") && error.contains(KEYS), "{error}");
+        assert!(error.contains("\"nme\"") && error.ends_with(KEYS), "{error}");
+        let error = parse(&["task=0a1b"]).expect_err("unknown").to_string();
+        assert!(error.ends_with("; write id=0a1b"), "{error}");
         assert!(matches!(parse(&["type"]), Err(FilterError::NoValue(_))));
         assert!(matches!(parse(&["type="]), Err(FilterError::EmptyValue(_))));
         assert!(matches!(parse(&["image=docker.io/library/"]), Err(FilterError::EmptyValue(_))));

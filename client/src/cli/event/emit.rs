@@ -136,11 +136,11 @@ impl Target {
     }
 }
 
-/// Makes the failure for an event that only the engine may report.
+/// Makes the failure for an event that only Sampan's daemons may report.
 fn fact_refused(kind: &str) -> Failure {
     let fifo = Paths::from_env().fifo();
     invalid_event(format!(
-        "type {kind:?} is not allowed: events of this type are facts, which only the engine reports"
+        "type {kind:?} is not allowed: events of this type are facts, which only Sampan's daemons report"
     ))
     .hint(format!(
         "choose a type of your own; '--fifo {}' takes facts from users who may write there",
