@@ -1,6 +1,6 @@
 //! All managers together: what a registration, a pull and a report of a client change in them.
 //!
-//! OwnedTasks by the event loop, which calls one method for each request and sends what it returns. No method
+//! Owned by the event loop, which calls one method for each request and sends what it returns. No method
 //! blocks, and none touches a socket. If an origin must be asked, a method returns a
 //! [`Probe`](crate::registration::Probe), which the loop runs on a thread and whose result it brings back.
 //!

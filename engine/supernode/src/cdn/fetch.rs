@@ -29,7 +29,7 @@ const ROUNDS: u32 = 3;
 /// Fetches the missing pieces of the file of `job`, and notes the state of the file in `record`.
 ///
 /// # Errors
-/// [`CdnError`]. CompleteFile pieces stay on the disk.
+/// [`CdnError`]: the origin, the disk or the content is at fault. Finished pieces stay on the disk.
 pub(super) fn run(job: &Job, request: &Request, record: Record) -> Result<CompleteFile, CdnError> {
     let mut transfer = Transfer::open(job, request, record)?;
     let result = transfer.run();

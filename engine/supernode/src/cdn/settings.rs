@@ -49,7 +49,7 @@ impl Default for CdnSettings {
     }
 }
 
-/// What [`trigger`](super::Cdn::trigger) finds.
+/// The result of [`trigger`](super::Cdn::trigger).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TriggerOutcome {
     /// The file is complete: nothing is fetched, and no event follows.

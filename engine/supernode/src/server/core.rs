@@ -2,7 +2,7 @@
 //!
 //! Owned by the event loop, which passes requests in and takes answers out. Knows connections only as numbers.
 //!
-//! A registration: `control` → [`Core::register`] → `Managers::begin_registration`. If it needs a probe, a thread
+//! A registration: `control` → `Core::register` → `Managers::begin_registration`. If it needs a probe, a thread
 //! runs it; [`Core::on_message`] → `Managers::end_registrations` → [`Core::answers`]. A pull: `control` →
 //! `Managers::pull`. If there is no piece, [`Waiters`] keeps the connection; [`Core::run_due`] tries it again when
 //! its task has changed.
