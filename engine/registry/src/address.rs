@@ -1,7 +1,8 @@
 //! Which addresses this process may connect to, for a program that fetches what other hosts ask for.
 //!
-//! The supernode sets a filter; the engine sets none. `net::dial` asks it about each address that it is about to connect
-//! to, so that a redirect or a name whose address has changed meanwhile is checked, too. This module resolves nothing.
+//! The supernode sets a filter; the engine sets none. `net::dial` asks it about each address that it is about to
+//! connect to, so that a redirect or a name whose address has changed meanwhile is checked, too. This module
+//! resolves nothing.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,14 +12,14 @@ type Permits = dyn Fn(&str, SocketAddr) -> bool + Send + Sync;
 
 /// Decides whether a host may be reached at an address. The default permits every address.
 ///
-/// The address of a proxy that the environment names is not checked. A host behind a proxy is checked if this host can
-/// resolve its name; the proxy resolves it again, and its own rules decide about the rest.
+/// The address of a proxy that the environment names is not checked. A host behind a proxy is checked if this host
+/// can resolve its name; the proxy resolves it again, and its own rules decide about the rest.
 #[derive(Clone, Default)]
 pub struct AddressFilter(Option<Arc<Permits>>);
 
 impl AddressFilter {
-    /// Permits the addresses for which `permits` returns true. Its arguments are the host of the URL, without brackets,
-    /// and an address of that host.
+    /// Permits the addresses for which `permits` returns true. Its arguments are the host of the URL, without
+    /// brackets, and an address of that host.
     pub fn new(permits: impl Fn(&str, SocketAddr) -> bool + Send + Sync + 'static) -> Self {
         AddressFilter(Some(Arc::new(permits)))
     }

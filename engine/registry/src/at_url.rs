@@ -1,7 +1,8 @@
-//! A repository as a URL names it: with the scheme of the URL, and perhaps with an `Authorization` header of its own.
+//! A repository as a URL names it: with the scheme of the URL, and perhaps with an `Authorization` header of its
+//! own.
 //!
-//! The supernode resolves images by it, for clients that later fetch the blobs from URLs. Neither mirrors nor short
-//! names apply, because the URLs of the blobs follow from the URL of the manifest.
+//! The supernode resolves images by it, for clients that later fetch the blobs from URLs. Neither mirrors nor
+//! short names apply, because the URLs of the blobs follow from the URL of the manifest.
 
 use crate::access::Access;
 use crate::config::Endpoint;
@@ -18,8 +19,8 @@ impl Registry {
     /// The repository at `host` (`HOST[:PORT]`), by HTTPS or by plain HTTP. Connects to nothing yet.
     ///
     /// With `authorization`, each request to the host has this header, and no challenge is answered. Without it,
-    /// challenges are answered with [`Access::credentials`]; over plain HTTP only on loopback and at hosts that are
-    /// marked insecure, otherwise without a credential.
+    /// challenges are answered with [`Access::credentials`]; over plain HTTP only on loopback and at hosts that
+    /// are marked insecure, otherwise without a credential.
     pub fn at_url(
         is_https: bool,
         host: &str,
@@ -51,8 +52,8 @@ impl Registry {
         Registry { session, plain_allowed, ..registry }
     }
 
-    /// The `Authorization` header of the last requests to the registry's own host; `None` if it had none. It is a
-    /// secret, and may be a token that is valid for this repository and for a short time only.
+    /// The `Authorization` header of the last request to the registry's own host; `None` if the request had none.
+    /// The header is a secret, and may be a token that is valid only for this repository and for a short time.
     pub fn authorization_in_use(&self) -> Option<String> {
         let authorization = lock(&self.session.authorization);
         authorization.header.as_ref()?.to_str().ok().map(str::to_owned)

@@ -1,7 +1,7 @@
 //! The TLS configuration of servers without certificates in certs.d, for many agents.
 //!
-//! [`crate::web`] owns one, and `agents` takes connectors from it. A registry does not use it: each job reads the CA
-//! bundle of the host again.
+//! [`crate::web`] owns one, and `agents` takes connectors from it. A registry does not use it: each job reads the
+//! CA bundle of the host again.
 
 use crate::certs;
 use crate::net::tls::Tls;
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 /// Longest time for which the CA bundle of the host is not read again.
 const BUNDLE_TIME: Duration = Duration::from_secs(600);
 
-/// One TLS configuration. The agents share the CA bundle of the host in it, and their sessions, so that a new connection
-/// to a known server needs a shorter handshake.
+/// One TLS configuration. The agents share the CA bundle of the host in it, and their sessions, so that a new
+/// connection to a known server needs a shorter handshake.
 #[derive(Default)]
 pub(crate) struct SharedTls(Mutex<Option<(Instant, Arc<ClientConfig>)>>);
 

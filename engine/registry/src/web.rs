@@ -1,8 +1,8 @@
-//! Requests to any HTTP server, with the connections of this crate: its certificates, proxies, time limits and address
-//! filter, but without the protocol of registries.
+//! Requests to any HTTP server, with the connections of this crate: its certificates, proxies, time limits and
+//! address filter, but without the protocol of registries.
 //!
-//! Called by the supernode for the origins of files. [`Web`] follows redirects, and keeps idle connections. It knows no
-//! credential: the caller says which headers must not reach another host, and makes sense of each status.
+//! Called by the supernode for the origins of files. [`Web`] follows redirects, and keeps idle connections. It
+//! knows no credential: the caller says which headers must not reach another host, and makes sense of each status.
 
 use crate::access::Access;
 use crate::address::AddressRefused;
@@ -109,14 +109,14 @@ struct Lease<'a> {
 }
 
 impl Web {
-    /// Uses the certificates, the insecure hosts, the stall timeout and the address filter of `access`, and nothing else
-    /// of it. Connects to nothing yet.
+    /// Uses the certificates, the insecure hosts, the stall timeout and the address filter of `access`, and
+    /// nothing else of it. Connects to nothing yet.
     pub fn new(access: Access) -> Self {
         Web { access, tls: Arc::default(), idle: Arc::default() }
     }
 
-    /// Sends a GET or HEAD, and follows redirects. A header reaches another scheme, host or port only if `may_leave`
-    /// returns true for it. The head of the answer must come until `until`, if that is given.
+    /// Sends a GET or HEAD, and follows redirects. A header reaches another scheme, host or port only if
+    /// `may_leave` returns true for it. The head of the answer must come until `until`, if that is given.
     ///
     /// # Errors
     /// [`WebError`]: there is no answer. A status such as 404 is an answer.
@@ -156,8 +156,8 @@ impl Web {
         })
     }
 
-    /// Sends a request with a body, and follows no redirect: a redirect is an answer. The head of the answer must come until
-    /// `until`, if that is given.
+    /// Sends a request with a body, and follows no redirect: a redirect is an answer. The head of the answer must
+    /// come until `until`, if that is given.
     ///
     /// # Errors
     /// [`WebError`]: there is no answer. A status such as 404 is an answer.
@@ -178,8 +178,8 @@ impl Web {
         Ok(Answer::new(response, lease))
     }
 
-    /// Closes the idle connections that are too old. Each request does so, too; a caller that sends none for a long time
-    /// calls this.
+    /// Closes the idle connections that are too old. Each request does so, too; a caller that sends none for a
+    /// long time calls this.
     pub fn close_idle(&self) {
         lock(&self.idle).retain(|idle| idle.since.elapsed() < IDLE_TIME);
     }
@@ -236,7 +236,7 @@ impl Web {
         let taken = {
             let mut idle = lock(&self.idle);
             idle.retain(|idle| idle.since.elapsed() < IDLE_TIME);
-            // The one that was used last has the connection that is open most probably.
+            // The agent that was used last most probably still has an open connection.
             let at = idle.iter().rposition(|idle| idle.authority == authority);
             at.map(|at| idle.remove(at).agents)
         };
@@ -325,8 +325,8 @@ fn is_same_server(a: &Uri, b: &Uri) -> bool {
     a.scheme_str() == b.scheme_str() && is_same_host(a, b) && port(a) == port(b)
 }
 
-/// Whether `to` is the HTTPS form of `from`, both at their usual ports. A secret that was sent to a host in clear text may
-/// be sent to that host by TLS, too.
+/// Whether `to` is the HTTPS form of `from`, both at their usual ports. A secret that was sent to a host in clear
+/// text may be sent to that host by TLS, too.
 fn is_upgrade(from: &Uri, to: &Uri) -> bool {
     let is_plain = from.scheme_str() == Some("http") && port(from) == 80;
     is_plain && to.scheme_str() == Some("https") && port(to) == 443 && is_same_host(from, to)

@@ -1,10 +1,10 @@
 //! Where a fetch of a supernode in a cluster gets bytes from: the supernode that owns the task, or the origin.
 //!
 //! Called by the threads of fetches; the calls block. The owner is asked by Sampan's own wire, and its pieces are
-//! taken as it gets them. A supernode that does not answer is not asked for a while, and one that refuses a task
-//! is not asked for that task: the next one in the order of the cluster is asked, as the owner, and the origin
-//! when this supernode is the next one. A supernode that is asked as the owner goes to the origin. docs/peers.md,
-//! "Several supernodes".
+//! taken as it gets them. If the owner does not answer, this supernode asks it for no task for a while; if it
+//! refuses the task, for this task alone. Then the next supernode in the order of the cluster counts as the owner.
+//! If that is this supernode, or if another supernode asks this one as the owner, the origin is asked.
+//! docs/peers.md, "Several supernodes".
 
 use crate::cdn::{Fetch, Source};
 use crate::cluster::Cluster;
@@ -127,7 +127,7 @@ struct Version {
 
 impl Version {
     /// Whether `other` is of the same file, as far as both tell. A length may become known.
-    fn is(&self, other: &Version) -> bool {
+    fn is_same(&self, other: &Version) -> bool {
         let lengths = self.length.zip(other.length);
         lengths.is_none_or(|(a, b)| a == b) && self.validators == other.validators
     }
@@ -135,7 +135,7 @@ impl Version {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Registered {
+struct TaskAnswer {
     task: String,
     length: Option<u64>,
     piece_size: u64,
@@ -147,7 +147,7 @@ struct Registered {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Pieces {
+struct PiecesAnswer {
     version: u64,
     length: Option<u64>,
     complete: bool,
@@ -218,7 +218,7 @@ impl ClusterSource {
     }
 
     /// Registers for a task, again if the owner does not know the origin's answer yet.
-    fn register(&self, url: &str, body: &TaskBody, cancel: &Cancel) -> Result<Registered, OwnerError> {
+    fn register(&self, url: &str, body: &TaskBody, cancel: &Cancel) -> Result<TaskAnswer, OwnerError> {
         let body = serde_json::to_vec(body)?;
         for _ in 1..REGISTRATIONS_MAX {
             match self.ask(&Method::POST, url, &body, cancel) {
@@ -320,7 +320,7 @@ struct OwnerReader<'a> {
     end: Option<u64>,
     /// Up to where the owner has all bytes from `at` on.
     ready_to: u64,
-    /// The last version that the owner has told.
+    /// The version in the last answer of the owner.
     version: u64,
     /// Whether the owner has forgotten the registration; it knows the task again after the next one.
     is_unregistered: bool,
@@ -370,26 +370,26 @@ impl OwnerReader<'_> {
     /// Asks which pieces are there. The owner holds the question until there is a new one.
     fn look(&mut self) -> Result<(), OwnerError> {
         let url = format!("{}&version={}", self.pieces, self.version);
-        let told: Result<Pieces, _> = self.source.ask(&Method::GET, &url, b"", self.cancel);
+        let answer: Result<PiecesAnswer, _> = self.source.ask(&Method::GET, &url, b"", self.cancel);
         // The owner has been restarted, or its clients were forgotten.
-        self.is_unregistered = matches!(told, Err(OwnerError::Status(403 | 404)));
-        let told = told?;
-        let validators = Validators { etag: told.etag, last_modified: told.last_modified };
-        let file = Version { length: told.length, validators };
-        if !self.file.is(&file) {
+        self.is_unregistered = matches!(answer, Err(OwnerError::Status(403 | 404)));
+        let answer = answer?;
+        let validators = Validators { etag: answer.etag, last_modified: answer.last_modified };
+        let file = Version { length: answer.length, validators };
+        if !self.file.is_same(&file) {
             return Err(OwnerError::Version);
         }
         self.file.length = self.file.length.or(file.length);
-        self.version = told.version;
-        self.end = self.end.or(told.length.filter(|_| told.complete));
-        let have = STANDARD.decode(&told.have).unwrap_or_default();
+        self.version = answer.version;
+        self.end = self.end.or(answer.length.filter(|_| answer.complete));
+        let have = STANDARD.decode(&answer.have).unwrap_or_default();
         let have = PieceSet::from_bytes(&have, u32::MAX);
         let mut piece = u32::try_from(self.at / self.piece_size).unwrap_or(u32::MAX);
         while have.contains(piece) {
             piece += 1;
         }
         let ready = u64::from(piece) * self.piece_size;
-        let end = told.length.or(self.end).unwrap_or(u64::MAX);
+        let end = answer.length.or(self.end).unwrap_or(u64::MAX);
         self.ready_to = ready.min(end).min(self.end.unwrap_or(u64::MAX)).max(self.at);
         Ok(())
     }
@@ -405,7 +405,7 @@ impl OwnerReader<'_> {
         if answer.status.as_u16() != 206 || answer.body_length != Some(self.ready_to - self.at) {
             return Err(OwnerError::Status(answer.status.as_u16()));
         }
-        // The file may have changed since the pieces were told.
+        // The file may have changed since the owner said which pieces it has.
         let text = |name| answer.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
         if validators != self.file.validators {

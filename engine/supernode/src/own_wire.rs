@@ -13,15 +13,15 @@ pub const TASKS: &str = "/sampan/v1/tasks";
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PeerBody {
-    /// Its ID, which it has chosen: the same for all its tasks.
+    /// The ID, which the peer has chosen, and uses for all its tasks.
     pub id: String,
-    /// The address of its upload server.
+    /// The address of the peer's upload server.
     pub ip: String,
-    /// The port of its upload server; 0 if it has none.
+    /// The port of the peer's upload server; 0 if it has none.
     pub port: u16,
-    /// The zone of its host.
+    /// The zone of the peer's host; empty if it is not known.
     pub zone: String,
-    /// The rack of its host.
+    /// The rack of the peer's host; empty if it is not known.
     pub rack: String,
 }
 
@@ -40,7 +40,7 @@ pub struct TaskBody {
     pub identifier: String,
     /// Headers for the origin, each `NAME:VALUE`.
     pub headers: Vec<String>,
-    /// Whether another supernode takes this one for the owner of the task: it fetches from the origin itself then.
+    /// Whether another supernode believes that this one is the owner of the task. Then this one asks the origin.
     #[serde(rename = "asowner")]
     pub as_owner: bool,
     /// The peer; absent if the caller is a supernode.
@@ -49,12 +49,12 @@ pub struct TaskBody {
     pub have: String,
 }
 
-/// What a peer wants to hear of.
+/// A question of a peer: is there another version than the one that it knows?
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watch {
-    /// The version that it knows.
+    /// The version that the peer knows.
     pub version: u64,
-    /// The first piece whose digest it wants.
+    /// The first piece whose digest the peer wants.
     pub from: u32,
     /// The peer's ID; empty for a supernode.
     pub peer: String,

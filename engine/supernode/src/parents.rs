@@ -1,4 +1,4 @@
-//! Peers of Sampan's own wire: who has which pieces of which task, and who is named as a parent of whom.
+//! Peers of Sampan's own wire: which pieces of which task each has, and which parents are named to it.
 //!
 //! Owned by the event loop. These peers agree on pieces between themselves; the supernode names parents and never
 //! a piece. Peers of Dragonfly's wire are in [`crate::progress`]. docs/peers.md, "Wire 2".
@@ -22,21 +22,21 @@ const LOOKS: usize = 64;
 /// A peer of one task.
 #[derive(Clone, Debug)]
 pub struct OwnPeer {
-    /// Its ID, which it has chosen.
+    /// The ID, which the peer has chosen.
     pub id: String,
-    /// The address of its upload server.
+    /// The address of the peer's upload server.
     pub ip: IpAddr,
-    /// The port of its upload server; 0 if it has none.
+    /// The port of the peer's upload server; 0 if it has none.
     pub port: u16,
-    /// The zone of its host; may be empty.
+    /// The zone of the peer's host; may be empty.
     pub zone: String,
-    /// The rack of its host; may be empty.
+    /// The rack of the peer's host; may be empty.
     pub rack: String,
-    /// The pieces that it has.
+    /// The pieces that the peer has.
     pub have: PieceSet,
-    /// The address that it has registered from. Only requests from there may speak for it.
+    /// The address from which the peer has registered. Only requests from this address may speak for the peer.
     pub remote: IpAddr,
-    /// When it was last heard of.
+    /// When the peer was last heard of.
     pub seen: Instant,
 }
 
@@ -118,7 +118,7 @@ impl Parents {
     /// Adds a peer of `task`, or replaces it.
     ///
     /// # Errors
-    /// [`ParentsError::Taken`], [`ParentsError::Full`].
+    /// [`ParentsError::Taken`]: a peer at another address has this ID. [`ParentsError::Full`]: there is no room.
     pub fn announce(&mut self, task: TaskId, peer: OwnPeer) -> Result<(), ParentsError> {
         let known = self.get(&task, &peer.id);
         if known.is_some_and(|known| known.remote != peer.remote) {
@@ -138,7 +138,8 @@ impl Parents {
     /// Records which pieces the peer `id` has, which sends this from `remote`.
     ///
     /// # Errors
-    /// [`ParentsError`].
+    /// [`ParentsError`]: there is no such peer, it has another address, or there is no room. Nothing has changed
+    /// then.
     pub fn set_have(
         &mut self,
         task: &TaskId,
@@ -177,7 +178,7 @@ impl Parents {
     /// Removes the peer `id` of `task`, which asks for this from `remote`.
     ///
     /// # Errors
-    /// [`ParentsError::Taken`], [`ParentsError::Unknown`].
+    /// [`ParentsError::Taken`]: the peer has another address. [`ParentsError::Unknown`]: there is no such peer.
     pub fn remove(&mut self, task: &TaskId, id: &str, remote: IpAddr) -> Result<OwnPeer, ParentsError> {
         let peers = self.tasks.get_mut(task).ok_or(ParentsError::Unknown)?;
         if peers.peers.get(id).is_some_and(|peer| peer.remote != remote) {

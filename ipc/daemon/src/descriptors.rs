@@ -4,8 +4,8 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the limit to `wanted` descriptors, or as far as the hard limit allows, and returns the limit. `setting` names the
-/// setting or constant that `wanted` comes from, for the log.
+/// Raises the limit to `wanted` descriptors, or as far as the hard limit allows. Returns the limit in force, as a
+/// number of descriptors. `setting` names the setting or constant that `wanted` comes from, for the log.
 pub fn raise_limit(wanted: u64, setting: &str) -> u64 {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok(limits) => limits,

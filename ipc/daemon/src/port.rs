@@ -17,8 +17,8 @@ pub struct PortError {
     pub source: io::Error,
 }
 
-/// Listens on `port` of the address `ip`; `None` means all addresses of this host, by IPv6 and IPv4. Port 0 lets the kernel
-/// choose one.
+/// Listens on `port` of the address `ip`; `None` means all addresses of this host, by IPv6 and IPv4. Port 0 lets
+/// the kernel choose one.
 ///
 /// # Errors
 /// [`PortError`]: the address is in use, or is none of this host's.

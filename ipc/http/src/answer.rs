@@ -1,6 +1,6 @@
 //! The answer to a request: status, headers, and a body of segments.
 //!
-//! Formats the head. Sends nothing: [`crate::connection`] does.
+//! Made by the program that serves; formats the head. Sends nothing: [`crate::connection`] does.
 
 use ::http::StatusCode;
 use std::fs::File;
@@ -116,9 +116,9 @@ impl From<&str> for Body {
 /// Whether the connection outlives an answer, as its head says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Persistence {
-    /// HTTP/1.1: the connection stays, which needs no word.
+    /// HTTP/1.1: the connection stays, and no header says so.
     Stays,
-    /// HTTP/1.0: the connection stays since the client asked for it.
+    /// HTTP/1.0: the connection stays, because the client asked for it.
     StaysAsAsked,
     /// The connection ends.
     Ends,
@@ -129,8 +129,8 @@ pub(crate) fn is_bodiless(status: u16) -> bool {
     status < 200 || status == 204 || status == 304
 }
 
-/// Appends the head of `answer` to `out`. Returns false, and appends nothing, if the answer cannot be sent: a value has
-/// a control character, or the code is none of an answer.
+/// Appends the head of `answer` to `out`. Returns false, and appends nothing, if the answer cannot be sent: a
+/// value has a control character, or the code is none of an answer.
 pub(crate) fn write_head(answer: &Answer, persistence: Persistence, out: &mut Vec<u8>) -> bool {
     let is_plain = |value: &str| value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
     let status = StatusCode::from_u16(answer.status).ok().filter(|_| answer.status >= 200);

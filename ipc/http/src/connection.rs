@@ -1,8 +1,8 @@
 //! One HTTP/1.1 connection: reads requests, writes answers, sends files by sendfile(2).
 //!
-//! Owned by the event loop of a server, which calls [`Connection::step`] when the stream is ready or an answer has come.
-//! This module owns the stream, the order of requests and answers, and what is sent when. It gives paths no meaning,
-//! and measures no time: [`Connection::deadline`] says until when the caller should wait.
+//! Owned by the event loop of a server, which calls [`Connection::step`] when the stream is ready or an answer has
+//! come. This module owns the stream, the order of requests and answers, and the order of sending. It gives paths
+//! no meaning, and measures no time: [`Connection::deadline`] says until when the caller should wait.
 
 use crate::answer::{self, Answer, Persistence, Segment};
 use crate::request::{Exchange, Incoming, Limits};
@@ -29,12 +29,12 @@ const KEPT_BUFFER_MAX: usize = 4 << 10;
 /// Most bytes that are read and discarded from a peer that keeps sending after the last answer.
 const LINGER_MAX: usize = 1 << 20;
 
-/// What is done with a request.
+/// The decision about a request.
 #[derive(Debug)]
 pub enum Reply {
-    /// It is answered.
+    /// The request is answered now.
     Now(Answer),
-    /// It is answered by a later call of [`Connection::answer`].
+    /// A later call of [`Connection::answer`] answers the request.
     Later,
 }
 
@@ -60,9 +60,9 @@ impl Budget for Unlimited {
 /// What a connection waits for after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
-    /// Its peer: no more bytes can be read or written now.
+    /// The peer: no more bytes can be read or written now.
     Peer,
-    /// Its next turn: more can be done, but other connections go first.
+    /// The next turn: more can be done, but other connections go first.
     Turn,
     /// The [`Budget`].
     Budget,
@@ -104,7 +104,7 @@ enum State {
     Body(Box<Incoming>),
     /// A request waits for its answer.
     Waiting(Exchange),
-    /// Nothing is read: the connection ends with what is being sent.
+    /// Nothing is read: the connection ends after the answer that is being sent.
     Ending,
 }
 
@@ -130,7 +130,7 @@ pub struct Connection<T = TcpStream> {
     /// Bytes of `out` that were sent.
     sent: usize,
     file: Option<FilePart>,
-    /// What follows `out` and `file`.
+    /// The segments that follow `out` and `file`.
     segments: std::vec::IntoIter<Segment>,
     /// Bytes discarded since the last answer was sent; at least 1 once sending is ended.
     lingered: usize,
@@ -146,7 +146,8 @@ impl<T: Transport> Connection<T> {
     /// Takes over a connection that was just accepted from `peer`.
     pub fn new(stream: T, peer: SocketAddr, limits: Limits) -> Self {
         // The head and the file go out in two packets. With Nagle's algorithm the second would wait until the peer
-        // acknowledges the first, and peers delay acknowledgements by 40 ms (tcp(7)). A failure only costs that delay.
+        // acknowledges the first, and peers delay acknowledgements by 40 ms (tcp(7)). A failure only costs that
+        // delay.
         let _ = stream.set_nodelay();
         let now = Instant::now();
         Connection {
@@ -210,8 +211,8 @@ impl<T: Transport> Connection<T> {
         matches!(self.state, State::Waiting(_))
     }
 
-    /// When the caller should drop the connection, unless something happens before; `None` if the caller owes the peer
-    /// an answer.
+    /// When the caller should drop the connection, unless something happens before; `None` if the caller owes the
+    /// peer an answer.
     pub fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
         match self.phase() {
             Phase::Idle => Some(self.active_at + timeouts.idle),
@@ -222,7 +223,8 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    /// Answers the request that waits, if one does. The caller calls [`Connection::step`] next, which sends the answer.
+    /// Answers the request that waits, if one does. The caller calls [`Connection::step`] next, which sends the
+    /// answer.
     pub fn answer(&mut self, answer: Answer) {
         if let State::Waiting(exchange) = self.state {
             self.put(answer, exchange);
@@ -231,8 +233,8 @@ impl<T: Transport> Connection<T> {
 
     /// Reads requests, calls `answer` for each, and writes the answers, until the connection must wait.
     ///
-    /// While a request waits for its answer, nothing is read. If the peer closes the connection meanwhile, or only its
-    /// own direction, the connection has ended: nobody waits for the answer.
+    /// While a request waits for its answer, nothing is read. If the peer closes the connection meanwhile, or only
+    /// its own direction, the connection has ended: nobody waits for the answer.
     ///
     /// # Errors
     /// The connection has ended and must be dropped: the peer closed it, it broke, or its last answer was sent.
@@ -275,8 +277,8 @@ impl<T: Transport> Connection<T> {
             || self.stream.wants_flush()
     }
 
-    /// Shuts down sending after the last answer and waits for the peer to close. Closing at once, with unread bytes of
-    /// the peer, would reset the connection, and the peer could lose the last answer.
+    /// Shuts down sending after the last answer and waits for the peer to close. Closing at once, with unread
+    /// bytes of the peer, would reset the connection, and the peer could lose the last answer.
     fn linger(&mut self) -> io::Result<WaitsFor> {
         if self.lingered == 0 {
             if !self.flush()? {
@@ -314,7 +316,7 @@ impl<T: Transport> Connection<T> {
         Ok(true)
     }
 
-    /// Sends what the current answer still lacks. Returns `None` once all of it is sent.
+    /// Sends the rest of the current answer. Returns `None` once all of it is sent.
     fn send(&mut self, budget: &mut impl Budget, turn: &mut u64) -> io::Result<Option<WaitsFor>> {
         loop {
             let wait = match self.write_out(budget, turn)? {
@@ -403,7 +405,7 @@ impl<T: Transport> Connection<T> {
             match self.stream.read(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
-                    // The end of the stream is not reported again, so it must be read.
+                    // The poll does not report the end of the stream again, so this loop must read it.
                     if len < bytes.len() && !self.hung_up && self.stream.is_empty_after_short_read() {
                         self.readable = false;
                     }
@@ -491,7 +493,7 @@ impl<T: Transport> Connection<T> {
         true
     }
 
-    /// Makes `answer` what is sent next.
+    /// Puts `answer` into the output, as the next bytes to send.
     fn put(&mut self, answer: Answer, exchange: Exchange) {
         let persistence = match exchange {
             Exchange { ends: true, .. } => Persistence::Ends,

@@ -1,8 +1,9 @@
 //! The server's side of one HTTP/1.1 connection, and byte ranges.
 //!
-//! Called by programs that serve blobs. [`connection`] reads requests and writes answers on one stream; [`request`]
-//! bounds and frames a request, [`answer`] is what is sent for one, and [`transport`] is the stream. [`range`] parses
-//! the `Range` header and checks `Content-Range`. Never listens, and gives paths no meaning: callers do both.
+//! Called by programs that serve blobs. [`connection`] reads requests and writes answers on one stream;
+//! [`request`] bounds and frames a request, [`answer`] is the answer to one, and [`transport`] is the stream.
+//! [`range`] parses the `Range` header and checks `Content-Range`. Never listens, and gives paths no meaning:
+//! callers do both.
 
 #![forbid(unsafe_code)]
 // A peer's bytes must never cause a panic.

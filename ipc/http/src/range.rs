@@ -1,7 +1,7 @@
 //! Byte ranges of a blob: which range a client requests, and which range a server sends. RFC 9110, section 14.
 //!
-//! Servers parse `Range`, clients check `Content-Range`. Both headers are untrusted. A header that is not exactly one
-//! valid range of bytes is ignored by servers and rejected by clients.
+//! Servers parse `Range`, clients check `Content-Range`. Both headers are untrusted. A header that is not exactly
+//! one valid range of bytes is ignored by servers and rejected by clients.
 
 /// The part of a blob that a client requests. RFC 9110, section 14.1.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +42,8 @@ impl Range {
     }
 }
 
-/// Whether a `Content-Range` header announces exactly the bytes from `offset` to the end of a blob of `size` bytes.
-/// RFC 9110, section 14.4.
+/// Whether a `Content-Range` header announces exactly the bytes from `offset` to the end of a blob of `size`
+/// bytes. RFC 9110, section 14.4.
 pub fn is_rest(content_range: &str, offset: u64, size: u64) -> bool {
     offset < size && content_range.trim() == format!("bytes {offset}-{}/{size}", size - 1)
 }

@@ -1,18 +1,19 @@
-//! A request as it arrives: its head, how long its body is, and what is refused before anyone is asked.
+//! A request as it arrives: its head, the length of its body, and refusals before the program sees it.
 //!
-//! Used by [`crate::connection`]. ureq-proto parses heads and chunks. What the headers say about the body is decided
-//! here, strictly: if a proxy and this server disagreed about where a request ends, a client could hide a second
-//! request in the first. RFC 9112, 6.3 and 11.2.
+//! Used by [`crate::connection`]. ureq-proto parses heads and chunks. What the headers say about the body is
+//! decided here, strictly: if a proxy and this server disagreed about where a request ends, a client could hide a
+//! second request in the first. RFC 9112, 6.3 and 11.2.
 
 use ::http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use ::http::{HeaderName, Method, Request, Version};
 use ureq_proto::server::state::RecvBody;
 use ureq_proto::server::{RecvRequestResult, Reply};
 
-/// Longest part of a chunked body that is no content, in bytes: the size of a chunk with its extensions, or a trailer.
+/// Longest part of a chunked body that is no content, in bytes: the size of a chunk with its extensions, or a
+/// trailer.
 const CHUNK_LINE_MAX: usize = 1 << 10;
 
-/// What a server accepts.
+/// The limits of requests that a server accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest head of a request, in bytes. A longer one is answered with 431.
@@ -33,7 +34,8 @@ impl Limits {
     }
 }
 
-/// Why a request is refused. The connection ends after the answer, since nobody knows where the next request begins.
+/// Why a request is refused. The connection ends after the answer, since nobody knows where the next request
+/// begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     BadRequest,
@@ -71,7 +73,7 @@ pub(crate) struct Incoming {
     wants_continue: bool,
 }
 
-/// What the answer needs to know of its request.
+/// The facts about a request that decide how its answer is sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exchange {
     pub(crate) is_head: bool,
@@ -105,8 +107,8 @@ impl Incoming {
         Ok(Some((Incoming { head, framing, body_max: limits.body_max, wants_continue }, used)))
     }
 
-    /// Takes what has arrived of the body: moves decoded chunks from `input` to `body`, and leaves a body with a length
-    /// in `input`. Returns the number of bytes of the body at the front of `input` if the body is complete.
+    /// Takes what has arrived of the body: moves decoded chunks from `input` to `body`, and leaves a body with a
+    /// length in `input`. Returns the number of bytes of the body at the front of `input` if the body is complete.
     pub(crate) fn receive(
         &mut self,
         input: &mut Vec<u8>,
@@ -132,13 +134,13 @@ impl Incoming {
         input.drain(..used.min(input.len()));
         match reply.is_ended() {
             true => Ok(Some(0)),
-            // What is left is the beginning of a line.
+            // The rest of `input` is the beginning of a line.
             false if input.len() > CHUNK_LINE_MAX => Err(Refusal::BadRequest),
             false => Ok(None),
         }
     }
 
-    /// Whether the client sends the body only after a word from the server; true at most once.
+    /// Whether the client sends the body only after the server has answered `100 Continue`; true at most once.
     pub(crate) fn take_wants_continue(&mut self) -> bool {
         std::mem::take(&mut self.wants_continue)
     }
@@ -178,7 +180,7 @@ fn length(head: &Request<()>) -> Result<Option<u64>, Refusal> {
 fn body_reader(reply: Reply<ureq_proto::server::state::RecvRequest>) -> Option<Reply<RecvBody>> {
     match reply.proceed()? {
         RecvRequestResult::RecvBody(reply) => Some(reply),
-        // ureq-proto writes the word to the client; only its state is wanted here.
+        // ureq-proto writes `100 Continue` into this buffer, which is dropped: `connection` sends it.
         RecvRequestResult::Send100(reply) => reply.accept(&mut [0; 64]).ok().map(|(_, reply)| reply),
         RecvRequestResult::ProvideResponse(_) => None,
     }

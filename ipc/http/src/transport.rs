@@ -1,4 +1,6 @@
-//! The stream of bytes below a connection: a TCP socket, or something that encrypts what goes through one.
+//! The stream of bytes below a connection: a TCP socket, or a stream that encrypts the bytes of one.
+//!
+//! Called by [`crate::connection`] alone. A program with TLS implements [`Transport`].
 
 use mio::net::TcpStream;
 use nix::sys::sendfile::sendfile64;
@@ -23,8 +25,8 @@ pub trait Transport: Read + Write {
         false
     }
 
-    /// Whether a read that returned fewer bytes than were asked for has emptied the stream. So the next read need not
-    /// be tried before the poll reports the stream.
+    /// Whether a read that returned fewer bytes than were asked for has emptied the stream. So the next read need
+    /// not be tried before the poll reports the stream.
     fn is_empty_after_short_read(&self) -> bool {
         false
     }
@@ -32,12 +34,12 @@ pub trait Transport: Read + Write {
     /// Makes the socket send small packets at once.
     ///
     /// # Errors
-    /// The kernel refuses; the stream works all the same.
+    /// The kernel refuses. The stream works nevertheless, with delays.
     fn set_nodelay(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Says to the peer that nothing more will be sent.
+    /// Tells the peer that no more bytes follow.
     ///
     /// # Errors
     /// The connection is broken.

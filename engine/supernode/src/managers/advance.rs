@@ -25,7 +25,7 @@ impl Managers {
                 self.act(actions, clock);
                 Reply { status: 201, body: json!({ "ID": id.to_string() }).to_string().into_bytes() }
             }
-            Err(error) => refused(&error),
+            Err(error) => refusal(&error),
         }
     }
 
@@ -38,7 +38,7 @@ impl Managers {
     pub fn get_preheat(&mut self, id: &str, clock: SystemTime) -> Reply {
         match self.preheats.get(id, clock) {
             Ok(info) => Reply::ok(serde_json::to_vec(&info).unwrap_or_default()),
-            Err(error) => refused(&error),
+            Err(error) => refusal(&error),
         }
     }
 
@@ -49,7 +49,7 @@ impl Managers {
                 self.act(actions, clock);
                 Reply { status: 200, body: b"true".to_vec() }
             }
-            Err(error) => refused(&error),
+            Err(error) => refusal(&error),
         }
     }
 
@@ -130,6 +130,6 @@ fn registration(task: &TaskRequest) -> Result<PendingRegistration, String> {
     Ok(PendingRegistration { token: None, caller: Caller::Preheat, file })
 }
 
-fn refused(error: &PreheatError) -> Reply {
+fn refusal(error: &PreheatError) -> Reply {
     Reply::error(error.status(), &error.to_string())
 }

@@ -1,4 +1,7 @@
 //! Sampan's own wire: peers that hold the raw content, and other supernodes. docs/peers.md, "Wire 2".
+//!
+//! Called by the routes `/sampan/v1/tasks`, by `register` for a caller that was admitted, and for waiters. Names
+//! parents, and never chooses a piece.
 
 use super::Managers;
 use crate::cdn::CdnStatus;
@@ -23,8 +26,8 @@ const TEXT_MAX: usize = 128;
 const PIECES_UNKNOWN_MAX: u32 = 1 << 16;
 
 impl Managers {
-    /// Describes a task to a caller that was admitted.
-    pub fn own_registered(
+    /// Adds the peer of a caller that was admitted, if it has one, and describes the task to the caller.
+    pub fn admit_own(
         &mut self,
         id: &TaskId,
         body: &TaskBody,
@@ -43,7 +46,7 @@ impl Managers {
                 return Reply::error(403, "a peer names the address that it connects from; see --allow-peer");
             }
             if let Err(error) = self.parents.announce(*id, peer) {
-                return refused(error);
+                return refusal(error);
             }
         }
         let reply = json!({
@@ -60,13 +63,13 @@ impl Managers {
         Reply::ok(reply.to_string().into_bytes())
     }
 
-    /// Takes a question for pieces that comes from `remote`: the task and the peer are in use.
-    pub fn own_heard(&mut self, id: &TaskId, peer: &str, remote: IpAddr, now: Instant) {
+    /// Records that a peer at `remote` has asked for pieces: the task and the peer are in use.
+    pub fn touch_own(&mut self, id: &TaskId, peer: &str, remote: IpAddr, now: Instant) {
         self.tasks.touch(id, now);
         self.parents.touch(id, peer, remote, now);
     }
 
-    /// Which pieces there are now; `None` if the caller knows that already.
+    /// The answer to a watch; `None` if the peer knows this version already.
     pub fn own_pieces(&mut self, id: &TaskId, watch: &Watch) -> Option<Reply> {
         self.activate_complete(id);
         if self.cdn.status(id).is_some() {
@@ -78,8 +81,8 @@ impl Managers {
         Some(self.own_state(id, watch))
     }
 
-    /// A complete file that nobody has used for a while, or since the start, can be given. The rest of another one
-    /// is fetched only after a registration, which brings the headers for it.
+    /// Activates the task if its file is complete, so that pieces can be sent without a registration. The rest of
+    /// an incomplete file is fetched only after a registration, which brings the headers for the origin.
     fn activate_complete(&mut self, id: &TaskId) {
         let is_idle = self.cdn.status(id).is_none();
         if is_idle && self.cdn.activate(id).is_some_and(|status| status != CdnStatus::Success) {
@@ -87,7 +90,8 @@ impl Managers {
         }
     }
 
-    /// The swarm knows which pieces are ready; it is forgotten while nobody uses the task.
+    /// Makes the swarm, which knows the pieces that are ready. It was forgotten if nobody has used the task for a
+    /// while.
     fn ensure_swarm(&mut self, id: &TaskId) {
         if self.progress.swarm(id).is_none() {
             self.progress.swarm_or_new(*id);
@@ -95,7 +99,7 @@ impl Managers {
         }
     }
 
-    /// Which pieces there are now.
+    /// The pieces that are ready now, their digests, and parents for the peer.
     pub fn own_state(&self, id: &TaskId, watch: &Watch) -> Reply {
         let Some(task) = self.tasks.get(id) else { return Reply::error(404, "no such task") };
         let Some(status) = self.cdn.status(id) else {
@@ -125,27 +129,34 @@ impl Managers {
     }
 
     /// Records which pieces a peer has. A peer also sends this to a supernode that has been restarted.
-    pub fn own_have(&mut self, id: &TaskId, peer: &str, have: &str, remote: IpAddr, now: Instant) -> Reply {
+    pub fn set_own_have(
+        &mut self,
+        id: &TaskId,
+        peer: &str,
+        have: &str,
+        remote: IpAddr,
+        now: Instant,
+    ) -> Reply {
         let Some(task) = self.tasks.get(id) else { return Reply::error(404, "no such task") };
         let Some(have) = decode(have, pieces_max(task)) else {
             return Reply::error(400, "have is no bit set");
         };
         if let Err(error) = self.parents.set_have(id, peer, have, remote, now) {
-            return refused(error);
+            return refusal(error);
         }
         self.tasks.touch(id, now);
         Reply { status: 204, body: Vec::new() }
     }
 
     /// Forgets a peer of the task.
-    pub fn own_leave(&mut self, id: &TaskId, peer: &str, remote: IpAddr) -> Reply {
+    pub fn remove_own_peer(&mut self, id: &TaskId, peer: &str, remote: IpAddr) -> Reply {
         match self.parents.remove(id, peer, remote) {
             Ok(_) => Reply { status: 204, body: Vec::new() },
-            Err(error) => refused(error),
+            Err(error) => refusal(error),
         }
     }
 
-    /// Changes whenever the answer to a watch may change.
+    /// The version of a task: another number whenever the answer to a watch may have changed.
     fn version(&self, id: &TaskId) -> u64 {
         let ready = self.progress.swarm(id).map_or(0, |swarm| u64::from(swarm.ready().len()));
         let status = match self.cdn.status(id) {
@@ -162,7 +173,7 @@ impl Managers {
     }
 }
 
-fn refused(error: ParentsError) -> Reply {
+fn refusal(error: ParentsError) -> Reply {
     match error {
         ParentsError::Taken => Reply::error(403, "a peer at another address has this id"),
         ParentsError::Unknown => Reply::error(404, "no such peer: register for the task again"),

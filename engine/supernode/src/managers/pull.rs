@@ -25,7 +25,7 @@ pub struct PullRequest {
     pub cid: String,
     /// The range of the piece that is reported; empty if none is.
     pub range: String,
-    /// What is reported.
+    /// The report about that piece.
     pub result: PieceResult,
     /// The client ID of the holder of the reported piece.
     pub holder: String,
@@ -123,8 +123,8 @@ impl Managers {
         let Some(task) = self.tasks.get(id) else { return not_found() };
         let is_complete = self.is_complete(id);
         match self.cdn.status(id) {
-            Some(CdnStatus::Failed) => return failed(code::CDN_FAIL, &task.failure),
-            Some(CdnStatus::SourceError) => return failed(code::SOURCE_ERROR, &task.failure),
+            Some(CdnStatus::Failed) => return failure(code::CDN_FAIL, &task.failure),
+            Some(CdnStatus::SourceError) => return failure(code::SOURCE_ERROR, &task.failure),
             _ => {}
         }
         let (pieces, length) = (task.pieces, task.length);
@@ -227,6 +227,6 @@ impl Managers {
     }
 }
 
-fn failed(code: u16, why: &str) -> PullOutcome {
+fn failure(code: u16, why: &str) -> PullOutcome {
     PullOutcome::Reply(Reply::code(code, why))
 }

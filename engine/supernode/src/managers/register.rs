@@ -217,7 +217,7 @@ impl Managers {
         self.fetch_file(&id, clock)?;
         match &pending.caller {
             Caller::Client(registration, remote) => self.admit_client(id, registration, *remote, now, clock),
-            Caller::Own(body, remote) => Ok(self.own_registered(&id, body, *remote, now, clock)),
+            Caller::Own(body, remote) => Ok(self.admit_own(&id, body, *remote, now, clock)),
             Caller::Preheat => Ok(Reply::code(code::SUCCESS, "success")),
         }
     }

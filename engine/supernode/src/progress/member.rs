@@ -5,7 +5,7 @@
 use crate::piece_set::PieceSet;
 use std::time::{Duration, Instant};
 
-/// The number of a member of a swarm. Numbers of members that have left are given again.
+/// The number of a member of a swarm. Numbers of members that have left are used again.
 pub type Slot = u32;
 
 /// Most pieces that a client fetches at a time.
@@ -19,7 +19,7 @@ const LEASE_FIRST: Duration = Duration::from_secs(10);
 const LEASE_MIN: Duration = Duration::from_secs(5);
 const LEASE_MAX: Duration = Duration::from_secs(80);
 
-/// From whom a client fetches a piece.
+/// Where a client fetches a piece from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// The supernode, or the origin in the `source` pattern.
@@ -35,11 +35,11 @@ pub enum Holder {
 pub struct Running {
     /// The piece.
     pub piece: u32,
-    /// From whom.
+    /// Where the client fetches the piece from.
     pub holder: Holder,
     /// When the piece was scheduled.
     pub began: Instant,
-    /// When the piece is given up.
+    /// When the lease ends: the piece is wanted again then.
     pub until: Instant,
 }
 
@@ -48,7 +48,7 @@ pub struct Running {
 pub struct Member {
     /// The client's ID.
     pub cid: String,
-    /// Whether other clients may fetch from it.
+    /// Whether other clients may fetch from this one.
     pub uploads: bool,
     /// Pieces that the client has, perhaps not on its disk yet.
     pub have: PieceSet,
@@ -58,7 +58,7 @@ pub struct Member {
     pub wanted: PieceSet,
     /// Pieces that the client fetches.
     pub running: Vec<Running>,
-    /// Pieces that others fetch from it.
+    /// Pieces that other clients fetch from this one.
     pub load: usize,
     /// Failed downloads since the last good one.
     pub client_failures: u32,
@@ -66,17 +66,17 @@ pub struct Member {
     pub holder_failures: u32,
     /// The client that reported the last failed upload.
     pub(super) failed_for: Option<Slot>,
-    /// Until when all clients skip it.
+    /// Until when all clients skip this one.
     pub skipped_until: Option<Instant>,
-    /// Holders that this client skips, each with the end of that.
+    /// Holders that this client skips, each with the time until which it does.
     pub(super) skips: Vec<(Slot, Instant)>,
     /// The usual time for a piece; zero before the first.
     pub(super) usual: Duration,
     /// Leases that ended since the last finished piece.
     pub(super) expired: u32,
-    /// Whether the client may have pieces that it has not told of: it comes from another supernode, or this one
-    /// has been restarted. Of several offered pieces that it has, it tells of one only. So it is offered one at a
-    /// time, until it stores one.
+    /// Whether the client may have pieces that the swarm does not know: it comes from another supernode, or this
+    /// one has been restarted. A client that has several of the pieces in an answer reports one of them only. So
+    /// it is offered one piece at a time, until it stores one.
     pub is_cautious: bool,
     /// When the client was last heard of, or a piece was fetched from it.
     pub seen: Instant,

@@ -1,4 +1,7 @@
-//! The clients of one task: who has and who fetches which piece.
+//! The clients of one task: which client has or fetches which piece.
+//!
+//! Owned by [`super::Progress`]; the managers record in it what clients report, and the scheduler starts pieces.
+//! Keeps every count in step with the members. Chooses nothing.
 
 use super::member::{Holder, Member, Running, SKIP_TIME, Slot};
 use crate::piece_set::PieceSet;
@@ -37,7 +40,7 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    /// Adds the client `cid`. A client that joins again is a new one: it tells again which pieces it has.
+    /// Adds the client `cid`. A client that joins again counts as a new one, and reports its pieces again.
     pub fn join(&mut self, cid: &str, uploads: bool, now: Instant) -> Slot {
         if let Some(slot) = self.slot(cid) {
             self.leave(slot);
@@ -121,7 +124,7 @@ impl Swarm {
         self.holders.get(piece as usize).map_or(0, PieceSet::len) + fetched
     }
 
-    /// Records that the client may have pieces that it has not told of.
+    /// Records that the client may have pieces that the swarm does not know.
     pub fn set_cautious(&mut self, slot: Slot) {
         if let Some(member) = self.member_mut(slot) {
             member.is_cautious = true;
@@ -271,7 +274,7 @@ impl Swarm {
         }
     }
 
-    /// Ends all leases that are over at `now`: the pieces are wanted again. Returns true if there was one.
+    /// Ends all leases that are over at `now`: the pieces are wanted again. Returns true if a lease was over.
     pub fn expire(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some((_, slot, piece)) = self.leases.first().copied().filter(|(until, ..)| *until <= now) {
@@ -295,7 +298,7 @@ impl Swarm {
         self.leases.first().map(|(until, ..)| *until)
     }
 
-    /// Lets others fetch from `slot`, or no longer.
+    /// Lets other clients fetch from `slot`, or no longer.
     pub fn set_uploads(&mut self, slot: Slot, uploads: bool) {
         let Some(member) = self.member_mut(slot).filter(|member| member.uploads != uploads) else { return };
         member.uploads = uploads;

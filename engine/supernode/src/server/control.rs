@@ -302,7 +302,7 @@ impl Core {
                     from: value("from").parse().unwrap_or(0),
                     peer: value("peer").to_owned(),
                 };
-                self.managers.own_heard(&task, &watch.peer, request.remote, request.now);
+                self.managers.touch_own(&task, &watch.peer, request.remote, request.now);
                 match self.managers.own_pieces(&task, &watch) {
                     Some(reply) => RouteAnswer::Now(reply),
                     None => {
@@ -314,10 +314,10 @@ impl Core {
             }
             (["have"], "POST") => {
                 let (peer, have) = (field("peer"), field("have"));
-                RouteAnswer::Now(self.managers.own_have(&task, peer, have, request.remote, request.now))
+                RouteAnswer::Now(self.managers.set_own_have(&task, peer, have, request.remote, request.now))
             }
             (["peers", peer], "DELETE") => {
-                RouteAnswer::Now(self.managers.own_leave(&task, peer, request.remote))
+                RouteAnswer::Now(self.managers.remove_own_peer(&task, peer, request.remote))
             }
             _ => RouteAnswer::Now(Reply::error(404, "no such route")),
         }

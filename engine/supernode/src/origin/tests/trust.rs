@@ -1,4 +1,5 @@
-//! Requests to origins that must not be trusted: addresses, redirects, certificates, and origins that do not answer.
+//! Requests to origins that must not be trusted: addresses, redirects, certificates, and origins that do not
+//! answer.
 
 use super::*;
 use rustls_pki_types::pem::PemObject;

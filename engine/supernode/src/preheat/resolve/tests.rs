@@ -9,8 +9,8 @@ use std::sync::mpsc;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// A registry on loopback that serves until the test ends. It answers each path with a document, and, if `token` is set,
-/// only with this token, which it hands out for the password `u:p`.
+/// A registry on loopback that serves until the test ends. It answers each path with a document, and, if `token`
+/// is set, only with this token, which it hands out for the password `u:p`.
 fn registry(documents: Vec<(String, &'static str, String)>, token: Option<&'static str>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let host = listener.local_addr().expect("an address").to_string();
