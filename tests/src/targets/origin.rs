@@ -30,6 +30,6 @@ pub(super) fn origin(input: &[u8], _: &mut Random) -> bool {
         let again = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         assert_eq!(Request::new(&request.url, again).expect("accepted before"), request);
     }
-    assert_eq!(request.credential_for(url), request.credential());
+    assert_eq!(request.credential_for(url), request.credential_for(&request.url));
     true
 }
