@@ -141,15 +141,15 @@ fn a_restarted_supernode_takes_peers_that_announce_themselves() {
     supernode.wait_until("the last piece", || is_complete(&supernode, &ticket));
     supernode.kill9();
     supernode.start_again();
-    // The ticket is still good; the peer is not known.
+    // The ticket is still good, but the peer must register again.
     let state = pieces(&supernode, 11, &task, &format!("ticket={ticket}&version=0&from=0"));
-    assert_eq!(state.status, 200, "{}", state.text());
-    assert_eq!(state.json()["complete"], true, "{}", state.text());
+    assert_eq!(state.status, 404, "{}", state.text());
     let mut http = HttpClient::from(address(11), supernode.control());
     let have = json!({ "peer": "host-11", "ticket": ticket, "have": STANDARD.encode([0b111]) });
     let response = http.post(&format!("/sampan/v1/tasks/{task}/have"), &have).expect("an answer");
     assert_eq!(response.status, 404, "{}", response.text());
-    register(&supernode, 11, &url, Some(peer(11)), &[0b111]);
+    let again = register(&supernode, 11, &url, Some(peer(11)), &[0b111]);
+    assert!(is_complete(&supernode, &text(&again, "ticket")));
     let second = register(&supernode, 12, &url, None, &[]);
     assert!(second["parents"].to_string().contains("host-11"), "{second}");
     assert_eq!(origin.served("/file").bytes, content.len() as u64);
