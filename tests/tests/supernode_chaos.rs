@@ -1,6 +1,7 @@
 //! Random faults of two supernodes, their clients and the origin, all at once. No client may get wrong content, hang or
 //! crash, and afterwards everything works.
 
+use sampan_supernode::task_id::TaskId;
 use sampan_tests::dragonfly::{Download, End, Peer, Upload, Wish, assert_complete};
 use sampan_tests::origin_server::{Fault, Origin};
 use sampan_tests::random::Random;
@@ -40,13 +41,15 @@ fn play(random: &mut Random) {
         .collect();
     let pieces = |downloads: &[Download]| downloads.iter().map(|d| d.counts().pieces()).sum::<u64>();
     let all = (CLIENTS * (content.len() / (4 * MIB - 5) + 1)) as u64;
+    let mut faults = Vec::new();
     for nth in 1..=FAULTS as u64 {
         let target = random.below((all / FAULTS as u64) as usize) as u64 + (nth - 1) * all / FAULTS as u64;
         supernodes[0].wait_until("the time of a fault", || {
             pieces(&downloads) >= target || downloads.iter().all(Download::has_ended)
         });
-        let victim = random.below(2);
-        match random.below(5) {
+        let (victim, kind) = (random.below(2), random.below(5));
+        faults.push((victim, kind, pieces(&downloads)));
+        match kind {
             0 => {
                 supernodes[victim].kill9();
                 supernodes[victim].start_again();
@@ -70,7 +73,19 @@ fn play(random: &mut Random) {
             End::Complete => assert_complete(&[outcome], &content),
             // A client that has tried both supernodes goes to the origin.
             End::Killed | End::Source(3, _) => {}
-            other => panic!("{other:?} after {:?}", outcome.counts),
+            other => {
+                let task = TaskId::new(&origin.url("/file"), "", "");
+                let tell = |supernode: &Supernode| {
+                    let metrics = supernode.http().get("/metrics").expect("an answer").text();
+                    let gauges =
+                        metrics.lines().filter(|line| line.contains("_tasks{") || line.contains("cdn_"));
+                    let task =
+                        supernode.http().get(&format!("/api/v1/tasks/{task}")).expect("an answer").text();
+                    format!("{task}\n{}", gauges.collect::<Vec<_>>().join("\n"))
+                };
+                let told: Vec<String> = supernodes.iter().map(tell).collect();
+                panic!("{other:?} after {:?} and {faults:?}\n{}", outcome.counts, told.join("\n\n"))
+            }
         }
     }
     drop(peers);
