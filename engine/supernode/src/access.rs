@@ -1,5 +1,5 @@
-//! Who may download a protected file, send destructive requests, and offer pieces: grants, tickets, the shared
-//! secret, administrators, addresses of peers.
+//! The rights to download a protected file, to send destructive requests, and to offer pieces: grants, tickets,
+//! the shared secret, administrators, addresses of peers.
 //!
 //! Owned by the event loop, which passes the time. Only the constructors read or write files. This module sends no
 //! request: [`crate::origin`] asks origins, and the loop records what they have answered.
@@ -26,7 +26,8 @@ pub struct Admins {
 }
 
 impl Admins {
-    /// Permits the addresses in `listed`; if `listed` is empty, those of this host: loopback, and the addresses `own`.
+    /// Permits the addresses in `listed`; if `listed` is empty, those of this host: loopback, and the addresses
+    /// `own`.
     pub fn new(listed: Vec<Cidr>, own: &[IpAddr]) -> Self {
         Admins { listed, own: own.iter().map(IpAddr::to_canonical).collect() }
     }
@@ -51,7 +52,7 @@ impl PeerAddresses {
         PeerAddresses(listed)
     }
 
-    /// Whether to believe a client that connects from `connected` that it serves files at `registered`.
+    /// Whether a client that connects from `connected` may register that it serves files at `registered`.
     pub fn is_allowed(&self, registered: IpAddr, connected: IpAddr) -> bool {
         let registered = registered.to_canonical();
         let is_host = match registered {

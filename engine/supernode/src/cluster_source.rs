@@ -41,9 +41,9 @@ const REGISTRATIONS_MAX: u32 = 4;
 /// Longest answer of the control port, in bytes.
 const ANSWER_MAX: u64 = 4 << 20;
 
-/// The tasks that other supernodes take this one for the owner of. They are fetched from their origins, also if
-/// this supernode takes another one for the owner: otherwise two supernodes with different lists would wait for
-/// each other.
+/// The tasks of which another supernode believes that this one is the owner. They are fetched from their origins,
+/// even if this supernode believes that another one is the owner: otherwise two supernodes with different lists
+/// would wait for each other.
 #[derive(Clone, Debug, Default)]
 pub struct OwnedTasks(Arc<Mutex<HashSet<TaskId>>>);
 
@@ -87,7 +87,7 @@ pub struct ClusterSource {
     down: Mutex<HashMap<(String, Option<TaskId>), Instant>>,
 }
 
-/// Why the owner is of no use.
+/// Why the owner does not help.
 #[derive(Debug, thiserror::Error)]
 enum OwnerError {
     #[error("cannot ask it")]
@@ -118,7 +118,7 @@ impl OwnerError {
     }
 }
 
-/// What tells one version of a file from another.
+/// The length and the validators of a file, which distinguish its versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Version {
     length: Option<u64>,
@@ -309,7 +309,7 @@ struct OwnerReader<'a> {
     task: TaskId,
     /// The version of the file that is read.
     file: Version,
-    /// The URL that tells which pieces are there.
+    /// The URL of the list of pieces that the owner has.
     pieces: String,
     /// The URL of the content.
     content: String,
@@ -367,7 +367,7 @@ impl OwnerReader<'_> {
         }
     }
 
-    /// Asks which pieces are there. The owner holds the question until there is a new one.
+    /// Asks which pieces the owner has. The owner answers when it has a new one, or after 4 s.
     fn look(&mut self) -> Result<(), OwnerError> {
         let url = format!("{}&version={}", self.pieces, self.version);
         let answer: Result<PiecesAnswer, _> = self.source.ask(&Method::GET, &url, b"", self.cancel);

@@ -22,7 +22,7 @@ const ACTIONS_MAX: usize = 1024;
 pub struct GcSettings {
     /// How long a task keeps its swarm after it was last used.
     pub task_idle: Duration,
-    /// How long a peer is kept after it was last heard of, or has gone down.
+    /// How long a peer is kept after its last request, or after its upload server has ended.
     pub peer_idle: Duration,
 }
 

@@ -192,7 +192,8 @@ fn source(
     Ok(Arc::new(ClusterSource::new(settings, Arc::clone(origins), owned.clone())))
 }
 
-/// The address by which clients reach this host: the configured one, or else the one that the supernode listens on.
+/// The address by which clients reach this host: the configured one, or else the one that the supernode listens
+/// on.
 fn advertised_address(config: &Config) -> IpAddr {
     let listens_on = config.listen.filter(|ip| !ip.is_unspecified());
     config.advertise_ip.or(listens_on).unwrap_or_else(own_address)

@@ -89,11 +89,11 @@ pub struct Managers {
     pub preheats: Preheats,
     /// Counters.
     pub metrics: Metrics,
-    /// Who has shown access to which task.
+    /// The clients that have shown access, by task.
     pub grants: Grants,
     /// Tickets for downloads.
     pub tickets: Tickets,
-    /// Who may send destructive requests.
+    /// The addresses that may send destructive requests.
     pub admins: Admins,
     /// Which addresses peers may register.
     pub addresses: PeerAddresses,
@@ -126,7 +126,7 @@ pub struct Parts {
     pub registered: Vec<JournalEntry>,
     /// Tickets for downloads.
     pub tickets: Tickets,
-    /// Who may send destructive requests.
+    /// The addresses that may send destructive requests.
     pub admins: Admins,
     /// Which addresses peers may register.
     pub addresses: PeerAddresses,

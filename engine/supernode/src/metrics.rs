@@ -17,8 +17,8 @@ const SIZES: &[f64] = &[1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 const SCHEDULE_MILLIS: &[f64] = &[0.02, 0.04, 0.08, 0.16, 0.32, 0.64];
 /// Upper bounds of the buckets of durations of downloads, in seconds.
 const DOWNLOAD_SECONDS: &[f64] = &[10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// Longest download that is believed, in seconds. Clients report the duration, and one absurd report would hide
-/// all others in the sum.
+/// Longest download that is counted, in seconds: a longer one counts as this. Clients report the duration, and one
+/// absurd report would hide all others in the sum.
 const DOWNLOAD_SECONDS_MAX: f64 = 7.0 * 86_400.0;
 /// The reasons for which Dragonfly's client goes to the origin. Any other number counts as `other`.
 const REASONS: &[i64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 100];

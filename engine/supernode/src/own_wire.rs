@@ -66,7 +66,7 @@ struct Refusal {
     msg: String,
 }
 
-/// The answer to a registration by Sampan's own wire, which tells by the HTTP status why a caller is refused. The
+/// The answer to a registration by Sampan's own wire, whose HTTP status says why a caller is refused. The
 /// managers refuse in Dragonfly's way: with status 200 and a code in the body.
 pub fn with_status(reply: Reply) -> Reply {
     if reply.status != 200 {

@@ -35,7 +35,7 @@ pub struct Peer {
     pub request: PeerRequest,
     /// When it registered.
     pub created: SystemTime,
-    /// When it was last heard of.
+    /// When the peer last sent a request.
     pub seen: Instant,
     /// When it said that its upload server ends.
     pub down: Option<Instant>,
@@ -91,7 +91,7 @@ impl Peers {
         self.list.get(self.by_id.get(id)?)
     }
 
-    /// Records that the peer was heard of.
+    /// Records that the peer has sent a request.
     pub fn touch(&mut self, id: &str, now: Instant) {
         if let Some(peer) = self.by_id.get(id).and_then(|at| self.list.get_mut(at)) {
             peer.seen = now;

@@ -48,7 +48,7 @@ pub struct Report<'a> {
     pub number: Option<u32>,
     /// MD5 of the bytes that the client got: `MD5` or `MD5:LENGTH`, or empty.
     pub real_md5: &'a str,
-    /// MD5 that the client was told, in the same form.
+    /// MD5 that the supernode gave to the client: `MD5` or `MD5:LENGTH`, or empty.
     pub expected_md5: &'a str,
 }
 
@@ -72,8 +72,8 @@ pub struct PieceErrors {
 }
 
 impl PieceErrors {
-    /// Takes a report; `known` are the digests of the piece that it names. Returns what to do; nothing if the
-    /// report is a duplicate or cannot be true. The caller ends each repair with [`PieceErrors::on_checked`].
+    /// Records a report; `known` are the digests of the piece that the report names. Returns the repair; `None` if
+    /// the report is a duplicate or cannot be true. The caller ends each repair with [`PieceErrors::on_checked`].
     pub fn report(
         &mut self,
         report: &Report<'_>,
@@ -99,7 +99,7 @@ impl PieceErrors {
         Some(repair)
     }
 
-    /// Takes the end of a check of `task`, or that there is nothing to check.
+    /// Records that a check of `task` has ended, or that there is nothing to check.
     pub fn on_checked(&mut self, task: &TaskId, now: Instant) {
         if let Some(until) = self.tasks.get_mut(task) {
             *until = now + QUIET;

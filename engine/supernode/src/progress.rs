@@ -1,4 +1,5 @@
-//! Who has which piece, who fetches which piece from whom and until when, and the load of each member of a swarm.
+//! Which client has which piece, which client fetches a piece from which holder and until when, and the load of
+//! each member of a swarm.
 //!
 //! A [`Swarm`] is the clients of one task, a [`Member`] is one of them. Owned by the event loop. Each change costs
 //! a few words, whatever the number of pieces and members; only a member that leaves, or that stops uploading,

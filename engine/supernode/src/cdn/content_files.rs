@@ -14,7 +14,7 @@ pub(super) const FILES_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct ContentFiles {
     files: HashMap<TaskId, (Arc<File>, u64)>,
-    /// Number of uses so far: tells which file was used last.
+    /// Number of uses so far, by which the file that was used longest ago is found.
     uses: u64,
 }
 

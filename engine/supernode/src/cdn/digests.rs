@@ -78,7 +78,7 @@ impl FileHasher {
         FileHasher { md5: Md5::new(), sha256: with_sha256.then(|| Context::new(&SHA256)), at: 0 }
     }
 
-    /// Takes the bytes at `offset`, if they are the next ones. Others are read from the disk later.
+    /// Hashes the bytes at `offset` if they are the next ones. Ignores others, which are read from the disk later.
     pub(super) fn update(&mut self, offset: u64, bytes: &[u8]) {
         if offset == self.at {
             self.md5.update(bytes);

@@ -106,7 +106,7 @@ impl CdnError {
         matches!(self, Origin(_) | Cut { .. } | Length { .. } | TooLong { .. } | Digest { .. } | NoRanges)
     }
 
-    /// Whether the pieces that were fetched before are of no use.
+    /// Whether the pieces that were fetched before belong to another content, and must be fetched again.
     pub fn is_of_content(&self) -> bool {
         use CdnError::{Digest, Length, Md5, TooLong, Unstable};
         matches!(

@@ -15,7 +15,8 @@ use std::time::Duration;
 const GIB: u64 = 1 << 30;
 /// A file is idle for much longer than usual when it has been idle for its last interval and this time.
 const IDLE_MORE: Duration = Duration::from_secs(2 * 3600);
-/// While the disk is not almost full, a file stays for this time after its last use: somebody preheated it for later.
+/// While the disk is not almost full, a file stays for this time after its last use: somebody preheated it for
+/// later.
 const GRACE: Duration = Duration::from_secs(3600);
 /// A round deletes one file in this many.
 const FRACTION: usize = 10;

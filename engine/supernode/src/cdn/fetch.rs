@@ -276,7 +276,7 @@ impl<'a> Transfer<'a> {
         self.job.send(Content::Length { length });
     }
 
-    /// Takes the bytes of an answer up to the end of the run.
+    /// Reads the bytes of an answer up to the end of the run, and stores them.
     fn take_body(
         &mut self,
         body: Body<'_>,

@@ -64,7 +64,7 @@ impl PieceFile {
         self.write(&encode(number, digest))
     }
 
-    /// Says that pieces are bad.
+    /// Records that pieces are bad.
     ///
     /// # Errors
     /// The disk is full or fails; no record is there.

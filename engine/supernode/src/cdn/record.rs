@@ -72,7 +72,7 @@ impl FileInfo {
         self.validators.is_empty() && !self.has_digest()
     }
 
-    /// The SHA-256 that the content must have, if the URL tells it.
+    /// The SHA-256 that the content must have; `None` if the URL names none.
     pub fn expected_sha256(&self) -> Option<[u8; 32]> {
         expected_sha256(&self.url).filter(|_| self.range.is_none())
     }

@@ -32,7 +32,7 @@ pub trait Source: Send + Sync {
     /// [`OriginError`]: there are no bytes. A failure in mid-transfer is an error of the body's reader.
     fn fetch<'a>(&'a self, fetch: &Fetch<'_>, cancel: &'a Cancel) -> Result<Body<'a>, OriginError>;
 
-    /// Whether the bytes of `task` come from another supernode, which may wait for this one.
+    /// Whether the bytes of `task` come from another supernode, which may itself wait for this one.
     fn is_near(&self, _task: &TaskId) -> bool {
         false
     }

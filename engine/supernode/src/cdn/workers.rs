@@ -36,15 +36,14 @@ impl Workers {
         self.queue.len()
     }
 
-    /// Lets a task wait for a thread behind the others. `is_near` says whether it is fetched from another
-    /// supernode.
+    /// Puts a task at the end of the queue. `is_near` says whether it is fetched from another supernode.
     pub(super) fn push(&mut self, task: &TaskId, is_near: bool) {
         if !self.queue.iter().any(|(queued, _)| queued == task) {
             self.queue.push_back((*task, is_near));
         }
     }
 
-    /// Lets a task wait for a thread before the others.
+    /// Puts a task at the front of the queue.
     pub(super) fn push_front(&mut self, task: &TaskId, is_near: bool) {
         self.queue.retain(|(queued, _)| queued != task);
         self.queue.push_front((*task, is_near));
@@ -76,7 +75,7 @@ impl Workers {
         }
     }
 
-    /// Cancels the thread of a task, which still counts until it ends, and lets the task wait no more.
+    /// Cancels the thread of a task, which counts as running until it ends, and removes the task from the queue.
     pub(super) fn cancel(&mut self, task: &TaskId) {
         self.queue.retain(|(queued, _)| queued != task);
         if let Some(worker) = self.running.get(task) {

@@ -47,7 +47,7 @@ impl Managers {
         members.map(view).collect()
     }
 
-    /// The status of a task in Dragonfly's word.
+    /// Dragonfly's word for the status of a task.
     pub fn status_word(&self, id: &TaskId) -> &'static str {
         match self.cdn.status(id) {
             _ if self.settings.is_source_pattern => "SUCCESS",

@@ -1,4 +1,4 @@
-//! What the preheats ask of the event loop, and what the loop tells them.
+//! The actions that preheats ask of the event loop, and the results that the loop returns.
 //!
 //! Types without behaviour, between `manager`, `resolve` and the event loop.
 

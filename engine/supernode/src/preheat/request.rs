@@ -180,7 +180,7 @@ impl PreheatRequest {
         TaskId::new(&self.task_url(), &sign, self.header("Range"))
     }
 
-    /// The value of the header `name`, in this case; empty if there is none.
+    /// The value of the header with exactly this name; empty if there is none.
     fn header(&self, name: &str) -> &str {
         self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }

@@ -219,7 +219,7 @@ impl Core {
         }
     }
 
-    /// Answers a pull, or lets it wait.
+    /// Answers a pull, or parks its connection if there is no piece.
     pub(super) fn pull_or_wait(
         &mut self,
         pulled: PullOutcome,

@@ -1,4 +1,4 @@
-//! The routes of the download port: pieces of files, wrapped or raw, by sendfile. docs/peers.md
+//! The routes of the download port: pieces of files, wrapped or raw, by sendfile(2). docs/peers.md
 //!
 //! Only pieces that are on the disk are sent. A protected file, raw content, and with a shared secret any file,
 //! needs a ticket in its path or query.
@@ -16,11 +16,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Where a requested file is, and how it is sent.
-struct Wanted<'a> {
+/// A request for the content of a task.
+struct ContentRequest<'a> {
     task: TaskId,
     ticket: Option<&'a str>,
+    /// Whether the pieces are sent as Dragonfly's clients expect them, and not raw.
     is_wrapped: bool,
+}
+
+impl<'a> ContentRequest<'a> {
+    /// Parses `/download/XXX/TASK[/TICKET]` or `/content/TASK`. `ticket` is the one in the query, if there is one.
+    fn parse(path: &'a str, ticket: Option<&'a str>) -> Option<Self> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let (id, ticket, is_wrapped) = match parts.as_slice() {
+            ["download", _, id] => (id, ticket, true),
+            ["download", _, id, ticket] => (id, Some(*ticket), true),
+            ["content", id] => (id, ticket, false),
+            _ => return None,
+        };
+        TaskId::parse(id).map(|task| ContentRequest { task, ticket, is_wrapped })
+    }
 }
 
 impl Core {
@@ -30,20 +45,7 @@ impl Core {
             return Answer::empty(405);
         }
         let query = v1::parse_query(request.uri().query().unwrap_or_default());
-        let parts: Vec<&str> = request.uri().path().trim_start_matches('/').split('/').collect();
-        let given = query.get("ticket").map(String::as_str);
-        let wanted = match parts.as_slice() {
-            ["download", _, id] => {
-                TaskId::parse(id).map(|task| Wanted { task, ticket: given, is_wrapped: true })
-            }
-            ["download", _, id, ticket] => {
-                TaskId::parse(id).map(|task| Wanted { task, ticket: Some(ticket), is_wrapped: true })
-            }
-            ["content", id] => {
-                TaskId::parse(id).map(|task| Wanted { task, ticket: given, is_wrapped: false })
-            }
-            _ => None,
-        };
+        let wanted = ContentRequest::parse(request.uri().path(), query.get("ticket").map(String::as_str));
         let Some(wanted) = wanted else { return Answer::empty(404) };
         let Some(task) = self.managers.tasks.get(&wanted.task) else { return Answer::empty(404) };
         if task.is_protected || !wanted.is_wrapped || self.managers.settings.demands_tickets {

@@ -196,7 +196,7 @@ impl Server {
         }
     }
 
-    /// The time until the earliest deadline; `None` if there is none.
+    /// The time until the earliest deadline; `None` if there is no deadline.
     fn timeout(&self) -> Option<Duration> {
         let now = Instant::now();
         if !self.queue.is_empty() {

@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 
 /// A message from a thread.
 pub enum Message {
-    /// The news of a fetch, or of a check of a file.
+    /// A fetch, or a check of a file, has a result.
     Cdn(CdnMessage),
     /// An origin has answered.
     Probed {
