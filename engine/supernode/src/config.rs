@@ -4,6 +4,8 @@
 //! Called once, by `main`. An argument overrides the key with its name; a list of arguments replaces the list of
 //! the key.
 
+mod host_port;
+
 use crate::access::{Cidr, CidrError};
 use crate::cdn::Pattern;
 use crate::origin::{AllowedOrigin, AllowedOriginError, parse_allowed};
@@ -15,6 +17,7 @@ use serde::Deserialize;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The configuration file that is read without `--config`; it may be absent.
@@ -23,6 +26,14 @@ const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
 const FILE_MAX: u64 = 1 << 20;
 /// Most fetches at a time that can be configured.
 const FETCHES_MAX: usize = 64;
+/// Shortest time after which the clients of a file can be forgotten. A client asks again within seconds.
+const TASK_IDLE_MIN: Duration = Duration::from_secs(1);
+
+// What an error says is expected of the options whose type is not text.
+const PORT: &str = "a number from 0 to 65535";
+const LISTEN: &str = "an IP address of this host, such as 127.0.0.1";
+const ADVERTISE: &str = "the IP address by which clients reach this host, such as 10.0.0.5";
+const FETCHES: &str = "a number from 1 to 64";
 
 /// The text of `--help`.
 const HELP: &str = "\
@@ -151,22 +162,45 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// A value is not valid.
-    #[error("{key} '{value}' is not allowed: {expected}")]
+    #[error("--{key} '{value}' is not allowed: expected {expected}")]
     Value {
-        /// The option or key.
+        /// The option or key, without dashes.
         key: &'static str,
         /// The value.
         value: String,
         /// What is expected.
         expected: &'static str,
     },
+    /// An option has no effect without another one.
+    #[error("--{key} needs {others}, too")]
+    Alone {
+        /// The option or key, without dashes.
+        key: &'static str,
+        /// The options that are missing, in words.
+        others: &'static str,
+    },
+    /// Both ports are the same.
+    #[error("--download-port {0} is the control port: give another one")]
+    SamePort(u16),
+    /// The marks of free space are in the wrong order.
+    #[error(
+        "--gc-free-full {} is more than --gc-free-young {}: give a smaller one",
+        size::format(*full),
+        size::format(*young)
+    )]
+    MarksOrder {
+        /// The lower mark, in bytes.
+        full: u64,
+        /// The upper mark, in bytes.
+        young: u64,
+    },
     /// An origin is not valid.
-    #[error("allow-origin is not valid")]
+    #[error("--allow-origin is not valid")]
     Origin(#[from] AllowedOriginError),
     /// A block of addresses is not valid.
-    #[error("{key} is not valid")]
+    #[error("--{key} is not valid")]
     Block {
-        /// The option or key.
+        /// The option or key, without dashes.
         key: &'static str,
         /// Why.
         source: CidrError,
@@ -224,10 +258,10 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Invocation, Con
             Short('V') | Long("version") => {
                 return Ok(Invocation::Print(format!("sampan-supernode {}\n", env!("CARGO_PKG_VERSION"))));
             }
-            Long("port") => cli.port = Some(parser.value()?.parse()?),
-            Long("download-port") => cli.download_port = Some(parser.value()?.parse()?),
-            Long("listen") => cli.listen = Some(parser.value()?.parse()?),
-            Long("advertise-ip") => cli.advertise_ip = Some(parser.value()?.parse()?),
+            Long("port") => cli.port = Some(value(&mut parser, "port", PORT)?),
+            Long("download-port") => cli.download_port = Some(value(&mut parser, "download-port", PORT)?),
+            Long("listen") => cli.listen = Some(value(&mut parser, "listen", LISTEN)?),
+            Long("advertise-ip") => cli.advertise_ip = Some(value(&mut parser, "advertise-ip", ADVERTISE)?),
             Long("home-dir") => cli.home_dir = Some(parser.value()?.into()),
             Long("cdn-pattern") => cli.cdn_pattern = Some(parser.value()?.string()?),
             Long("allow-origin") => cli.allow_origin.push(parser.value()?.string()?),
@@ -240,7 +274,7 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Invocation, Con
             Long("certs-dir") => cli.certs_dir.push(parser.value()?.into()),
             Long("insecure-origin") => cli.insecure_origin.push(parser.value()?.string()?),
             Long("supernode") => cli.supernodes.push(parser.value()?.string()?),
-            Long("max-fetches") => cli.max_fetches = Some(parser.value()?.parse()?),
+            Long("max-fetches") => cli.max_fetches = Some(value(&mut parser, "max-fetches", FETCHES)?),
             Long("limit-rate") => cli.limit_rate = Some(parser.value()?.string()?),
             Long("revalidate") => cli.revalidate = Some(parser.value()?.string()?),
             Long("task-idle") => cli.task_idle = Some(parser.value()?.string()?),
@@ -253,6 +287,17 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Invocation, Con
     }
     let table = read(file.as_deref())?;
     resolve(cli, table).map(|config| Invocation::Run(Box::new(config)))
+}
+
+/// Parses the value of the option `key`.
+fn value<T: FromStr>(
+    parser: &mut lexopt::Parser,
+    key: &'static str,
+    expected: &'static str,
+) -> Result<T, ConfigError> {
+    let value = parser.value()?;
+    let value = value.to_string_lossy();
+    value.parse().map_err(|_| bad(key, &value, expected))
 }
 
 fn read(named: Option<&Path>) -> Result<Table, ConfigError> {
@@ -303,22 +348,38 @@ fn resolve(cli: Table, file: Table) -> Result<Config, ConfigError> {
         fetches_max: cli.max_fetches.or(file.max_fetches).unwrap_or(8),
         limit_rate: bytes("limit-rate", cli.limit_rate.or(file.limit_rate), "0")?,
         revalidate_after: time("revalidate", cli.revalidate.or(file.revalidate), "5s")?,
-        task_idle: time("task-idle", cli.task_idle.or(file.task_idle), "3m")?,
+        task_idle: idle(cli.task_idle.or(file.task_idle))?,
         free_young: mark("gc-free-young", cli.gc_free_young.or(file.gc_free_young))?,
         free_full: mark("gc-free-full", cli.gc_free_full.or(file.gc_free_full))?,
         fifo: cli.fifo.or(file.fifo).unwrap_or_else(|| paths.fifo()),
     };
+    check(&config)?;
+    Ok(config)
+}
+
+/// Refuses values that have the right type and make no sense.
+fn check(config: &Config) -> Result<(), ConfigError> {
     if !(1..=FETCHES_MAX).contains(&config.fetches_max) {
-        return Err(bad("max-fetches", &config.fetches_max.to_string(), "a number from 1 to 64"));
+        return Err(bad("max-fetches", &config.fetches_max.to_string(), FETCHES));
     }
     if config.port == config.download_port && config.port != 0 {
-        return Err(bad(
-            "download-port",
-            &config.download_port.to_string(),
-            "a port that differs from 'port'",
-        ));
+        return Err(ConfigError::SamePort(config.port));
     }
-    Ok(config)
+    if let Some(ip) = config.advertise_ip.filter(|ip| ip.is_unspecified() || ip.is_multicast()) {
+        return Err(bad("advertise-ip", &ip.to_string(), ADVERTISE));
+    }
+    if let Some(host) = config.insecure_origins.iter().find(|text| host_port::parse(text).is_none()) {
+        return Err(bad("insecure-origin", host, "HOST[:PORT]"));
+    }
+    let is_node = |text: &str| matches!(host_port::parse(text), Some((_, Some(_))));
+    if let Some(node) = config.supernodes.iter().find(|text| !is_node(text)) {
+        let expected = "one HOST:PORT; give the option once for each supernode";
+        return Err(bad("supernode", node, expected));
+    }
+    match (config.free_full, config.free_young) {
+        (Some(full), Some(young)) if full > young => Err(ConfigError::MarksOrder { full, young }),
+        _ => Ok(()),
+    }
 }
 
 fn tls(
@@ -329,10 +390,10 @@ fn tls(
     match (cert, key, client_ca) {
         (Some(cert), Some(key), client_ca) => Ok(Some(TlsFiles { cert, key, client_ca })),
         (None, None, None) => Ok(None),
-        (Some(path), None, _) => Err(bad("tls-cert", &path.to_string_lossy(), "together with tls-key")),
-        (None, Some(path), _) => Err(bad("tls-key", &path.to_string_lossy(), "together with tls-cert")),
-        (None, None, Some(path)) => {
-            Err(bad("tls-client-ca", &path.to_string_lossy(), "together with tls-cert and tls-key"))
+        (Some(_), None, _) => Err(ConfigError::Alone { key: "tls-cert", others: "--tls-key" }),
+        (None, Some(_), _) => Err(ConfigError::Alone { key: "tls-key", others: "--tls-cert" }),
+        (None, None, Some(_)) => {
+            Err(ConfigError::Alone { key: "tls-client-ca", others: "--tls-cert and --tls-key" })
         }
     }
 }
@@ -352,6 +413,14 @@ fn bytes(key: &'static str, text: Option<String>, default: &str) -> Result<u64, 
 
 fn mark(key: &'static str, text: Option<String>) -> Result<Option<u64>, ConfigError> {
     text.map(|text| bytes(key, Some(text), "0")).transpose()
+}
+
+fn idle(text: Option<String>) -> Result<Duration, ConfigError> {
+    let text = text.unwrap_or_else(|| "3m".to_owned());
+    match time("task-idle", Some(text.clone()), "3m")? {
+        short if short < TASK_IDLE_MIN => Err(bad("task-idle", &text, "1s or more, such as 90s or 3m")),
+        idle => Ok(idle),
+    }
 }
 
 fn time(key: &'static str, text: Option<String>, default: &str) -> Result<Duration, ConfigError> {
@@ -391,14 +460,30 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         for (args, expected) in [
-            (&["--port", "70000"][..], "70000"),
-            (&["--cdn-pattern", "x"], "cdn-pattern 'x'"),
-            (&["--allow-peer", "10.0.0.0/99"], "allow-peer"),
-            (&["--tls-cert", "/x"], "tls-cert '/x'"),
-            (&["--tls-client-ca", "/x"], "tls-client-ca '/x'"),
-            (&["--max-fetches", "0"], "max-fetches '0'"),
-            (&["--download-port", "8002"], "download-port '8002'"),
-            (&["--task-idle", "soon"], "task-idle 'soon'"),
+            (&["--port", "70000"][..], "--port '70000' is not allowed: expected a number"),
+            (&["--port", "abc"], "--port 'abc' is not allowed: expected a number"),
+            (&["--listen", "localhost"], "--listen 'localhost' is not allowed: expected an IP address"),
+            (&["--advertise-ip", "foo"], "--advertise-ip 'foo' is not allowed: expected the IP address"),
+            (&["--advertise-ip", "0.0.0.0"], "--advertise-ip '0.0.0.0'"),
+            (&["--advertise-ip", "::"], "--advertise-ip '::'"),
+            (&["--cdn-pattern", "x"], "--cdn-pattern 'x' is not allowed: expected local or source"),
+            (&["--allow-peer", "10.0.0.0/99"], "--allow-peer"),
+            (&["--allow-origin", "a b"], "--allow-origin"),
+            (&["--tls-cert", "/x"], "--tls-cert needs --tls-key, too"),
+            (&["--tls-key", "/x"], "--tls-key needs --tls-cert, too"),
+            (&["--tls-client-ca", "/x"], "--tls-client-ca needs --tls-cert and --tls-key, too"),
+            (&["--max-fetches", "0"], "--max-fetches '0'"),
+            (&["--max-fetches", "few"], "--max-fetches 'few' is not allowed: expected a number"),
+            (&["--download-port", "8002"], "--download-port 8002 is the control port"),
+            (&["--task-idle", "soon"], "--task-idle 'soon'"),
+            (&["--task-idle", "0s"], "--task-idle '0s'"),
+            (&["--supernode", "10.0.0.1"], "--supernode '10.0.0.1'"),
+            (&["--supernode", "a:8002,b:8002"], "once for each supernode"),
+            (&["--supernode", "a:80b"], "--supernode 'a:80b'"),
+            (&["--supernode", "::1:8002"], "--supernode '::1:8002'"),
+            (&["--insecure-origin", "x y"], "--insecure-origin 'x y'"),
+            (&["--insecure-origin", "https://x"], "--insecure-origin 'https://x'"),
+            (&["--gc-free-young", "1G", "--gc-free-full", "2G"], "is more than --gc-free-young"),
             (&["--config", "/nonexistent/sampan.toml"], "/nonexistent/sampan.toml"),
             (&["--bogus"], "--bogus"),
         ] {
