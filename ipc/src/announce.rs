@@ -42,7 +42,9 @@ impl Announcer {
     /// Waits until all events are written, for at most `timeout`.
     pub fn flush(&self, timeout: Duration) {
         if !self.sender.flush(timeout) {
-            log::warn!("{} events could not be written to the monitor FIFO", self.sender.spooled());
+            let (events, path) = (self.sender.spooled(), self.sender.path().display());
+            let why = self.sender.problem().unwrap_or_else(|| "it is full".to_owned());
+            log::warn!("{events} events could not be written into the monitor FIFO {path}: {why}");
         }
     }
 

@@ -162,6 +162,11 @@ impl FifoSender {
         true
     }
 
+    /// The path of the FIFO.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
     /// Number of events that wait in the spool.
     pub fn spooled(&self) -> usize {
         self.shared.lock().spool.len()
