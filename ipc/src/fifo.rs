@@ -75,6 +75,15 @@ pub fn hold(path: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Checks that nothing else than a FIFO, or a link to one, is at `path`. Nothing needs to be there.
+///
+/// # Errors
+/// [`OpenError::NotFifo`] if `path` is another kind of file, into which no event could be written.
+pub fn check(path: &Path) -> Result<(), OpenError> {
+    let kind = std::fs::metadata(path).ok().and_then(|meta| other_kind(&meta.file_type()));
+    kind.map_or(Ok(()), |kind| Err(OpenError::NotFifo { path: path.to_owned(), kind }))
+}
+
 /// Whether `stat` describes a FIFO.
 pub fn is_fifo(stat: &FileStat) -> bool {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
@@ -164,6 +173,10 @@ mod tests {
             assert!(!make(path).expect("something is there"));
             let error = hold(path).expect_err("no FIFO").to_string();
             assert!(error.contains(kind) && error.contains("not a FIFO"), "{error}");
+        }
+        assert!(matches!(check(&file), Err(OpenError::NotFifo { kind: "a regular file", .. })));
+        for path in [&link, &fifo, &dir.path().join("none")] {
+            check(path).expect("a FIFO, or nothing");
         }
         assert_eq!(std::fs::read(&file).expect("there"), b"precious");
         assert!(matches!(hold(&dir.path().join("none")), Err(OpenError::Io { .. })));

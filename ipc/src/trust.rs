@@ -321,8 +321,11 @@ fn close_empty(path: &Path, mode: u32) -> bool {
     }
     // Change the mode before looking for entries, so that nobody can add a file between the two steps.
     let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    if !is_empty {
-        set(stat.st_mode & 0o7777);
+    let before = stat.st_mode & 0o7777;
+    if is_empty {
+        log_closed(path, before, mode);
+    } else {
+        set(before);
     }
     is_empty
 }
@@ -352,12 +355,14 @@ fn tighten(path: &Path, mode: u32) {
     });
     match tightened {
         Ok(None) => {}
-        Ok(Some((before, after))) => {
-            let path = path.display();
-            log::info!("mode of {path} changed from {before:04o} to {after:04o}: it is not for other users");
-        }
+        Ok(Some((before, after))) => log_closed(path, before, after),
         Err(error) => log::warn!("cannot close {} to other users: {error}", path.display()),
     }
+}
+
+fn log_closed(path: &Path, before: u32, after: u32) {
+    let path = path.display();
+    log::info!("mode of {path} changed from {before:04o} to {after:04o}: it is not for other users");
 }
 
 /// Checks the directory of the socket `path`, connects, and checks the user of the process that listens. Sends

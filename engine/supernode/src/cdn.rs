@@ -52,6 +52,7 @@ use content_files::ContentFiles;
 use disk_thread::Work;
 use job::{Job, Shared};
 use message::Content;
+use nix::errno::Errno;
 use nix::fcntl::Flock;
 use record::{AccessTimes, seconds};
 use sampan_job::cancel::Cancel;
@@ -134,8 +135,9 @@ impl Cdn {
         }
         let lock_path = home.join("lock");
         let lock = File::create(&lock_path).map_err(CdnError::disk("open", &lock_path))?;
-        let lock = file_lock::take(lock).map_err(|errno| {
-            CdnError::disk("lock, which another supernode may use,", &lock_path)(errno.into())
+        let lock = file_lock::take(lock).map_err(|errno| match errno {
+            Errno::EWOULDBLOCK => CdnError::InUse(home.to_owned()),
+            errno => CdnError::disk("lock", &lock_path)(errno.into()),
         })?;
         let disk = disk_thread::start().map_err(CdnError::Thread)?;
         let mut cdn = Cdn {

@@ -5,9 +5,10 @@ use sampan_daemon::logging;
 use sampan_daemon::port::{self, PortError};
 use sampan_daemon::systemd::{self, NotifyState};
 use sampan_ipc::announce::Announcer;
-use sampan_ipc::report;
+use sampan_ipc::paths::unwritable_hint;
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::trust::{self, TrustError};
+use sampan_ipc::{fifo, report};
 use sampan_os::memory::{self, HeapBounds};
 use sampan_registry::Access;
 use sampan_registry::credentials::Credentials;
@@ -27,7 +28,9 @@ use sampan_supernode::server::event_loop::WAKER;
 use sampan_supernode::server::message::{Message, Outbox};
 use sampan_supernode::server::{Server, tls};
 use std::error::Error;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -45,6 +48,7 @@ const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2,
 
 fn main() -> ExitCode {
     memory::bound_heap(HeapBounds { arenas: 1, mmap_threshold: 1 << 20, trim_threshold: 8 << 20 });
+    let passed = systemd::passed();
     let config = match config::from_args(std::env::args_os().skip(1)) {
         Ok(Invocation::Run(config)) => *config,
         Ok(Invocation::Print(text)) => {
@@ -53,33 +57,72 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("error: {}", report::chain(&error));
-            eprintln!("hint: sampan-supernode --help");
+            eprintln!("hint: see 'sampan-supernode --help'");
+            turn_away(passed);
             return ExitCode::from(USAGE);
         }
     };
     logging::start("sampan-supernode");
-    match run(&config) {
+    match run(&config, &passed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", report::chain(error.as_ref()));
-            if let Some(error) = error.downcast_ref::<TrustError>() {
-                log::error!("hint: {}", error.hint());
+            if let Some(hint) = hint(error.as_ref(), &config) {
+                log::error!("hint: {hint}");
             }
-            let is_locked = |error: &CdnError| matches!(error, CdnError::Disk { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock);
-            let is_taken = |error: &PortError| error.source.kind() == std::io::ErrorKind::AddrInUse;
-            let in_use =
-                error.downcast_ref().is_some_and(is_locked) || error.downcast_ref().is_some_and(is_taken);
-            ExitCode::from(if in_use { IN_USE } else { 1 })
+            let is_taken = |error: &PortError| error.source.kind() == ErrorKind::AddrInUse;
+            let in_use = matches!(error.downcast_ref(), Some(CdnError::InUse(_)))
+                || error.downcast_ref().is_some_and(is_taken);
+            if !in_use {
+                return ExitCode::FAILURE;
+            }
+            turn_away(passed);
+            ExitCode::from(IN_USE)
         }
     }
 }
 
-fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+/// Closes the connections that wait at the ports of systemd. Called before an exit after which a new start would fail,
+/// too.
+fn turn_away(passed: Vec<(String, OwnedFd)>) {
+    passed.into_iter().for_each(|(_, socket)| port::turn_away(socket));
+}
+
+/// What a person can do about an error of the start; `None` if unknown.
+fn hint(error: &(dyn Error + 'static), config: &Config) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<PortError>() {
+        let option = if error.address.port() == config.port { "--port" } else { "--download-port" };
+        return match error.source.kind() {
+            ErrorKind::AddrInUse => Some(format!(
+                "'ss -ltnp' shows the process that listens there; {option} sets another port, --listen another address"
+            )),
+            ErrorKind::AddrNotAvailable => {
+                Some("--listen needs an address of this host; 'ip address' lists them".to_owned())
+            }
+            ErrorKind::PermissionDenied => Some(format!("{option} sets a port of 1024 or more")),
+            _ => None,
+        };
+    }
+    if let Some(fifo::OpenError::NotFifo { .. }) = error.downcast_ref() {
+        return Some("--fifo needs the path of the FIFO that sampan-monitord reads".to_owned());
+    }
+    match error.downcast_ref::<TrustError>()? {
+        TrustError::NotDirectory(_) | TrustError::Owner { .. } | TrustError::Above { .. } => {
+            Some("set --home-dir to a directory of this user that no other user can replace".to_owned())
+        }
+        TrustError::Make { .. } | TrustError::Look { .. } => {
+            unwritable_hint(&[("--home-dir", config.home.as_path())])
+        }
+        other => Some(other.hint()),
+    }
+}
+
+fn run(config: &Config, passed: &[(String, OwnedFd)]) -> Result<(), Box<dyn Error>> {
     trust::make_own(&config.home, trust::PRIVATE)?;
-    let mut passed = systemd::passed();
-    let mut listen = |name: &str, port: u16| -> Result<mio::net::TcpListener, Box<dyn Error>> {
-        match passed.iter().position(|(of, _)| of == name) {
-            Some(at) => Ok(port::adopt(passed.swap_remove(at).1)?),
+    fifo::check(&config.fifo)?;
+    let listen = |name: &str, port: u16| -> Result<mio::net::TcpListener, Box<dyn Error>> {
+        match passed.iter().find(|(of, _)| of == name) {
+            Some((_, socket)) => Ok(port::adopt(socket.try_clone()?)?),
             None => Ok(port::bind(config.listen, port)?),
         }
     };

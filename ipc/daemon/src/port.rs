@@ -7,6 +7,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+/// Most connections that are closed at an exit. A queue has room for 4096 by default. listen(2).
+const TURNED_AWAY_MAX: usize = 1 << 16;
+
 /// Why a daemon cannot listen on a port.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
@@ -45,9 +48,23 @@ pub fn adopt(fd: OwnedFd) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket))
 }
 
+/// Closes the connections that wait at a listening socket of systemd, for a daemon that exits and would fail again.
+///
+/// As long as a connection waits, systemd starts the daemon again and again. A client that is turned away learns that
+/// nobody serves it.
+pub fn turn_away(socket: OwnedFd) {
+    let Ok(listener) = adopt(socket) else { return };
+    for _ in 0..TURNED_AWAY_MAX {
+        if listener.accept().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn a_port_has_one_listener() {
@@ -80,5 +97,19 @@ mod tests {
         assert_eq!(adopted.local_addr().expect("an address"), address);
         let nobody = adopted.accept().expect_err("nobody has connected");
         assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn waiting_connections_are_turned_away_and_the_socket_goes_on() {
+        let systemds = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = systemds.local_addr().expect("an address");
+        let connect = || std::net::TcpStream::connect(address).expect("the queue has room");
+        let waiting = [connect(), connect(), connect()];
+        turn_away(systemds.try_clone().expect("a descriptor").into());
+        for mut client in waiting {
+            assert_eq!(client.read(&mut [0]).expect("closed"), 0);
+        }
+        let _late = connect();
+        systemds.accept().expect("it still listens");
     }
 }

@@ -7,12 +7,15 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 use sampan_os::small_file;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Longest file with a secret, in bytes.
 const FILE_MAX: u64 = 4096;
 /// Shortest secret, in bytes. A shorter one could be guessed.
 const SECRET_MIN: usize = 16;
+/// Permission of all users to read. inode(7).
+const OTHERS_READ: u32 = 0o004;
 
 /// A secret that all clients know.
 pub struct Secret {
@@ -44,12 +47,18 @@ pub enum SecretError {
 }
 
 impl Secret {
-    /// Reads the secret from the file at `path`. White space around the secret does not count.
+    /// Reads the secret from the file at `path`. White space around the secret does not count. Logs if every user of this
+    /// host can read the file.
     ///
     /// # Errors
     /// [`SecretError`]: the file cannot be read, or has no usable secret.
     pub fn open(path: &Path) -> Result<Self, SecretError> {
-        Secret::new(&read(path)?)
+        let secret = Secret::new(&read(path)?)?;
+        if std::fs::metadata(path).is_ok_and(|meta| meta.mode() & OTHERS_READ != 0) {
+            let path = path.display();
+            log::warn!("every user of this host can read the secret in {path}: chmod o-r {path}");
+        }
+        Ok(secret)
     }
 
     /// The `Authorization` header that carries the secret in the file at `path`, for requests to other supernodes.

@@ -77,6 +77,9 @@ pub enum CdnError {
         /// Error of the system call.
         source: io::Error,
     },
+    /// Another supernode has locked the directory of files.
+    #[error("another supernode uses {}", .0.display())]
+    InUse(PathBuf),
     /// Too many fetches wait.
     #[error("{count} fetches wait already")]
     Busy {
