@@ -162,7 +162,18 @@ fn a_bad_configuration_is_final_and_a_mended_one_starts() {
         assert_eq!(machine.property(SERVICE, "ExecMainStatus"), "2");
         assert_eq!(machine.property(SERVICE, "NRestarts"), "0");
         assert!(machine.logs().contains("no-such-key"), "{}", machine.logs());
+        // Each client starts the supernode, which turns the client away. The ports stay open.
+        machine.enter_network();
+        for _ in 0..30 {
+            assert!(ping().is_err());
+        }
+        machine.await_unit(SERVICE, "failed");
+        for socket in SOCKETS {
+            assert_eq!(machine.property(socket, "SubState"), "listening", "{}", machine.logs());
+        }
         configure(machine, "");
+        assert_eq!(ping().expect("the next client starts the supernode").status, 200);
+        machine.systemctl(&["stop", SERVICE]);
         machine.systemctl(&["start", SERVICE]);
         for unit in SOCKETS.into_iter().chain([SERVICE]) {
             machine.await_unit(unit, "active");
