@@ -1,8 +1,8 @@
 //! Which supernode owns a task: rendezvous hashing of the task's ID and the supernodes' addresses.
 //!
 //! Each supernode has the same list of addresses, so all of them choose the same owner without asking each other.
-//! If a supernode is added or removed, only the tasks that it owns move. This module keeps no health: the caller
-//! knows which supernodes answer.
+//! If a supernode is added or removed, only the tasks that it owns move. Pure: the caller knows
+//! which supernodes answer.
 
 use crate::task_id::TaskId;
 use ring::digest::{Context, SHA256};

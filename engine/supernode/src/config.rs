@@ -96,7 +96,7 @@ pub struct Config {
     pub advertise_ip: Option<IpAddr>,
     /// The directory of files.
     pub home: PathBuf,
-    /// Where pieces come from that no peer has.
+    /// The source of the pieces that no peer has.
     pub pattern: Pattern,
     /// Origins that are allowed although their addresses are not public.
     pub allowed_origins: Vec<AllowedOrigin>,

@@ -34,9 +34,9 @@ pub struct Marks {
 /// The space of the disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that this user can still write.
+    /// The space that this user can still write.
     pub free: u64,
-    /// All bytes.
+    /// The size of the disk.
     pub total: u64,
 }
 

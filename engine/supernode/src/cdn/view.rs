@@ -78,7 +78,7 @@ impl Cdn {
         Some(file.pieces.count(file.length?))
     }
 
-    /// The open content of an active task. Only the bytes of finished pieces are of use.
+    /// The open content of an active task. Only the bytes of finished pieces may be read.
     pub fn content(&mut self, task: &TaskId) -> Option<Arc<File>> {
         if !self.active.contains_key(task) || self.settings.pattern == Pattern::Source {
             return None;
