@@ -15,10 +15,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Longest journal that is read, in bytes.
 const FILE_MAX: u64 = 256 << 20;
+/// Time between two attempts to write a file that could not be written.
+const RETRY_TIME: Duration = Duration::from_secs(30);
 /// Fewest records of clients that have left for which the file is written anew.
 const GARBAGE_MIN: usize = 4096;
 
@@ -90,6 +92,7 @@ impl StoredFile {
             takes_ranges: self.takes_ranges,
             is_protected: false,
             validators: self.validators,
+            fetched_with: None,
             is_complete: false,
             validated: None,
             created: self.created,
@@ -121,6 +124,8 @@ impl PeerRecord {
 pub struct Journal {
     path: PathBuf,
     file: Option<File>,
+    /// When to try again to write a file that could not be written.
+    retry_at: Option<Instant>,
     garbage: usize,
     live: usize,
 }
@@ -136,14 +141,17 @@ impl Journal {
             );
             Vec::new()
         });
-        let mut journal = Journal { path, file: None, garbage: 0, live: 0 };
+        let mut journal = Journal { path, file: None, retry_at: None, garbage: 0, live: 0 };
         journal.rewrite(entries.iter());
         (journal, entries)
     }
 
-    /// Records a registration.
-    pub fn add(&mut self, entry: &JournalEntry) {
-        self.live += 1;
+    /// Records a registration. `is_new` says that the client had not registered for the task before.
+    pub fn add(&mut self, entry: &JournalEntry, is_new: bool) {
+        match is_new {
+            true => self.live += 1,
+            false => self.garbage += 1,
+        }
         self.write(&Line::Add(Box::new(entry.clone())));
     }
 
@@ -154,9 +162,11 @@ impl Journal {
         self.write(&Line::Remove { cid: cid.to_owned(), task: *task });
     }
 
-    /// Whether most of the file is about clients that have left: the caller then calls [`Journal::rewrite`].
-    pub fn is_mostly_garbage(&self) -> bool {
-        self.garbage >= GARBAGE_MIN.max(self.live)
+    /// Whether to call [`Journal::rewrite`]: most of the file is about clients that have left, or the file could not be
+    /// written a while ago.
+    pub fn needs_rewrite(&self) -> bool {
+        let is_broken = self.file.is_none() && self.retry_at.is_none_or(|at| at <= Instant::now());
+        is_broken || self.garbage >= GARBAGE_MIN.max(self.live)
     }
 
     /// Replaces the file by one with `entries` alone.
@@ -165,8 +175,13 @@ impl Journal {
         if let Err(error) = replaced {
             let path = self.path.display();
             log::warn!("cannot write {path}: {error}: after a restart, clients must register again");
-            self.file = None;
+            self.mark_broken();
         }
+    }
+
+    fn mark_broken(&mut self) {
+        self.file = None;
+        self.retry_at = Some(Instant::now() + RETRY_TIME);
     }
 
     fn try_rewrite<'a>(&mut self, entries: impl Iterator<Item = &'a JournalEntry>) -> io::Result<()> {
@@ -190,7 +205,7 @@ impl Journal {
             let path = self.path.display();
             log::warn!("cannot write {path}: {error}: after a restart, clients must register again");
             // A torn line would hide the lines after it.
-            self.file = None;
+            self.mark_broken();
         }
     }
 }
@@ -268,7 +283,7 @@ mod tests {
         let (mut journal, known) = Journal::open(dir.path());
         assert!(known.is_empty());
         for (cid, url) in [("a", "u"), ("b", "u"), ("a", "v"), ("a", "u")] {
-            journal.add(&entry(cid, url));
+            journal.add(&entry(cid, url), true);
         }
         journal.remove("b", &TaskId::new("u", "", ""));
         drop(journal);
@@ -282,7 +297,7 @@ mod tests {
     fn a_torn_or_damaged_tail_is_cut_at_every_place() {
         let dir = tempfile::tempdir().expect("a directory");
         let (mut journal, _) = Journal::open(dir.path());
-        ["a", "b", "c"].iter().for_each(|cid| journal.add(&entry(cid, "u")));
+        ["a", "b", "c"].iter().for_each(|cid| journal.add(&entry(cid, "u"), true));
         let path = dir.path().join("registrations");
         let whole = std::fs::read(&path).expect("written");
         let len = whole.len() / 3;

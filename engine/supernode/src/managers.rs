@@ -45,12 +45,12 @@ use crate::preheat::{Preheats, Resolver};
 use crate::progress::Progress;
 use crate::registration::{PendingRegistration, ProbeKey};
 use crate::scheduler::Random;
-use crate::task::Tasks;
+use crate::task::{Task, Tasks};
 use crate::task_id::TaskId;
 use sampan_ipc::announce::Announcer;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The settings of the managers.
 #[derive(Clone, Debug)]
@@ -169,6 +169,16 @@ impl Managers {
     /// Takes the tasks whose waiting pulls are to be tried again.
     pub fn take_changed(&mut self) -> BTreeSet<TaskId> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// A ticket with which a client at `remote` may download the present version of a task.
+    pub fn issue_ticket(&self, task: &Task, remote: IpAddr, clock: SystemTime) -> String {
+        self.tickets.issue(&task.id, &task.ticket_holder(remote), clock)
+    }
+
+    /// Whether `ticket` lets a client at `remote` download the present version of a task.
+    pub fn is_ticket_valid(&self, ticket: &str, task: &Task, remote: IpAddr, clock: SystemTime) -> bool {
+        self.tickets.is_valid(ticket, &task.id, &task.ticket_holder(remote), clock)
     }
 
     /// The client ID by which the supernode names itself as a holder.

@@ -115,9 +115,9 @@ fn holder(
     let start = random.below(swarm.slots());
     let may_use = |candidate: Slot| {
         candidate != slot
-            && !client.is_skipping(candidate, now)
             && swarm
                 .member(candidate)
+                .filter(|m| !client.is_skipping(m, now))
                 .is_some_and(|m| m.uploads && m.skipped_until.is_none_or(|until| until <= now))
     };
     (0..UPLOADS_MAX).filter_map(|load| swarm.with_load(load)).find_map(|idle| {

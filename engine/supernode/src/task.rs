@@ -10,10 +10,13 @@ use crate::origin::{Request, Validators};
 use crate::piece::Pieces;
 use crate::task_id::TaskId;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Most tasks that are remembered; a further one is refused.
 pub const TASKS_MAX: usize = 100_000;
+/// Most bytes of the URLs and headers of all tasks; a further task is refused.
+const URL_BYTES_MAX: usize = 64 << 20;
 
 /// A file that somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,22 @@ impl WantedFile {
     /// The ID of the task for this file. Of the headers, only `Range` counts, as in Dragonfly.
     pub fn id(&self) -> TaskId {
         TaskId::new(&self.task_url, &self.sign, self.request.range().unwrap_or_default())
+    }
+
+    /// Bytes of the URLs, and of headers as far as they can be told: those of a later request replace them.
+    fn bytes(&self) -> usize {
+        self.task_url.len() * 2 + self.sign.len()
+    }
+
+    /// Whether `other` names the same file. A client's MD5 must never count as another client's identifier: only the MD5
+    /// is compared with the content.
+    fn is_same_as(&self, other: &WantedFile) -> bool {
+        let is_same_sign = match (self.is_md5, other.is_md5) {
+            (true, true) => self.sign.eq_ignore_ascii_case(&other.sign),
+            (false, false) => self.sign == other.sign,
+            _ => false,
+        };
+        self.task_url == other.task_url && is_same_sign
     }
 
     /// What grants access to the file: secrets in headers, and parameters of the URL that do not distinguish
@@ -58,6 +77,8 @@ pub struct Task {
     pub is_protected: bool,
     /// What identifies the version of the file at the origin.
     pub validators: Validators,
+    /// The credential with which the content was fetched, since the start of this process.
+    pub fetched_with: Option<Credential>,
     /// Whether the whole file is on the disk, also while nobody uses it.
     pub is_complete: bool,
     /// When the origin last confirmed that version; `None` if it has not since this process began.
@@ -91,12 +112,19 @@ impl Task {
             takes_ranges: record.file.takes_ranges,
             is_protected: record.file.is_protected,
             validators,
+            fetched_with: None,
             is_complete: record.is_complete,
             validated: None,
             created: UNIX_EPOCH + Duration::from_secs(record.created),
             accessed: now,
             failure: String::new(),
         }
+    }
+
+    /// Whom a ticket is for: a client at `remote`, and this version of the file.
+    pub fn ticket_holder(&self, remote: IpAddr) -> String {
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        format!("{remote}\n{}\n{}", text(&self.validators.etag), text(&self.validators.last_modified))
     }
 
     /// What the CDN manager must know of the file.
@@ -117,7 +145,7 @@ impl Task {
     }
 
     /// Whether the client or the URL names the digest of the content, so that the content cannot change.
-    fn is_immutable(&self) -> bool {
+    pub fn is_immutable(&self) -> bool {
         self.file.is_md5 || expected_sha256(&self.file.request.url).is_some()
     }
 
@@ -144,6 +172,7 @@ pub enum TaskError {
 #[derive(Debug, Default)]
 pub struct Tasks {
     tasks: HashMap<TaskId, Task>,
+    url_bytes: usize,
 }
 
 impl Tasks {
@@ -153,16 +182,18 @@ impl Tasks {
     /// [`TaskError`].
     pub fn check(&self, file: &WantedFile) -> Result<(), TaskError> {
         match self.tasks.get(&file.id()) {
-            Some(task) if task.file.task_url != file.task_url || task.file.sign != file.sign => {
-                Err(TaskError::Conflict)
+            Some(task) if !task.file.is_same_as(file) => Err(TaskError::Conflict),
+            None if self.tasks.len() >= TASKS_MAX || self.url_bytes >= URL_BYTES_MAX => {
+                Err(TaskError::TooMany)
             }
-            None if self.tasks.len() >= TASKS_MAX => Err(TaskError::TooMany),
             _ => Ok(()),
         }
     }
 
     /// Adds a task.
     pub fn insert(&mut self, task: Task) {
+        self.delete(&task.id);
+        self.url_bytes += task.file.bytes();
         self.tasks.insert(task.id, task);
     }
 
@@ -190,7 +221,9 @@ impl Tasks {
 
     /// Removes a task.
     pub fn delete(&mut self, id: &TaskId) -> Option<Task> {
-        self.tasks.remove(id)
+        let task = self.tasks.remove(id)?;
+        self.url_bytes = self.url_bytes.saturating_sub(task.file.bytes());
+        Some(task)
     }
 
     /// The number of tasks.

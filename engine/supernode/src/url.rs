@@ -14,6 +14,19 @@ pub fn filter_url(url: &str, filter: &str) -> String {
     if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
 }
 
+/// Whether `filtered` is `url` without some of its query parameters: the same scheme, host and path, and the other
+/// parameters in their order. Otherwise a client could pass the file of one server for that of another.
+pub fn is_filtered_from(filtered: &str, url: &str) -> bool {
+    let split = |url: &'_ str| {
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        (path.to_owned(), query.split('&').map(str::to_owned).collect::<Vec<_>>())
+    };
+    let ((kept_path, kept), (path, all)) = (split(filtered), split(url));
+    let mut all = all.iter();
+    kept_path == path
+        && kept.iter().all(|wanted| wanted.is_empty() || all.any(|parameter| parameter == wanted))
+}
+
 /// The URL without user, password, query and fragment, each of which may grant access: for lists, events and logs.
 pub fn printable_url(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
@@ -36,6 +49,25 @@ mod tests {
             ("http://h/f?a=1?b=2&sig", "sig", "http://h/f?a=1?b=2"),
         ] {
             assert_eq!(filter_url(url, filter), kept);
+        }
+    }
+
+    #[test]
+    fn a_task_is_named_by_parts_of_the_url_alone() {
+        let url = "http://h/f?sig=1&v=1&w=2";
+        for filtered in [url, "http://h/f", "http://h/f?v=1", "http://h/f?sig=1&w=2", "http://h/f?"] {
+            assert!(is_filtered_from(filtered, url), "{filtered}");
+        }
+        for other in [
+            "http://other/f?v=1",
+            "https://h/f",
+            "http://h/f/g",
+            "http://h/f?v=2",
+            "http://h/f?w=2&v=1",
+            "http://h/f?v=1&v=1",
+            "",
+        ] {
+            assert!(!is_filtered_from(other, url), "{other}");
         }
     }
 

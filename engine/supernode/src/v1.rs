@@ -131,6 +131,9 @@ impl Registration {
         if !self.task_url.is_empty() && !is_url(&self.task_url) {
             return Some(format!("taskUrl is {:?}, expected an HTTP URL", head(&self.task_url)));
         }
+        if !self.task_url.is_empty() && !crate::url::is_filtered_from(&self.task_url, &self.raw_url) {
+            return Some("taskUrl must be rawUrl, or rawUrl without some of its query parameters".to_owned());
+        }
         if self.cid.is_empty() || self.path.is_empty() {
             return Some("cid and path must not be empty".to_owned());
         }

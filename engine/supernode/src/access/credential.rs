@@ -12,14 +12,13 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Headers that hold no secret, in lower case.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 9] = [
     "accept",
     "accept-charset",
     "accept-language",
     "cache-control",
     "pragma",
     "range",
-    "referer",
     "user-agent",
     "date",
     "docker-distribution-api-version",

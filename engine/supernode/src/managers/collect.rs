@@ -106,10 +106,11 @@ impl Managers {
 
     /// Forgets the downloads and the swarm of a task, and with `with_file` the file, too.
     pub fn forget_task(&mut self, id: &TaskId, with_file: bool, why: &str) {
+        // The swarm first: otherwise each member would leave it, with a look at all others.
+        self.progress.remove(id);
         for cid in self.downloads.cids_by_task(id).into_iter().map(str::to_owned).collect::<Vec<_>>() {
             self.remove_download(&cid, id);
         }
-        self.progress.remove(id);
         self.changed.insert(*id);
         if with_file {
             self.cdn.delete(id, true);

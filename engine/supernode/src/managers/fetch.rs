@@ -34,10 +34,10 @@ impl Managers {
     pub(super) fn reset_task(&mut self, id: &TaskId, why: &str) {
         log::info!("task {id}: {why}, so it is fetched again and its clients register again");
         self.cdn.reset(id);
+        self.progress.remove(id);
         for cid in self.downloads.cids_by_task(id).into_iter().map(str::to_owned).collect::<Vec<_>>() {
             self.remove_download(&cid, id);
         }
-        self.progress.remove(id);
         self.parents.forget(id);
         self.changed.insert(*id);
         if let Some(task) = self.tasks.get_mut(id) {

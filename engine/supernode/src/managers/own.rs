@@ -57,7 +57,7 @@ impl Managers {
             "etag": task.validators.etag,
             "lastModified": task.validators.last_modified,
             "downloadPort": self.settings.download_port,
-            "ticket": self.tickets.issue(id, &remote.to_string(), clock),
+            "ticket": self.issue_ticket(task, remote, clock),
             "parents": self.parents_of(id, body.peer.as_ref().map_or("", |peer| peer.id.as_str())),
         });
         Reply::ok(reply.to_string().into_bytes())

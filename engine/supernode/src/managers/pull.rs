@@ -201,8 +201,7 @@ impl Managers {
                 if self.settings.is_source_pattern {
                     path = task.file.request.url.clone();
                 } else if task.is_protected || self.settings.demands_tickets {
-                    path =
-                        format!("{path}/{}", self.tickets.issue(&task.id, &client.remote.to_string(), clock));
+                    path = format!("{path}/{}", self.issue_ticket(task, client.remote, clock));
                 }
                 let ip = match client.supernode_ip.as_str() {
                     "" => self.settings.advertise_ip.to_string(),

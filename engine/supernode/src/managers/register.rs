@@ -4,6 +4,7 @@
 //! yet. Callers with equal credentials wait for one probe. docs/peers.md, "Who may what".
 
 use super::Managers;
+use crate::access::Credential;
 use crate::cdn::CdnStatus;
 use crate::dfget_task::{DfgetStatus, DfgetTask};
 use crate::origin::{OriginError, OriginFile, ProbeResult};
@@ -20,6 +21,8 @@ use std::time::{Instant, SystemTime};
 
 /// Most callers that wait for one probe. A further one is refused.
 const WAITERS_MAX: usize = 10_000;
+/// Longest MD5 or identifier, in bytes.
+const SIGN_MAX: usize = 1024;
 /// Shortest client ID of a holder. A client of Dragonfly that prints a shorter one crashes.
 const HOLDER_CID_MIN: usize = 25;
 
@@ -39,6 +42,9 @@ impl Managers {
         {
             return ended(Err(Reply { status: 400, body: v1::error(400, &problem) }));
         }
+        if pending.file.task_url.len() > v1::TEXT_MAX || pending.file.sign.len() > SIGN_MAX {
+            return ended(Err(Reply::error(400, "the URL, the MD5 or the identifier is too long")));
+        }
         match self.tasks.check(&pending.file) {
             Ok(()) => {}
             Err(TaskError::Conflict) => {
@@ -57,7 +63,7 @@ impl Managers {
             return BeginOutcome::Ended(RegistrationOutcome { token: pending.token, task: id, result });
         }
         // An origin that answers "unchanged" may not have looked at the credential.
-        let known = task.filter(|task| task.length.is_some() && credential.is_none());
+        let known = task.filter(|task| task.length.is_some() && credential.is_none() && !task.is_protected);
         let known = known.map(|task| task.validators.clone());
         let (key, request) = ((id, credential), pending.file.request.clone());
         match self.pending.get_mut(&key) {
@@ -87,6 +93,12 @@ impl Managers {
         let waiters = self.pending.remove(key).unwrap_or_default();
         let waiters: Vec<PendingRegistration> =
             waiters.into_iter().filter(|w| w.token.is_none_or(is_alive)).collect();
+        if let (Err(OriginError::Denied { .. }), None) = (&answer, key.1)
+            && let Some(task) = self.tasks.get_mut(&key.0)
+        {
+            // A file that was public has become private.
+            task.is_protected = true;
+        }
         let refused = match &answer {
             Ok(probed) => self.update_task(key, waiters.first(), probed, now, clock).err(),
             // A complete public file is given although the origin does not answer.
@@ -126,9 +138,6 @@ impl Managers {
     ) -> Result<(), Reply> {
         let (id, credential) = key;
         let Some(first) = first else { return Ok(()) };
-        if let Some(credential) = credential {
-            self.grants.add(*credential, *id, clock);
-        }
         let found = match probed {
             ProbeResult::Unchanged => None,
             ProbeResult::Found(found) => Some(found),
@@ -141,13 +150,27 @@ impl Managers {
                 return Err(Reply::error(500, "the origin answers without the file"));
             };
             self.make_task(*id, first, found, now, clock);
+            self.add_grant(id, *credential, clock);
             return Ok(());
         }
         let has_failed = matches!(self.cdn.status(id), Some(CdnStatus::Failed | CdnStatus::SourceError));
         let is_unknown = self.tasks.get(id).is_some_and(|task| task.length.is_none());
         if found.is_some_and(|found| self.has_changed(id, found)) || has_failed && is_unknown {
-            self.reset_task(id, "the file has changed at its origin");
+            self.replace_content(id, *credential, "the file has changed at its origin");
+        } else if found.is_some_and(|found| !self.is_known_version(id, found)) {
+            // Nobody knows whether the origin gives this caller the content that another credential was given.
+            let task =
+                self.tasks.get(id).filter(|task| task.is_protected && task.fetched_with != *credential);
+            match (task.is_some(), credential) {
+                (false, _) => {}
+                (true, None) => self.replace_content(id, None, "the file has become public"),
+                (true, Some(_)) => {
+                    let why = "the origin tells no version of this protected file, so it is not shared";
+                    return Err(Reply::code(code::SOURCE_ERROR, why));
+                }
+            }
         }
+        self.add_grant(id, *credential, clock);
         let is_unused = self.cdn.status(id).is_none() && self.progress.swarm(id).is_none();
         let Some(task) = self.tasks.get_mut(id) else { return Ok(()) };
         task.validated = Some(now);
@@ -163,6 +186,29 @@ impl Managers {
             }
         }
         Ok(())
+    }
+
+    /// Remembers that a caller with this credential has shown access.
+    fn add_grant(&mut self, id: &TaskId, credential: Option<Credential>, clock: SystemTime) {
+        if let Some(credential) = credential {
+            self.grants.add(credential, *id, clock);
+        }
+    }
+
+    /// Forgets the content of a task. What is fetched next comes with `credential`, and is protected if there is one.
+    fn replace_content(&mut self, id: &TaskId, credential: Option<Credential>, why: &str) {
+        self.reset_task(id, why);
+        self.grants.remove(id);
+        if let Some(task) = self.tasks.get_mut(id) {
+            (task.is_protected, task.fetched_with) = (credential.is_some(), credential);
+        }
+    }
+
+    /// Whether the origin says, or the URL, that its file is the version that the task has.
+    fn is_known_version(&self, id: &TaskId, found: &OriginFile) -> bool {
+        self.tasks.get(id).is_some_and(|task| {
+            task.is_immutable() || task.validators.is_same(&found.validators) == Some(true)
+        })
     }
 
     fn make_task(
@@ -181,6 +227,7 @@ impl Managers {
             takes_ranges: found.takes_ranges,
             is_protected: first.file.credential().is_some(),
             validators: found.validators.clone(),
+            fetched_with: first.file.credential(),
             is_complete: false,
             validated: Some(now),
             created: clock,
@@ -232,6 +279,9 @@ impl Managers {
         clock: SystemTime,
     ) -> Result<Reply, Reply> {
         let Some(task) = self.tasks.get(&id) else { return Err(Reply::error(500, "the task is gone")) };
+        if self.downloads.get(&registration.cid, &id).is_some_and(|download| download.remote != remote) {
+            return Err(Reply::error(403, "another address has registered this client ID"));
+        }
         let reply = RegistrationData {
             task_id: id.to_string(),
             file_length: task.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
@@ -268,7 +318,8 @@ impl Managers {
             &peer,
             &[("task", &id.to_string()), ("port", &registration.port.to_string())],
         );
-        self.record_registration(&download, uploads);
+        let is_new = self.downloads.get(&download.cid, &id).is_none();
+        self.record_registration(&download, uploads, is_new);
         self.add_download(download, uploads, now);
         if let Some(swarm) = self.progress.swarm_mut(&id)
             && let Some(length) = length

@@ -53,11 +53,11 @@ impl Managers {
     }
 
     /// Adds a registration to the journal, which is written anew when most of it is about clients that have left.
-    pub(super) fn record_registration(&mut self, download: &DfgetTask, uploads: bool) {
+    pub(super) fn record_registration(&mut self, download: &DfgetTask, uploads: bool, is_new: bool) {
         let Some(peer) = self.peers.get(&download.peer).map(PeerRecord::of) else { return };
         let file = self.tasks.get(&download.task).and_then(StoredFile::of);
-        self.journal.add(&JournalEntry { download: download.clone(), peer, uploads, file });
-        if self.journal.is_mostly_garbage() {
+        self.journal.add(&JournalEntry { download: download.clone(), peer, uploads, file }, is_new);
+        if self.journal.needs_rewrite() {
             let entries = self.entries();
             self.journal.rewrite(entries.iter());
         }

@@ -290,11 +290,12 @@ fn a_protected_file_is_for_those_who_have_shown_access() {
     let offered = pieces(&rig.pull(2, task, None));
     let path = offered[0]["path"].as_str().expect("a path");
     let ticket = path.rsplit('/').next().expect("a ticket");
-    assert!(rig.managers.tickets.is_valid(ticket, &task, "10.0.0.2", rig.clock));
-    assert!(
-        !rig.managers.tickets.is_valid(ticket, &task, "10.0.0.3", rig.clock),
-        "the ticket is for one address"
-    );
+    let is_valid = |rig: &Rig, client: u8| {
+        let task = rig.managers.tasks.get(&task).expect("a task");
+        rig.managers.is_ticket_valid(ticket, task, ip(client), rig.clock)
+    };
+    assert!(is_valid(&rig, 2));
+    assert!(!is_valid(&rig, 3), "the ticket is for one address");
     assert!(matches!(rig.begin(1, 3, &with("a")), BeginOutcome::Ended(outcome) if code(&outcome) == 200));
     let probe = rig.probe(1, 4, &with("b"));
     assert!(probe.known.is_none(), "the origin must look at the credential");
@@ -305,6 +306,100 @@ fn a_protected_file_is_for_those_who_have_shown_access() {
     assert_eq!(code(&rig.complete(&anonymous, Err(denied))[0]), 608);
     rig.pass(301);
     assert!(matches!(rig.begin(1, 6, &with("a")), BeginOutcome::Probe(_)), "a proof does not last for ever");
+}
+
+fn with(token: &'static str) -> impl Fn(&mut Registration) {
+    move |registration| registration.headers = vec![format!("Authorization: Bearer {token}")]
+}
+
+fn denied() -> Result<ProbeResult, OriginError> {
+    Err(OriginError::Denied { url: String::new(), status: 401 })
+}
+
+#[test]
+fn a_file_of_another_server_is_never_the_task() {
+    let mut rig = Rig::new(9 * MIB);
+    rig.first(2);
+    for raw in ["http://evil/file", "http://origin/other", "http://origin/file/../x", "https://origin/file"] {
+        let begun = rig.begin(1, 3, &|r| r.raw_url = raw.to_owned());
+        assert!(matches!(begun, BeginOutcome::Ended(outcome) if code(&outcome) == 400), "{raw}");
+    }
+}
+
+#[test]
+fn an_identifier_never_passes_for_a_checked_md5() {
+    let mut rig = Rig::new(9 * MIB);
+    let sum = "d41d8cd98f00b204e9800998ecf8427e";
+    let probe = rig.probe(1, 2, &|r| r.identifier = sum.to_owned());
+    let answer = rig.found("\"1\"");
+    assert_eq!(code(&rig.complete(&probe, answer)[0]), 200);
+    let begun = rig.begin(1, 3, &|r| r.md5 = sum.to_owned());
+    assert!(matches!(begun, BeginOutcome::Ended(outcome) if code(&outcome) == 606));
+}
+
+#[test]
+fn a_public_file_that_becomes_private_is_given_to_nobody_else() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    rig.pass(10);
+    let probe = rig.probe(1, 3, &|_| ());
+    assert_eq!(code(&rig.complete(&probe, denied())[0]), 608);
+    assert!(rig.managers.tasks.get(&task).is_some_and(|task| task.is_protected));
+    let again = rig.probe(1, 4, &|_| ());
+    assert!(again.known.is_none(), "an answer \"unchanged\" would prove nothing");
+    assert_eq!(code(&rig.complete(&again, denied())[0]), 608);
+    // A login page was there first; the private file comes with a token.
+    *rig.origin.0.lock().expect("a lock") = Some(vec![8; 5 * MIB]);
+    let private = rig.probe(1, 5, &with("a"));
+    let answer = rig.found("\"2\"");
+    assert_eq!(code(&rig.complete(&private, answer)[0]), 200);
+    assert!(rig.managers.tasks.get(&task).is_some_and(|task| task.is_protected));
+    let stranger = rig.probe(1, 6, &|_| ());
+    assert_eq!(code(&rig.complete(&stranger, denied())[0]), 608);
+}
+
+#[test]
+fn a_protected_file_without_a_version_is_not_shared() {
+    let mut rig = Rig::new(9 * MIB);
+    let nameless = || {
+        let length = Some(9 * MIB as u64);
+        Ok(ProbeResult::Found(OriginFile { length, takes_ranges: true, validators: Validators::default() }))
+    };
+    let probe = rig.probe(1, 2, &with("alice"));
+    assert_eq!(code(&rig.complete(&probe, nameless())[0]), 200);
+    let probe = rig.probe(1, 3, &with("bob"));
+    assert_eq!(code(&rig.complete(&probe, nameless())[0]), 610, "bob may be given another content");
+    rig.pass(10);
+    let probe = rig.probe(1, 4, &with("alice"));
+    assert_eq!(code(&rig.complete(&probe, nameless())[0]), 200);
+}
+
+#[test]
+fn a_client_id_belongs_to_the_address_that_registered_it_first() {
+    let mut rig = Rig::new(9 * MIB);
+    let task = rig.first(2);
+    let stolen = rig.begin(1, 3, &|r| r.cid = cid(2));
+    assert!(matches!(stolen, BeginOutcome::Ended(outcome) if code(&outcome) == 403));
+    assert_eq!(pieces(&rig.pull(2, task, None)).len(), 3, "the first client goes on");
+}
+
+#[test]
+fn a_ticket_is_for_one_version_of_the_file() {
+    let mut rig = Rig::new(9 * MIB);
+    let probe = rig.probe(1, 2, &with("a"));
+    let answer = rig.found("\"1\"");
+    let task = rig.complete(&probe, answer)[0].task;
+    let ticket = rig.managers.issue_ticket(rig.managers.tasks.get(&task).expect("a task"), ip(2), rig.clock);
+    let is_valid = |rig: &Rig| {
+        let task = rig.managers.tasks.get(&task).expect("a task");
+        rig.managers.is_ticket_valid(&ticket, task, ip(2), rig.clock)
+    };
+    assert!(is_valid(&rig));
+    rig.pass(10);
+    let probe = rig.probe(1, 3, &with("b"));
+    let answer = rig.found("\"2\"");
+    assert_eq!(code(&rig.complete(&probe, answer)[0]), 200);
+    assert!(!is_valid(&rig));
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Running {
 pub struct Member {
     /// The client's ID.
     pub cid: String,
+    /// The number of the member among all that the swarm has had. Slots are given again, this number is not.
+    pub number: u64,
     /// Whether other clients may fetch from this one.
     pub uploads: bool,
     /// Pieces that the client has, perhaps not on its disk yet.
@@ -64,12 +66,12 @@ pub struct Member {
     pub client_failures: u32,
     /// Failed uploads to different clients since the last good one.
     pub holder_failures: u32,
-    /// The client that reported the last failed upload.
-    pub(super) failed_for: Option<Slot>,
+    /// The number of the client that reported the last failed upload.
+    pub(super) failed_for: Option<u64>,
     /// Until when all clients skip this one.
     pub skipped_until: Option<Instant>,
-    /// Holders that this client skips, each with the time until which it does.
-    pub(super) skips: Vec<(Slot, Instant)>,
+    /// The numbers of holders that this client skips, each with the time until which it does.
+    pub(super) skips: Vec<(u64, Instant)>,
     /// The usual time for a piece; zero before the first.
     pub(super) usual: Duration,
     /// Leases that ended since the last finished piece.
@@ -83,9 +85,10 @@ pub struct Member {
 }
 
 impl Member {
-    pub(super) fn new(cid: &str, uploads: bool, now: Instant) -> Self {
+    pub(super) fn new(cid: &str, number: u64, uploads: bool, now: Instant) -> Self {
         Member {
             cid: cid.to_owned(),
+            number,
             uploads,
             have: PieceSet::default(),
             stored: PieceSet::default(),
@@ -117,21 +120,17 @@ impl Member {
         (usual * (1 << self.expired.min(4))).min(LEASE_MAX)
     }
 
-    /// Whether the client skips the holder `slot` at `now`.
-    pub fn is_skipping(&self, slot: Slot, now: Instant) -> bool {
-        self.skips.iter().any(|(skipped, until)| *skipped == slot && now < *until)
+    /// Whether the client skips `holder` at `now`.
+    pub fn is_skipping(&self, holder: &Member, now: Instant) -> bool {
+        self.skips.iter().any(|(skipped, until)| *skipped == holder.number && now < *until)
     }
 
-    /// The holders that the client skips at `now`.
-    pub fn skipped(&self, now: Instant) -> impl Iterator<Item = Slot> + '_ {
-        self.skips.iter().filter(move |(_, until)| now < *until).map(|(slot, _)| *slot)
-    }
-
-    pub(super) fn skip(&mut self, slot: Slot, now: Instant) {
-        self.skips.retain(|(skipped, until)| *skipped != slot && now < *until);
+    /// Skips the holder with this number from now on.
+    pub(super) fn skip(&mut self, number: u64, now: Instant) {
+        self.skips.retain(|(skipped, until)| *skipped != number && now < *until);
         if self.skips.len() >= SKIPPED_MAX {
             self.skips.remove(0);
         }
-        self.skips.push((slot, now + SKIP_TIME));
+        self.skips.push((number, now + SKIP_TIME));
     }
 }

@@ -34,6 +34,8 @@ pub struct Swarm {
     /// For each load, the members with that load that upload.
     by_load: [PieceSet; UPLOADS_MAX + 1],
     supernode_load: u32,
+    /// The number of members so far.
+    joined: u64,
     total: Option<u32>,
     /// The ends of all leases.
     leases: BTreeSet<(Instant, Slot, u32)>,
@@ -46,7 +48,8 @@ impl Swarm {
             self.leave(slot);
         }
         let slot = self.free.pop().unwrap_or(u32::try_from(self.members.len()).unwrap_or(u32::MAX));
-        let mut member = Member::new(cid, uploads, now);
+        self.joined += 1;
+        let mut member = Member::new(cid, self.joined, uploads, now);
         for piece in self.ready.iter() {
             member.wanted.insert(piece);
         }
@@ -259,12 +262,10 @@ impl Swarm {
 
     fn fail(&mut self, slot: Slot, holder: Holder, now: Instant) {
         let Holder::Member(of) = holder else { return };
-        if let Some(member) = self.member_mut(slot) {
-            member.skip(of, now);
-        }
+        let Some(number) = self.skip(slot, of, now) else { return };
         let Some(failed) = self.member_mut(of) else { return };
-        if failed.failed_for != Some(slot) {
-            failed.failed_for = Some(slot);
+        if failed.failed_for != Some(number) {
+            failed.failed_for = Some(number);
             failed.holder_failures += 1;
         }
         if failed.holder_failures >= HOLDER_FAILURES_END {
@@ -272,6 +273,14 @@ impl Swarm {
         } else if failed.holder_failures >= HOLDER_FAILURES_MAX {
             failed.skipped_until = Some(now + SKIP_TIME);
         }
+    }
+
+    /// Lets the client `slot` skip the holder `of` from now on. Returns the client's number.
+    fn skip(&mut self, slot: Slot, of: Slot, now: Instant) -> Option<u64> {
+        let holder = self.member(of)?.number;
+        let member = self.member_mut(slot)?;
+        member.skip(holder, now);
+        Some(member.number)
     }
 
     /// Ends all leases that are over at `now`: the pieces are wanted again. Returns true if a lease was over.
@@ -284,10 +293,12 @@ impl Swarm {
             let Some(member) = self.member_mut(slot) else { continue };
             member.expired += 1;
             if member.seen > running.began {
-                // The client lives, so the holder is slow or stalled.
+                // The client lives. It may have the piece, and have told of another one only. Otherwise the holder is
+                // slow or stalled.
+                member.is_cautious = true;
                 self.fail(slot, running.holder, now);
             } else if let Holder::Member(of) = running.holder {
-                member.skip(of, now);
+                self.skip(slot, of, now);
             }
         }
         any
@@ -330,14 +341,11 @@ impl Swarm {
         self.set_uploads(slot, false);
         let member = self.members.get_mut(slot as usize)?.take()?;
         self.by_cid.remove(&member.cid);
-        for other in self.members.iter_mut().flatten() {
-            other
-                .running
-                .iter_mut()
-                .filter(|r| r.holder == Holder::Member(slot))
-                .for_each(|r| r.holder = Holder::Gone);
-            other.skips.retain(|(skipped, _)| *skipped != slot);
-            other.failed_for = other.failed_for.filter(|failed| *failed != slot);
+        // Only while somebody fetches from it: a crowd that leaves would look at each other in vain.
+        if member.load > 0 {
+            let all = self.members.iter_mut().flatten().flat_map(|other| &mut other.running);
+            all.filter(|running| running.holder == Holder::Member(slot))
+                .for_each(|running| running.holder = Holder::Gone);
         }
         self.free.push(slot);
         if self.by_cid.is_empty() {
@@ -514,7 +522,7 @@ pub(crate) mod tests {
             assert!(
                 swarm
                     .member(client)
-                    .is_some_and(|m| m.is_skipping(bad, now) && !m.is_skipping(bad, now + SKIP_TIME))
+                    .is_some_and(|m| m.is_skipping(member, now) && !m.is_skipping(member, now + SKIP_TIME))
             );
         }
         check(&swarm, "after the failures");

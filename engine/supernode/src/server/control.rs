@@ -16,6 +16,7 @@ use crate::registration::{Caller, PendingRegistration};
 use crate::reply::Reply;
 use crate::task::WantedFile;
 use crate::task_id::TaskId;
+use crate::url::is_filtered_from;
 use crate::v1::{self, PieceResult, Registration, code};
 use ::http::{Method, header};
 use sampan_http::answer::Answer;
@@ -281,8 +282,9 @@ impl Core {
     fn on_own(&mut self, request: &ControlRequest<'_>, id: &str, rest: &[&str]) -> RouteAnswer {
         let query = request.query();
         let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
-        let task = TaskId::parse(id).filter(|id| self.managers.tasks.get(id).is_some());
-        let Some(task) = task else { return RouteAnswer::Now(Reply::error(404, "no such task")) };
+        let found = TaskId::parse(id).and_then(|id| self.managers.tasks.get(&id));
+        let Some(found) = found else { return RouteAnswer::Now(Reply::error(404, "no such task")) };
+        let task = found.id;
         let body: HashMap<String, String> = match request.request.body().is_empty() {
             true => HashMap::new(),
             false => match request.body() {
@@ -292,7 +294,7 @@ impl Core {
         };
         let field = |key: &str| body.get(key).map(String::as_str).unwrap_or_default();
         let ticket = if value("ticket").is_empty() { field("ticket") } else { value("ticket") };
-        if !self.managers.tickets.is_valid(ticket, &task, &request.remote.to_string(), request.clock) {
+        if !self.managers.is_ticket_valid(ticket, found, request.remote, request.clock) {
             return RouteAnswer::Now(Reply::error(403, "the ticket is not valid: register for the task"));
         }
         match (rest, request.request.method().as_str()) {
@@ -440,6 +442,11 @@ fn wanted_file(
 ) -> Result<WantedFile, Reply> {
     let pairs = headers.iter().filter_map(|line| Request::split_header(line));
     let request = Request::new(url, pairs).map_err(|error| Reply::error(400, &report::chain(&error)))?;
+    if !task_url.is_empty() && !is_filtered_from(task_url, url) {
+        let why =
+            "the URL of the task must be that of the file, or that one without some of its query parameters";
+        return Err(Reply::error(400, why));
+    }
     let is_md5 = !md5.is_empty();
     Ok(WantedFile {
         request,

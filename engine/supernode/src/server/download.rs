@@ -49,11 +49,8 @@ impl Core {
         let Some(wanted) = wanted else { return Answer::empty(404) };
         let Some(task) = self.managers.tasks.get(&wanted.task) else { return Answer::empty(404) };
         if task.is_protected || !wanted.is_wrapped || self.managers.settings.demands_tickets {
-            let tickets = &self.managers.tickets;
-            if !wanted
-                .ticket
-                .is_some_and(|ticket| tickets.is_valid(ticket, &wanted.task, &remote.to_string(), clock))
-            {
+            let is_valid = |ticket: &str| self.managers.is_ticket_valid(ticket, task, remote, clock);
+            if !wanted.ticket.is_some_and(is_valid) {
                 return Answer::empty(403);
             }
         }
