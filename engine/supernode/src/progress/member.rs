@@ -12,6 +12,9 @@ pub type Slot = u32;
 pub const DOWNLOADS_MAX: usize = 4;
 /// How long a client skips a holder that failed, and how long all skip a holder that has failed too often.
 pub const SKIP_TIME: Duration = Duration::from_secs(60);
+/// How long a client skips a holder from which a piece has not come within its lease. Dragonfly's clients wait for a piece
+/// of 15 MiB up to 250 s, and what they report after that must not be offered from that holder once more.
+pub const STALLED_SKIP_TIME: Duration = Duration::from_secs(300);
 /// Most holders that a client skips at a time; the oldest is forgotten.
 const SKIPPED_MAX: usize = 64;
 /// The lease of a client that has not finished a piece yet.
@@ -74,6 +77,8 @@ pub struct Member {
     pub(super) skips: Vec<(u64, Instant)>,
     /// The usual time for a piece; zero before the first.
     pub(super) usual: Duration,
+    /// Pieces of which a lease has ended and nothing was reported since.
+    pub(super) overdue: PieceSet,
     /// Leases that ended since the last finished piece.
     pub(super) expired: u32,
     /// Whether the client may have pieces that the swarm does not know: it comes from another supernode, or this
@@ -101,6 +106,7 @@ impl Member {
             skipped_until: None,
             skips: Vec::new(),
             usual: Duration::ZERO,
+            overdue: PieceSet::default(),
             expired: 0,
             is_cautious: false,
             seen: now,
@@ -125,12 +131,12 @@ impl Member {
         self.skips.iter().any(|(skipped, until)| *skipped == holder.number && now < *until)
     }
 
-    /// Skips the holder with this number from now on.
-    pub(super) fn skip(&mut self, number: u64, now: Instant) {
+    /// Skips the holder with this number until `until`.
+    pub(super) fn skip(&mut self, number: u64, now: Instant, until: Instant) {
         self.skips.retain(|(skipped, until)| *skipped != number && now < *until);
         if self.skips.len() >= SKIPPED_MAX {
             self.skips.remove(0);
         }
-        self.skips.push((number, now + SKIP_TIME));
+        self.skips.push((number, until));
     }
 }

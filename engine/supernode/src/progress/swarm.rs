@@ -3,7 +3,7 @@
 //! Owned by [`super::Progress`]; the managers record in it what clients report, and the scheduler starts pieces.
 //! Keeps every count in step with the members. Chooses nothing.
 
-use super::member::{Holder, Member, Running, SKIP_TIME, Slot};
+use super::member::{Holder, Member, Running, SKIP_TIME, STALLED_SKIP_TIME, Slot};
 use crate::piece_set::PieceSet;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -209,6 +209,7 @@ impl Swarm {
         let Some(member) = self.member_mut(slot) else { return false };
         member.seen = now;
         member.wanted.remove(piece);
+        member.overdue.remove(piece);
         let is_new = member.have.insert(piece);
         if let Some(running) = running {
             (member.client_failures, member.expired) = (0, 0);
@@ -244,25 +245,25 @@ impl Swarm {
         true
     }
 
-    /// Records that `slot` could not fetch `piece` from `holder`. Ignored unless the piece runs from that holder:
-    /// a client repeats a report until it gets a piece. Returns false then.
+    /// Records that `slot` could not fetch `piece` from `holder`. Ignored unless the piece runs: a client repeats a report
+    /// until it gets a piece. Returns false then. If the piece runs from another holder by now, its lease ends all the
+    /// same: the client has ignored that offer, since it was still waiting for the first holder.
     pub fn on_failed(&mut self, slot: Slot, piece: u32, holder: Holder, now: Instant) -> bool {
-        let is_running = |running: &Running| running.piece == piece && running.holder == holder;
-        if !self.member(slot).is_some_and(|member| member.running.iter().any(is_running)) {
-            return false;
-        }
-        self.end(slot, piece);
+        let Some(running) = self.end(slot, piece) else { return false };
         if let Some(member) = self.member_mut(slot) {
             member.seen = now;
+            member.overdue.remove(piece);
             member.client_failures += 1;
         }
-        self.fail(slot, holder, now);
+        if running.holder == holder {
+            self.fail(slot, holder, now);
+        }
         true
     }
 
     fn fail(&mut self, slot: Slot, holder: Holder, now: Instant) {
         let Holder::Member(of) = holder else { return };
-        let Some(number) = self.skip(slot, of, now) else { return };
+        let Some(number) = self.skip(slot, of, now, now + SKIP_TIME) else { return };
         let Some(failed) = self.member_mut(of) else { return };
         if failed.failed_for != Some(number) {
             failed.failed_for = Some(number);
@@ -275,11 +276,11 @@ impl Swarm {
         }
     }
 
-    /// Lets the client `slot` skip the holder `of` from now on. Returns the client's number.
-    fn skip(&mut self, slot: Slot, of: Slot, now: Instant) -> Option<u64> {
+    /// Lets the client `slot` skip the holder `of` until `until`. Returns the client's number.
+    fn skip(&mut self, slot: Slot, of: Slot, now: Instant, until: Instant) -> Option<u64> {
         let holder = self.member(of)?.number;
         let member = self.member_mut(slot)?;
-        member.skip(holder, now);
+        member.skip(holder, now, until);
         Some(member.number)
     }
 
@@ -292,13 +293,19 @@ impl Swarm {
             let Some(running) = self.end(slot, piece) else { continue };
             let Some(member) = self.member_mut(slot) else { continue };
             member.expired += 1;
+            if !member.overdue.insert(piece) {
+                // The client may have ignored this offer, since it still waits for the first holder. That is not the
+                // fault of the second one.
+                continue;
+            }
             if member.seen > running.began {
                 // The client lives. It may have the piece, and have told of another one only. Otherwise the holder is
                 // slow or stalled.
                 member.is_cautious = true;
                 self.fail(slot, running.holder, now);
-            } else if let Holder::Member(of) = running.holder {
-                self.skip(slot, of, now);
+            }
+            if let Holder::Member(of) = running.holder {
+                self.skip(slot, of, now, now + STALLED_SKIP_TIME);
             }
         }
         any
@@ -497,12 +504,42 @@ pub(crate) mod tests {
         swarm.start(b, 3, Holder::Member(a), now);
         swarm.leave(a);
         assert_eq!(swarm.member(b).map(|m| m.running[0].holder), Some(Holder::Gone));
-        assert!(!swarm.on_failed(b, 3, Holder::Supernode, now), "another holder");
-        assert!(swarm.on_failed(b, 3, Holder::Gone, now));
+        assert!(swarm.on_failed(b, 3, Holder::Supernode, now), "whatever holder the report names");
+        assert!(!swarm.on_failed(b, 3, Holder::Gone, now), "repeated");
         assert!(swarm.member(b).is_some_and(|m| m.wanted.is_empty()));
         let c = swarm.join("c", true, now);
         assert_eq!((c, swarm.member(c).map(|m| m.load)), (a, Some(0)), "the place is used again");
         check(&swarm, "after the holder has left");
+    }
+
+    #[test]
+    fn a_stalled_holder_costs_a_client_one_of_its_own_time_limits() {
+        let (mut swarm, start) = (Swarm::default(), Instant::now());
+        let (stalled, good) = (swarm.join("stalled", true, start), swarm.join("good", true, start));
+        swarm.on_stored(stalled, 0, start);
+        swarm.on_stored(good, 0, start);
+        let client = swarm.join("client", true, start);
+        swarm.start(client, 0, Holder::Member(stalled), start);
+        let skips = |swarm: &Swarm, now| {
+            let client = swarm.member(client).expect("it has joined");
+            [stalled, good]
+                .map(|slot| swarm.member(slot).is_some_and(|holder| client.is_skipping(holder, now)))
+        };
+        let mut now = start;
+        // The client waits 74 s for the first holder, and ignores what it is offered meanwhile.
+        while let Some(deadline) = swarm.deadline().filter(|at| *at < start + Duration::from_secs(74)) {
+            now = deadline;
+            swarm.touch(client, now);
+            assert!(swarm.expire(now));
+            assert_eq!(skips(&swarm, now), [true, false]);
+            swarm.start(client, 0, Holder::Member(good), now);
+        }
+        now = start + Duration::from_secs(74);
+        assert!(swarm.on_failed(client, 0, Holder::Member(stalled), now));
+        let member = swarm.member(client).expect("it has joined");
+        assert!(member.wanted.contains(0) && member.running.is_empty());
+        assert_eq!(skips(&swarm, now), [true, false]);
+        check(&swarm, "after the report");
     }
 
     #[test]
