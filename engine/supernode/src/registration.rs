@@ -23,6 +23,16 @@ pub enum Caller {
     Preheat,
 }
 
+impl Caller {
+    /// The address that the caller connects from; `None` for a preheat.
+    pub fn remote(&self) -> Option<IpAddr> {
+        match self {
+            Caller::Client(_, remote) | Caller::Own(_, remote) => Some(*remote),
+            Caller::Preheat => None,
+        }
+    }
+}
+
 /// A registration that has not ended: a caller and its file.
 #[derive(Clone, Debug)]
 pub struct PendingRegistration {
@@ -44,6 +54,8 @@ pub struct Probe {
     pub key: ProbeKey,
     /// The request to the origin.
     pub request: Request,
+    /// The address of the client whose registration needs the answer first; `None` for a preheat.
+    pub remote: Option<IpAddr>,
     /// The version of the file when the origin was last asked; `None` if the origin must send all it knows.
     pub known: Option<Validators>,
 }

@@ -14,6 +14,12 @@ pub fn filter_url(url: &str, filter: &str) -> String {
     if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
 }
 
+/// The host and port in a URL without a user; empty if there is none.
+pub fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
 /// Whether `filtered` is `url` without some of its query parameters: the same scheme, host and path, and the other
 /// parameters in their order. Otherwise a client could pass the file of one server for that of another.
 pub fn is_filtered_from(filtered: &str, url: &str) -> bool {

@@ -75,8 +75,9 @@ impl Managers {
                 BeginOutcome::Waits
             }
             None => {
+                let remote = pending.caller.remote();
                 self.pending.insert(key, vec![pending]);
-                BeginOutcome::Probe(Probe { key, request, known })
+                BeginOutcome::Probe(Probe { key, request, remote, known })
             }
         }
     }
@@ -117,10 +118,17 @@ impl Managers {
 
     /// Forgets the registration of the connection `token`, because its probe takes too long or the connection has
     /// ended.
-    pub fn abandon_registration(&mut self, token: usize) {
-        for waiters in self.pending.values_mut() {
+    /// Returns the probes for which nobody waits any more.
+    pub fn abandon_registration(&mut self, token: usize) -> Vec<ProbeKey> {
+        let mut unwanted = Vec::new();
+        for (key, waiters) in &mut self.pending {
+            let before = waiters.len();
             waiters.retain(|waiter| waiter.token != Some(token));
+            if waiters.is_empty() && before > 0 {
+                unwanted.push(*key);
+            }
         }
+        unwanted
     }
 
     fn is_public_and_complete(&self, id: &TaskId) -> bool {

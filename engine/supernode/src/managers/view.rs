@@ -40,10 +40,10 @@ impl Managers {
         }))
     }
 
-    /// The members of a task's swarm, at most 1,000.
+    /// The members of a task's swarm, at most 1,000. Without their client IDs: whoever names one speaks for the client.
     fn swarm_view(&self, id: &TaskId) -> Value {
         let members = self.progress.swarm(id).into_iter().flat_map(Swarm::members).take(SWARM_MAX);
-        let view = |(_, member): (Slot, &Member)| json!({ "cid": member.cid, "pieces": member.have.len(), "uploads": member.uploads, "load": member.load });
+        let view = |(_, member): (Slot, &Member)| json!({ "pieces": member.have.len(), "uploads": member.uploads, "load": member.load });
         members.map(view).collect()
     }
 

@@ -525,16 +525,15 @@ pub(crate) mod tests {
             [stalled, good]
                 .map(|slot| swarm.member(slot).is_some_and(|holder| client.is_skipping(holder, now)))
         };
-        let mut now = start;
         // The client waits 74 s for the first holder, and ignores what it is offered meanwhile.
         while let Some(deadline) = swarm.deadline().filter(|at| *at < start + Duration::from_secs(74)) {
-            now = deadline;
+            let now = deadline;
             swarm.touch(client, now);
             assert!(swarm.expire(now));
             assert_eq!(skips(&swarm, now), [true, false]);
             swarm.start(client, 0, Holder::Member(good), now);
         }
-        now = start + Duration::from_secs(74);
+        let now = start + Duration::from_secs(74);
         assert!(swarm.on_failed(client, 0, Holder::Member(stalled), now));
         let member = swarm.member(client).expect("it has joined");
         assert!(member.wanted.contains(0) && member.running.is_empty());

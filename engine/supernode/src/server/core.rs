@@ -18,16 +18,22 @@ use crate::own_wire;
 use crate::registration::{BeginOutcome, PendingRegistration, Probe, ProbeKey, RegistrationOutcome};
 use crate::reply::Reply;
 use crate::task_id::TaskId;
+use crate::url;
 use crate::v1::code;
 use sampan_http::answer::Answer;
 use sampan_job::cancel::Cancel;
 use sampan_os::thread;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Most probes of origins that run at a time.
 const PROBES_MAX: usize = 16;
+/// Most probes of one server at a time.
+const PROBES_PER_HOST: usize = 6;
+/// Most probes for one client at a time.
+const PROBES_PER_CLIENT: usize = 6;
 /// Most probes that wait for a thread. A further one fails, and with it its registrations.
 const PROBES_QUEUED_MAX: usize = 10_000;
 /// Stack of a thread that probes an origin, in bytes.
@@ -45,6 +51,20 @@ struct Later {
     handler: &'static str,
     began: Instant,
     request_bytes: u64,
+}
+
+/// A probe that a thread sends.
+struct RunningProbe {
+    host: String,
+    remote: Option<IpAddr>,
+    cancel: Arc<Cancel>,
+}
+
+impl RunningProbe {
+    fn of(probe: &Probe) -> Self {
+        let host = url::authority(&probe.request.url).to_owned();
+        RunningProbe { host, remote: probe.remote, cancel: Arc::default() }
+    }
 }
 
 /// Everything but connections.
@@ -65,8 +85,8 @@ pub struct Core {
     origins: Arc<Origins>,
     /// Probes that wait for a thread.
     probes: VecDeque<Probe>,
-    /// The number of threads that probe.
-    probes_running: usize,
+    /// Probes that a thread sends now.
+    probing: HashMap<ProbeKey, RunningProbe>,
     /// Registrations that wait for an origin.
     registering: HashMap<usize, Instant>,
     register_deadlines: BTreeSet<(Instant, usize)>,
@@ -92,7 +112,7 @@ impl Core {
             outbox,
             origins,
             probes: VecDeque::new(),
-            probes_running: 0,
+            probing: HashMap::new(),
             registering: HashMap::new(),
             register_deadlines: BTreeSet::new(),
             later: HashMap::new(),
@@ -172,17 +192,43 @@ impl Core {
         self.start_probes(now, clock);
     }
 
+    /// The next probe for a thread. A server that does not answer, or one client, gets only a part of the threads.
+    fn next_probe(&mut self) -> Option<Probe> {
+        let is_possible = |probe: &Probe| {
+            let wanted = RunningProbe::of(probe);
+            let same_host = self.probing.values().filter(|running| running.host == wanted.host).count();
+            let same_client = self.probing.values().filter(|running| running.remote == wanted.remote).count();
+            same_host < PROBES_PER_HOST && (wanted.remote.is_none() || same_client < PROBES_PER_CLIENT)
+        };
+        let at = self.probes.iter().position(is_possible)?;
+        self.probes.remove(at)
+    }
+
+    /// Cancels probes for which nobody waits any more.
+    fn cancel_probes(&mut self, unwanted: &[ProbeKey], now: Instant, clock: SystemTime) {
+        for key in unwanted {
+            if let Some(running) = self.probing.get(key) {
+                running.cancel.cancel();
+            } else if let Some(at) = self.probes.iter().position(|probe| probe.key == *key) {
+                self.probes.remove(at);
+                self.on_probed(key, Err(OriginError::Cancelled), now, clock);
+            }
+        }
+    }
+
     fn start_probes(&mut self, now: Instant, clock: SystemTime) {
-        while self.probes_running < PROBES_MAX
-            && let Some(probe) = self.probes.pop_front()
+        while self.probing.len() < PROBES_MAX
+            && let Some(probe) = self.next_probe()
         {
             let (origins, outbox, key) = (Arc::clone(&self.origins), self.outbox.clone(), probe.key);
+            let running = RunningProbe::of(&probe);
+            let cancel = Arc::clone(&running.cancel);
             let work = move || {
-                let answer = origins.probe(&probe.request, probe.known.as_ref(), &Cancel::default());
+                let answer = origins.probe(&probe.request, probe.known.as_ref(), &cancel);
                 outbox.send(Message::Probed { key: probe.key, answer });
             };
             match thread::spawn("probe-origin", PROBE_STACK, work) {
-                Ok(_) => self.probes_running += 1,
+                Ok(_) => drop(self.probing.insert(key, running)),
                 Err(error) => {
                     log::warn!(
                         "cannot start a thread to probe an origin, so its clients are refused: {error}"
@@ -242,7 +288,7 @@ impl Core {
     pub fn on_message(&mut self, message: Message, now: Instant, clock: SystemTime) {
         match message {
             Message::Probed { key, answer } => {
-                self.probes_running = self.probes_running.saturating_sub(1);
+                self.probing.remove(&key);
                 self.on_probed(&key, answer, now, clock);
                 self.start_probes(now, clock);
             }
@@ -341,7 +387,7 @@ impl Core {
             self.open.len(),
             self.waiters.len(),
             self.registering.len(),
-            self.probes.len() + self.probes_running,
+            self.probes.len() + self.probing.len(),
         );
     }
 
@@ -352,7 +398,8 @@ impl Core {
         self.waiters.remove(token);
         if self.registering.contains_key(&token) {
             self.forget_registration(token);
-            self.managers.abandon_registration(token);
+            let unwanted = self.managers.abandon_registration(token);
+            self.cancel_probes(&unwanted, Instant::now(), SystemTime::now());
         }
     }
 }

@@ -268,6 +268,9 @@ impl Server {
         self.core.open.insert(token);
         self.connections.insert(token, PortConnection { connection, port, remote, is_queued: false });
         self.idle_check.get_or_insert(now + IDLE_CHECK);
+        if self.is_crowded() {
+            self.idle_check = self.idle_check.map(|at| at.min(now + IDLE_CHECK_CROWDED));
+        }
         self.enqueue(token);
     }
 
@@ -325,11 +328,17 @@ impl Server {
         if self.idle_check.take_if(|at| *at <= now).is_none() {
             return;
         }
+        let timeouts = if self.is_crowded() { &TIMEOUTS_CROWDED } else { &TIMEOUTS };
         let is_over =
-            |entry: &PortConnection| entry.connection.deadline(&TIMEOUTS).is_some_and(|at| at <= now);
+            |entry: &PortConnection| entry.connection.deadline(timeouts).is_some_and(|at| at <= now);
         let idle: Vec<usize> =
             self.connections.iter().filter(|(_, c)| is_over(c)).map(|(token, _)| *token).collect();
         idle.into_iter().for_each(|token| self.close(token));
-        self.idle_check = (!self.connections.is_empty()).then(|| now + IDLE_CHECK);
+        let after = if self.is_crowded() { IDLE_CHECK_CROWDED } else { IDLE_CHECK };
+        self.idle_check = (!self.connections.is_empty()).then(|| now + after);
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.connections.len() >= self.connections_max / 4 * 3
     }
 }
