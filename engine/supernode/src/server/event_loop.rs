@@ -45,6 +45,11 @@ const TIMEOUTS: Timeouts = Timeouts {
     request: Duration::from_secs(30),
     send: Duration::from_secs(60),
 };
+/// How long it waits while three quarters of all connections are taken: idle ones make room for others.
+const TIMEOUTS_CROWDED: Timeouts =
+    Timeouts { idle: Duration::from_secs(3), request: Duration::from_secs(5), send: Duration::from_secs(15) };
+/// How often connections that have waited too long are looked for then.
+const IDLE_CHECK_CROWDED: Duration = Duration::from_secs(1);
 /// How often the loop looks for connections that have waited too long, while there are connections.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
 /// How long the loop must be idle before free memory returns to the kernel.
