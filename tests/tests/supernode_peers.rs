@@ -332,8 +332,10 @@ fn a_changed_file_has_another_version_and_no_parents() {
     let again = client.register(&json!({ "url": origin.url("/file") }));
     assert_eq!((&task.told["etag"], &again.told["etag"]), (&json!("\"1\""), &json!("\"2\"")));
     assert_eq!(again.told["parents"], json!([]));
-    let last = client.wait(&task).pop().expect("an answer");
+    assert_eq!(client.pieces(&task, "").status, 403, "the ticket is for the old version");
+    assert_eq!(client.content(&task, None).status, 403);
+    let last = client.wait(&again).pop().expect("an answer");
     assert_eq!(last["etag"], "\"2\"");
-    let whole = client.content(&task, None);
+    let whole = client.content(&again, None);
     assert!(whole.body == new && whole.headers["etag"] == "\"2\"");
 }
