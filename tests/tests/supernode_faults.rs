@@ -10,7 +10,8 @@ use sampan_tests::origin_server::{Fault, Origin, Resource};
 use sampan_tests::random::Random;
 use sampan_tests::supernode::{Supernode, address, registration};
 use serde_json::json;
-use std::net::SocketAddrV4;
+use std::io::{Read, Write};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 
 const MIB: usize = 1 << 20;
@@ -362,6 +363,72 @@ fn a_corrupt_file_of_the_supernode_is_repaired() {
     assert_complete(&outcomes, &content);
     let bytes = origin.served("/file").bytes;
     assert!(bytes <= (content.len() + 5 * MIB) as u64, "{bytes}: more than the bad piece was fetched again");
+}
+
+/// Sends registrations for files of a server that never answers, and reads no answer.
+fn register_in_vain(
+    supernode: &Supernode,
+    silent: &TcpListener,
+    files: std::ops::Range<u8>,
+) -> Vec<TcpStream> {
+    let server = silent.local_addr().expect("an address");
+    let send = |nth| {
+        let (ip, url) = (address(20 + nth % 4), format!("http://{server}/{nth}"));
+        let cid = format!("{ip}-{nth:05}-1795229659.132");
+        let body = registration(supernode, ip, PORT, &cid, &url).to_string();
+        let mut stream = TcpStream::connect(supernode.control()).expect("connected");
+        let head = "POST /peer/registry HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("sent");
+        stream
+    };
+    files.map(send).collect()
+}
+
+#[test]
+fn a_server_that_never_answers_holds_up_no_other() {
+    let (origin, content) = Origin::with_file(5 * MIB);
+    let supernode = Supernode::start(1, &[]);
+    let silent = TcpListener::bind((address(9), 0)).expect("a port");
+    let waiting = register_in_vain(&supernode, &silent, 0..60);
+    drop(register_in_vain(&supernode, &silent, 60..120));
+    let ip = address(11);
+    let body =
+        registration(&supernode, ip, PORT, &format!("{ip}-26462-1795229659.132"), &origin.url("/file"));
+    let (code, _) = Wire::new(ip, supernode.control()).register(&body).expect("an answer");
+    assert_eq!(code, 200, "609 would mean that the probe waits for those of the silent server");
+    drop(waiting);
+    assert_complete(
+        &wait(begin(&peers(1), &[supernode.control()], &Wish::of(&origin.url("/file")))),
+        &content,
+    );
+}
+
+#[test]
+fn a_client_that_leaves_takes_no_answer_from_the_next_one() {
+    let supernode = Supernode::start(1, &[]);
+    let silent = TcpListener::bind((address(9), 0)).expect("a port");
+    // The first client's probe is cancelled when the client leaves. The second one needs an answer of its own.
+    drop(register_in_vain(&supernode, &silent, 0..1));
+    let second = register_in_vain(&supernode, &silent, 0..1).remove(0);
+    let origin = std::thread::spawn(move || {
+        for connection in silent.incoming().flatten() {
+            let mut connection = connection;
+            let mut head = [0; 4096];
+            if matches!(connection.read(&mut head), Ok(read) if read > 0) {
+                let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                if connection.write_all(answer).is_ok()
+                    && connection.read(&mut head).is_ok_and(|read| read == 0)
+                {
+                    continue;
+                }
+            }
+        }
+    });
+    let mut answer = [0; 4096];
+    let read = (&second).read(&mut answer).expect("an answer");
+    let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+    assert!(answer.contains("607"), "{answer}");
+    drop(origin);
 }
 
 #[test]

@@ -131,6 +131,11 @@ impl Managers {
         unwanted
     }
 
+    /// Whether a registration waits for the probe `key`.
+    pub fn has_waiting_registrations(&self, key: &ProbeKey) -> bool {
+        self.pending.get(key).is_some_and(|waiters| !waiters.is_empty())
+    }
+
     fn is_public_and_complete(&self, id: &TaskId) -> bool {
         self.tasks.get(id).is_some_and(|task| !task.is_protected) && self.is_complete(id)
     }

@@ -24,7 +24,6 @@ use sampan_http::answer::Answer;
 use sampan_job::cancel::Cancel;
 use sampan_os::thread;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -55,16 +54,8 @@ struct Later {
 
 /// A probe that a thread sends.
 struct RunningProbe {
-    host: String,
-    remote: Option<IpAddr>,
+    probe: Probe,
     cancel: Arc<Cancel>,
-}
-
-impl RunningProbe {
-    fn of(probe: &Probe) -> Self {
-        let host = url::authority(&probe.request.url).to_owned();
-        RunningProbe { host, remote: probe.remote, cancel: Arc::default() }
-    }
 }
 
 /// Everything but connections.
@@ -195,10 +186,11 @@ impl Core {
     /// The next probe for a thread. A server that does not answer, or one client, gets only a part of the threads.
     fn next_probe(&mut self) -> Option<Probe> {
         let is_possible = |probe: &Probe| {
-            let wanted = RunningProbe::of(probe);
-            let same_host = self.probing.values().filter(|running| running.host == wanted.host).count();
-            let same_client = self.probing.values().filter(|running| running.remote == wanted.remote).count();
-            same_host < PROBES_PER_HOST && (wanted.remote.is_none() || same_client < PROBES_PER_CLIENT)
+            let running = || self.probing.values().map(|running| &running.probe);
+            let host = url::authority(&probe.request.url);
+            let same_host = running().filter(|other| url::authority(&other.request.url) == host).count();
+            let same_client = running().filter(|other| other.remote == probe.remote).count();
+            same_host < PROBES_PER_HOST && (probe.remote.is_none() || same_client < PROBES_PER_CLIENT)
         };
         let at = self.probes.iter().position(is_possible)?;
         self.probes.remove(at)
@@ -221,7 +213,7 @@ impl Core {
             && let Some(probe) = self.next_probe()
         {
             let (origins, outbox, key) = (Arc::clone(&self.origins), self.outbox.clone(), probe.key);
-            let running = RunningProbe::of(&probe);
+            let running = RunningProbe { probe: probe.clone(), cancel: Arc::default() };
             let cancel = Arc::clone(&running.cancel);
             let work = move || {
                 let answer = origins.probe(&probe.request, probe.known.as_ref(), &cancel);
@@ -288,7 +280,14 @@ impl Core {
     pub fn on_message(&mut self, message: Message, now: Instant, clock: SystemTime) {
         match message {
             Message::Probed { key, answer } => {
-                self.probing.remove(&key);
+                let running = self.probing.remove(&key);
+                if let (Some(running), Err(OriginError::Cancelled)) = (running, &answer)
+                    && self.managers.has_waiting_registrations(&key)
+                {
+                    // Somebody has come for the answer after the last one had left.
+                    self.enqueue_probe(running.probe, now, clock);
+                    return;
+                }
                 self.on_probed(&key, answer, now, clock);
                 self.start_probes(now, clock);
             }
