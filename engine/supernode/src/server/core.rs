@@ -28,11 +28,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Most probes of origins that run at a time.
-const PROBES_MAX: usize = 16;
+const PROBES_MAX: usize = 32;
 /// Most probes of one server at a time.
-const PROBES_PER_HOST: usize = 6;
+const PROBES_PER_HOST: usize = 16;
 /// Most probes for one client at a time.
-const PROBES_PER_CLIENT: usize = 6;
+const PROBES_PER_CLIENT: usize = 8;
 /// Most probes that wait for a thread. A further one fails, and with it its registrations.
 const PROBES_QUEUED_MAX: usize = 10_000;
 /// Stack of a thread that probes an origin, in bytes.
