@@ -47,6 +47,7 @@ pub use source::{Fetch, Source};
 
 use crate::origin::Request;
 use crate::task_id::TaskId;
+use crate::url;
 use active::ActiveTask;
 use content_files::ContentFiles;
 use disk_thread::Work;
@@ -66,7 +67,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 use task_dir::TaskDir;
-use workers::Workers;
+use workers::{ReadsFrom, Workers};
 
 /// Stack of a thread that fetches or checks, in bytes. TLS and its certificates need most of it.
 const STACK: usize = 512 << 10;
@@ -286,7 +287,11 @@ impl Cdn {
         if let Some(active) = self.active.get_mut(task) {
             active.status = CdnStatus::Waiting;
             active.wants_fetch = true;
-            self.workers.push(task, self.shared.source.is_near(task));
+            let from = match self.shared.source.is_near(task) {
+                true => ReadsFrom::Supernode,
+                false => ReadsFrom::Origin(url::authority(&active.file.url).to_owned()),
+            };
+            self.workers.push(task, from);
             self.start_threads();
         }
         Ok(())
@@ -294,18 +299,18 @@ impl Cdn {
 
     /// Checks go before fetches: clients wait for the repair of a piece.
     fn enqueue_check(&mut self, task: &TaskId) {
-        self.workers.push_front(task, false);
+        self.workers.push_front(task, ReadsFrom::Disk);
         self.start_threads();
     }
 
     /// Starts threads for tasks that wait, as far as the limit allows.
     fn start_threads(&mut self) {
-        while let Some((task, is_near)) = self.workers.next() {
-            self.start_thread(&task, is_near);
+        while let Some((task, from)) = self.workers.next() {
+            self.start_thread(&task, from);
         }
     }
 
-    fn start_thread(&mut self, task: &TaskId, is_near: bool) {
+    fn start_thread(&mut self, task: &TaskId, from: ReadsFrom) {
         let dir = self.dir(task);
         let Some(active) = self.active.get_mut(task) else { return };
         let (wants_fetch, first) = (active.wants_fetch, active.check_first);
@@ -341,7 +346,7 @@ impl Cdn {
             thread::spawn(name, STACK, run).map_err(CdnError::Thread)
         });
         match started {
-            Ok(_) => self.workers.begin(task, self.jobs, is_near, cancel),
+            Ok(_) => self.workers.begin(task, self.jobs, from, cancel),
             // The caller gets this failure as a message, like a failure of a running thread.
             Err(error) => {
                 let content = Content::Ended(Err(error));
