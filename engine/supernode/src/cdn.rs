@@ -50,7 +50,7 @@ use crate::task_id::TaskId;
 use crate::url;
 use active::ActiveTask;
 use content_files::ContentFiles;
-use disk_thread::Work;
+use disk_thread::{DiskThread, Work};
 use job::{Job, Shared};
 use message::Content;
 use nix::errno::Errno;
@@ -64,7 +64,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 use task_dir::TaskDir;
 use workers::{ReadsFrom, Workers};
@@ -95,7 +94,7 @@ pub struct Cdn {
     /// Tasks that have or want a thread; `active` says for what.
     workers: Workers,
     files: ContentFiles,
-    disk: Sender<Work>,
+    disk: DiskThread,
     jobs: u64,
     /// Number of directories that have moved to the trash.
     trashed: u64,
@@ -140,7 +139,7 @@ impl Cdn {
             Errno::EWOULDBLOCK => CdnError::InUse(home.to_owned()),
             errno => CdnError::disk("lock", &lock_path)(errno.into()),
         })?;
-        let disk = disk_thread::start().map_err(CdnError::Thread)?;
+        let disk = DiskThread::start().map_err(CdnError::Thread)?;
         let mut cdn = Cdn {
             home: home.to_owned(),
             shared: Arc::new(shared),
@@ -537,8 +536,7 @@ impl Cdn {
     }
 
     fn send_to_disk_thread(&self, work: Work) {
-        // The thread ends only after this sender is gone.
-        let _ = self.disk.send(work);
+        self.disk.send(work);
     }
 
     fn dir(&self, task: &TaskId) -> TaskDir {

@@ -6,6 +6,7 @@ use sampan_os::{remove_tree, thread};
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 
 /// Stack of the thread in bytes.
 const STACK: usize = 128 << 10;
@@ -22,14 +23,37 @@ pub(super) enum Work {
     Signal(Sender<()>),
 }
 
-/// Starts the thread. It ends when all senders are gone and all work is done.
-///
-/// # Errors
-/// The thread cannot be started.
-pub(super) fn start() -> io::Result<Sender<Work>> {
-    let (sender, receiver) = channel();
-    thread::spawn("cdn-disk", STACK, move || run(&receiver))?;
-    Ok(sender)
+/// The thread, which ends with its owner.
+pub(super) struct DiskThread {
+    /// `None` only while this is dropped.
+    sender: Option<Sender<Work>>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl DiskThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(super) fn start() -> io::Result<Self> {
+        let (sender, receiver) = channel();
+        let handle = thread::spawn("cdn-disk", STACK, move || run(&receiver))?;
+        Ok(DiskThread { sender: Some(sender), handle: Some(handle) })
+    }
+
+    /// Gives the thread something to do.
+    pub(super) fn send(&self, work: Work) {
+        // The thread takes work for as long as there is a sender.
+        let _ = self.sender.as_ref().map(|sender| sender.send(work));
+    }
+}
+
+impl Drop for DiskThread {
+    /// Waits until all work is done: nothing is written into the directory after its owner has let it go.
+    fn drop(&mut self) {
+        self.sender = None;
+        let _ = self.handle.take().map(JoinHandle::join);
+    }
 }
 
 fn run(receiver: &Receiver<Work>) {

@@ -35,10 +35,48 @@ impl Source for Memory {
     }
 }
 
-struct Rig {
+/// The managers, and the messages of their fetches.
+struct Running {
     managers: Managers,
-    origin: Arc<Memory>,
     messages: Receiver<CdnMessage>,
+}
+
+impl Running {
+    /// Waits until all fetches have ended.
+    fn end_fetches(&mut self, now: Instant, clock: SystemTime) {
+        while self.managers.cdn.is_fetching() {
+            let message = self.messages.recv_timeout(Duration::from_secs(60)).expect("a message");
+            self.managers.on_cdn(message, now, clock);
+        }
+    }
+}
+
+impl std::ops::Deref for Running {
+    type Target = Managers;
+
+    fn deref(&self) -> &Managers {
+        &self.managers
+    }
+}
+
+impl std::ops::DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Managers {
+        &mut self.managers
+    }
+}
+
+impl Drop for Running {
+    /// A fetch that ends later would write into the directory while it is removed.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.end_fetches(Instant::now(), SystemTime::now());
+        }
+    }
+}
+
+struct Rig {
+    managers: Running,
+    origin: Arc<Memory>,
     now: Instant,
     clock: SystemTime,
     dir: TempDir,
@@ -56,11 +94,11 @@ impl Rig {
     fn new(content: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let origin = Arc::new(Memory(Mutex::new(Some(vec![7; content]))));
-        let (managers, messages) = Rig::open(&dir, &origin);
-        Rig { managers, origin, messages, now: Instant::now(), clock: SystemTime::now(), dir }
+        let managers = Rig::open(&dir, &origin);
+        Rig { managers, origin, now: Instant::now(), clock: SystemTime::now(), dir }
     }
 
-    fn open(dir: &TempDir, origin: &Arc<Memory>) -> (Managers, Receiver<CdnMessage>) {
+    fn open(dir: &TempDir, origin: &Arc<Memory>) -> Running {
         let (sender, messages) = channel();
         let source: Arc<dyn Source> = Arc::<Memory>::clone(origin);
         let send = move |message| drop(sender.send(message));
@@ -87,7 +125,7 @@ impl Rig {
                 owned: OwnedTasks::default(),
             },
         );
-        (managers, messages)
+        Running { managers, messages }
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -158,10 +196,7 @@ impl Rig {
     }
 
     fn fetched(&mut self) {
-        while self.managers.cdn.is_fetching() {
-            let message = self.messages.recv_timeout(Duration::from_secs(60)).expect("a message");
-            self.managers.on_cdn(message, self.now, self.clock);
-        }
+        self.managers.end_fetches(self.now, self.clock);
     }
 
     fn pull(&mut self, client: u8, task: TaskId, report: Option<(&str, PieceResult, &str)>) -> PullOutcome {
@@ -483,8 +518,8 @@ fn a_restart_brings_back_files_and_clients() {
     rig.managers.remove_download(&cid(3), &task);
     let Rig { managers, origin, dir, now, clock, .. } = rig;
     drop(managers);
-    let (managers, messages) = Rig::open(&dir, &origin);
-    let mut rig = Rig { managers, origin, messages, now, clock, dir };
+    let managers = Rig::open(&dir, &origin);
+    let mut rig = Rig { managers, origin, now, clock, dir };
     rig.managers.restore(now, clock);
     assert_eq!((rig.managers.tasks.len(), rig.managers.downloads.len(), rig.managers.peers.len()), (1, 1, 1));
     assert_eq!(pieces(&rig.pull(2, task, None)).len(), 1, "it may have pieces");
