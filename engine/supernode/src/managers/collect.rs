@@ -32,6 +32,7 @@ impl Managers {
     /// Carries out the actions of `gc` that are due. `waiting` are the tasks that a pull waits for.
     pub fn collect(&mut self, gc: &mut Gc, waiting: &HashSet<TaskId>, now: Instant, clock: SystemTime) {
         self.parents.expire(now, gc.task_idle());
+        self.grants.expire(clock);
         let is_fetching =
             |id: &TaskId| matches!(self.cdn.status(id), Some(CdnStatus::Running | CdnStatus::Waiting));
         let with_swarm =

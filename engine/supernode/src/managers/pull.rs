@@ -83,7 +83,7 @@ impl Managers {
 
     fn report(&mut self, request: &PullRequest, now: Instant) {
         let Some(pieces) = self.tasks.get(&request.task).map(|task| task.pieces) else { return };
-        let own = self.own_cid(&request.task);
+        let own = (request.result == PieceResult::Failed).then(|| self.own_cid(&request.task));
         let Some(swarm) = self.progress.swarm_mut(&request.task) else { return };
         let Some(slot) = swarm.slot(&request.cid) else { return };
         swarm.touch(slot, now);
@@ -105,7 +105,7 @@ impl Managers {
             PieceResult::Failed => {
                 let holder = match swarm.slot(&request.holder) {
                     Some(of) => Holder::Member(of),
-                    None if request.holder == own => Holder::Supernode,
+                    None if own.as_ref() == Some(&request.holder) => Holder::Supernode,
                     None => Holder::Gone,
                 };
                 if swarm.on_failed(slot, piece, holder, now) {
