@@ -44,7 +44,7 @@ Usage: sampan-supernode [OPTIONS]
       --port <PORT>              Serve clients on this port [default: 8002]
       --download-port <PORT>     Serve pieces on this port [default: 8001]
       --listen <ADDRESS>         Listen on this address [default: all addresses]
-      --advertise-ip <ADDRESS>   The address by which clients reach this host [default: the one it would send from]
+      --advertise-ip <ADDRESS>   The address by which clients reach this host [default: the one it listens on, or sends from]
       --home-dir <PATH>          Keep files here [default: STATE/supernode]
       --cdn-pattern <PATTERN>    Where clients get pieces that no peer has: local (from this host's disk) or source
                                  (from the origin) [default: local]
@@ -92,7 +92,8 @@ pub struct Config {
     pub download_port: u16,
     /// The address to listen on; `None` means all.
     pub listen: Option<IpAddr>,
-    /// The address by which clients reach this host; `None` means the one it would send from.
+    /// The address by which clients reach this host; `None` means the one it listens on, or else the one it would send
+    /// from.
     pub advertise_ip: Option<IpAddr>,
     /// The directory of files.
     pub home: PathBuf,
