@@ -47,8 +47,12 @@
 #![warn(clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
+#[cfg(feature = "docker")]
+pub mod docker;
 pub mod engine;
 pub mod streams;
+#[cfg(feature = "docker")]
+pub mod template;
 
 pub use engine::{Answers, Engine, EngineError};
 pub use sampan_ipc::event::{Event, Origin, Pairs};

@@ -245,7 +245,8 @@ fn a_limit_of_the_unit_holds_for_its_container() {
             let said = || machine.stdout_of(&["sampan", "logs", "web"]);
             wait_until("the end of dd", || machine.logs(), || said().contains("dd: 137"));
             assert_eq!(web(machine, "ActiveState"), "active");
-            assert_eq!(inspect(machine)["State"]["OOMKilled"], true, "{:?}", events(machine));
+            let is_told = || inspect(machine)["State"]["OOMKilled"] == true;
+            wait_until("the kill to be told", || machine.logs(), is_told);
             machine.stdout_of(&["sampan", "kill", "web"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "137");

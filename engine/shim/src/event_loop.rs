@@ -347,6 +347,7 @@ impl Shim {
             .chain(stage)
             .chain(self.trim_at)
             .chain(self.early_signals_at)
+            .chain(self.oom.as_ref().and_then(Oom::deadline))
             .chain(self.unit.as_ref().and_then(|unit| unit.deadline()))
             .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
             .min()

@@ -9,6 +9,10 @@ use sampan_os::cgroup;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Delays in milliseconds after an event of version 1 at which the counter is read again, until it has grown.
+const RECHECKS: [u64; 6] = [2, 8, 32, 128, 512, 2048];
 
 /// The directory in which most hosts mount the memory controller of version 1.
 const V1_MEMORY: &str = "/sys/fs/cgroup/memory";
@@ -21,7 +25,8 @@ pub(crate) struct Oom {
     /// The value of the kernel's counter `oom_kill` up to which kills were reported. Begins at 0: each run has a new
     /// control group, so kills from before the watch began belong to this run.
     counted: u64,
-    is_reported: bool,
+    /// Version 1: the times at which the counter is read again, the next one last.
+    rechecks: Vec<Instant>,
 }
 
 #[derive(Debug)]
@@ -74,14 +79,14 @@ impl Oom {
         );
         let words = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
         fs::write(dir.join("cgroup.event_control"), words).ok()?;
-        Some(Oom { source: Source::V1(event), counted: 0, counter, is_reported: false })
+        Some(Oom { source: Source::V1(event), counted: 0, counter, rechecks: Vec::new() })
     }
 
     fn watch_v2(dir: &Path) -> Option<Self> {
         let counter = dir.join("memory.events");
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
         inotify.add_watch(&counter, AddWatchFlags::IN_MODIFY).ok()?;
-        Some(Oom { source: Source::V2(inotify), counted: 0, counter, is_reported: false })
+        Some(Oom { source: Source::V2(inotify), counted: 0, counter, rechecks: Vec::new() })
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -91,23 +96,38 @@ impl Oom {
         }
     }
 
-    /// Whether the kernel has killed processes for lack of memory since the last call.
+    /// Whether the kernel has killed processes for lack of memory since the last call. To be called when the
+    /// descriptor is readable, and at [`Oom::deadline`].
     pub(crate) fn has_killed(&mut self) -> bool {
-        let is_more = match &self.source {
-            // Do not compare the counter: the event comes before the kernel has chosen a process to kill, so the
-            // counter may not have grown yet. The event also comes when the control group is removed; then the
-            // counter's file is gone.
-            Source::V1(event) => event.read().is_ok() && kills(&self.counter).is_some(),
-            Source::V2(inotify) => inotify.read_events().is_ok() && self.is_counted(),
-        };
-        self.is_reported |= is_more;
+        let now = Instant::now();
+        match &self.source {
+            // The event comes before the kernel chooses a process to kill, so the counter may grow a moment later. It
+            // also comes while an earlier victim still ends, and then the kernel kills nobody else.
+            Source::V1(event) if event.read().is_ok() => {
+                self.rechecks =
+                    RECHECKS.iter().rev().map(|delay| now + Duration::from_millis(*delay)).collect();
+            }
+            Source::V1(_) if self.rechecks.is_empty() => return false,
+            Source::V1(_) => self.rechecks.retain(|at| *at > now),
+            Source::V2(inotify) if inotify.read_events().is_ok() => {}
+            Source::V2(_) => return false,
+        }
+        let is_more = self.is_counted();
+        if is_more {
+            self.rechecks.clear();
+        }
         is_more
+    }
+
+    /// When [`Oom::has_killed`] must be called again, although the descriptor is not readable.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.rechecks.last().copied()
     }
 
     /// Whether the kernel has killed a process in this run that [`Oom::has_killed`] did not report. Called at the end
     /// of a run.
     pub(crate) fn was_missed(&mut self) -> bool {
-        self.has_killed() || !self.is_reported && self.is_counted()
+        self.is_counted()
     }
 
     fn is_counted(&mut self) -> bool {
@@ -181,8 +201,35 @@ mod tests {
         count(dir.path(), 1);
         assert!(oom.has_killed() && !oom.has_killed() && !oom.was_missed());
         count(dir.path(), 3);
-        assert!(oom.was_missed());
+        assert!(oom.was_missed() && !oom.was_missed());
         fs::remove_file(dir.path().join("memory.events")).expect("the group goes");
+        assert!(!oom.has_killed() && !oom.was_missed());
+    }
+
+    #[test]
+    fn version_1_reports_a_kill_after_its_event_and_no_event_without_a_kill() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let count = |kills: u64| {
+            let text = format!("oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n");
+            fs::write(dir.path().join("memory.oom_control"), text).expect("written");
+        };
+        count(0);
+        let mut oom = Oom::watch_v1(dir.path()).expect("a file to watch");
+        let event = |oom: &Oom| match &oom.source {
+            Source::V1(event) => event.write(1).expect("an event"),
+            Source::V2(_) => panic!("version 1"),
+        };
+        assert!(!oom.has_killed() && oom.deadline().is_none());
+        event(&oom);
+        assert!(!oom.has_killed() && oom.deadline().is_some());
+        count(1);
+        assert!(oom.has_killed() && oom.deadline().is_none());
+        event(&oom);
+        assert!(!oom.has_killed() && !oom.was_missed(), "an event, and no other kill");
+        oom.rechecks = vec![Instant::now()];
+        assert!(!oom.has_killed() && oom.deadline().is_none());
+        event(&oom);
+        fs::remove_file(dir.path().join("memory.oom_control")).expect("the group goes");
         assert!(!oom.has_killed() && !oom.was_missed());
     }
 

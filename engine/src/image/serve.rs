@@ -144,9 +144,9 @@ impl Server {
     fn accept(&mut self) {
         while self.accept.is_ready(Instant::now()) && self.connections.len() < CONNECTIONS_MAX {
             match self.listener.accept() {
-                Ok((stream, peer)) => {
+                Ok((stream, _)) => {
                     self.accept.record_success();
-                    let mut connection = Connection::new(stream, peer, Limits::READ_ONLY);
+                    let mut connection = Connection::new(stream, Limits::READ_ONLY);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     if self.poll.registry().register(connection.stream(), Token(self.next), interest).is_ok()
                     {

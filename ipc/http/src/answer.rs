@@ -132,6 +132,22 @@ pub(crate) fn is_bodiless(status: u16) -> bool {
 /// Appends the head of `answer` to `out`. Returns false, and appends nothing, if the answer cannot be sent: a
 /// value has a control character, or the code is none of an answer.
 pub(crate) fn write_head(answer: &Answer, persistence: Persistence, out: &mut Vec<u8>) -> bool {
+    let framing = (!is_bodiless(answer.status)).then(|| format!("content-length: {}\r\n", answer.body.len()));
+    write_lines(answer, framing.as_deref().unwrap_or_default(), persistence, out)
+}
+
+/// Appends the head of an answer whose body is streamed: chunked, or until the connection ends. Returns false as
+/// [`write_head`].
+pub(crate) fn write_stream_head(
+    answer: &Answer,
+    persistence: Persistence,
+    is_chunked: bool,
+    out: &mut Vec<u8>,
+) -> bool {
+    write_lines(answer, if is_chunked { "transfer-encoding: chunked\r\n" } else { "" }, persistence, out)
+}
+
+fn write_lines(answer: &Answer, framing: &str, persistence: Persistence, out: &mut Vec<u8>) -> bool {
     let is_plain = |value: &str| value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
     let status = StatusCode::from_u16(answer.status).ok().filter(|_| answer.status >= 200);
     let Some(status) = status.filter(|_| answer.headers.iter().all(|(_, value)| is_plain(value))) else {
@@ -140,9 +156,7 @@ pub(crate) fn write_head(answer: &Answer, persistence: Persistence, out: &mut Ve
     let reason = status.canonical_reason().unwrap_or("Unknown");
     // Writing into a vector never fails.
     let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_str());
-    if !is_bodiless(answer.status) {
-        let _ = write!(out, "content-length: {}\r\n", answer.body.len());
-    }
+    out.extend_from_slice(framing.as_bytes());
     for (name, value) in &answer.headers {
         for part in [name, ": ", value, "\r\n"] {
             out.extend_from_slice(part.as_bytes());

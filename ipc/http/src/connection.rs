@@ -3,6 +3,17 @@
 //! Owned by the event loop of a server, which calls [`Connection::step`] when the stream is ready or an answer has
 //! come. This module owns the stream, the order of requests and answers, and the order of sending. It gives paths
 //! no meaning, and measures no time: [`Connection::deadline`] says until when the caller should wait.
+//!
+//! ```text
+//!            request        begin             finish
+//! Head/Body ────────▶ Waiting ────▶ Streaming ────────▶ Head, or Ending if the connection ends
+//!                      │  │ answer                  ╲ break_off
+//!                      │  └──────────────────▶ Head  ▶ Ending, without the last chunk
+//!                      └ take_over ▶ TakenOver ─ finish ─▶ Ending
+//! ```
+//!
+//! A program may let bodies of some requests be streamed ([`Connection::stream_bodies`]): it then gets the head at
+//! once, and the body by [`Connection::receive`] while the request waits or its answer is streamed.
 
 use crate::answer::{self, Answer, Persistence, Segment};
 use crate::request::{Exchange, Incoming, Limits};
@@ -11,8 +22,7 @@ use ::http::Request;
 use mio::event::Event;
 use mio::net::TcpStream;
 use std::fs::File;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,8 +44,19 @@ const LINGER_MAX: usize = 1 << 20;
 pub enum Reply {
     /// The request is answered now.
     Now(Answer),
-    /// A later call of [`Connection::answer`] answers the request.
+    /// A later call of [`Connection::answer`], [`Connection::begin`] or [`Connection::take_over`] answers the request.
     Later,
+}
+
+/// The result of [`Connection::receive`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Bytes were appended.
+    Bytes,
+    /// No byte can be read now. The poll reports when more can.
+    Nothing,
+    /// The body is complete, or the peer of a connection that was taken over sends no more.
+    End,
 }
 
 /// A limit on the bytes that all connections of a server send together.
@@ -66,7 +87,7 @@ pub enum WaitsFor {
     Turn,
     /// The [`Budget`].
     Budget,
-    /// A call of [`Connection::answer`].
+    /// The program: a call of [`Connection::answer`], or of another function that sends.
     Answer,
 }
 
@@ -102,8 +123,12 @@ enum State {
     Head,
     /// The body of a request is read.
     Body(Box<Incoming>),
-    /// A request waits for its answer.
-    Waiting(Exchange),
+    /// A request waits for its answer. Its body is still read if it is streamed.
+    Waiting(Exchange, Option<Box<Incoming>>),
+    /// The answer is a stream that has not ended.
+    Streaming(Exchange, Option<Box<Incoming>>),
+    /// The program uses the connection for bytes of its own.
+    TakenOver,
     /// Nothing is read: the connection ends after the answer that is being sent.
     Ending,
 }
@@ -118,8 +143,9 @@ struct FilePart {
 /// One accepted connection.
 pub struct Connection<T = TcpStream> {
     stream: T,
-    peer: SocketAddr,
     limits: Limits,
+    /// Whether the body of a request is streamed.
+    is_streamed: fn(&Request<()>) -> bool,
     state: State,
     input: Vec<u8>,
     /// Bytes at the front of `input` that are known to be no complete head.
@@ -136,15 +162,20 @@ pub struct Connection<T = TcpStream> {
     lingered: usize,
     readable: bool,
     writable: bool,
+    /// The peer has closed the connection, or only its own direction.
     hung_up: bool,
+    /// The peer has closed both directions.
+    is_gone: bool,
+    /// Whether the connection ends without linger, so that the peer sees an incomplete answer.
+    is_broken_off: bool,
     active_at: Instant,
     /// When the first byte of the current request arrived, the request began to wait, or the lingering began.
     since: Instant,
 }
 
 impl<T: Transport> Connection<T> {
-    /// Takes over a connection that was just accepted from `peer`.
-    pub fn new(stream: T, peer: SocketAddr, limits: Limits) -> Self {
+    /// Takes over a connection that was just accepted.
+    pub fn new(stream: T, limits: Limits) -> Self {
         // The head and the file go out in two packets. With Nagle's algorithm the second would wait until the peer
         // acknowledges the first, and peers delay acknowledgements by 40 ms (tcp(7)). A failure only costs that
         // delay.
@@ -152,8 +183,8 @@ impl<T: Transport> Connection<T> {
         let now = Instant::now();
         Connection {
             stream,
-            peer,
             limits,
+            is_streamed: |_| false,
             state: State::Head,
             input: Vec::new(),
             scanned: 0,
@@ -166,6 +197,8 @@ impl<T: Transport> Connection<T> {
             readable: true,
             writable: true,
             hung_up: false,
+            is_gone: false,
+            is_broken_off: false,
             active_at: now,
             since: now,
         }
@@ -176,15 +209,17 @@ impl<T: Transport> Connection<T> {
         &mut self.stream
     }
 
-    /// The address of the peer.
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
+    /// Sets which requests have a streamed body. The answer closure gets such a request without its body and must
+    /// return [`Reply::Later`]; [`Limits::body_max`] does not hold for it.
+    pub fn stream_bodies(&mut self, is_streamed: fn(&Request<()>) -> bool) {
+        self.is_streamed = is_streamed;
     }
 
     /// Notes what the poll reports about the stream. [`Connection::step`] acts on it.
     pub fn mark(&mut self, event: &Event) {
         let is_over = event.is_read_closed() || event.is_write_closed() || event.is_error();
         self.mark_ready(event.is_readable(), event.is_writable(), is_over);
+        self.is_gone |= event.is_write_closed() || event.is_error();
     }
 
     /// Notes that the stream may be readable or writable, or that the peer has closed it.
@@ -197,9 +232,9 @@ impl<T: Transport> Connection<T> {
     /// What the connection is doing.
     pub fn phase(&self) -> Phase {
         match self.state {
-            State::Waiting(_) => Phase::Waiting,
             State::Body(_) => Phase::Receiving,
             _ if self.has_output() => Phase::Sending,
+            State::Waiting(..) | State::Streaming(..) | State::TakenOver => Phase::Waiting,
             State::Ending => Phase::Lingering,
             State::Head if self.input.is_empty() => Phase::Idle,
             State::Head => Phase::Receiving,
@@ -208,7 +243,7 @@ impl<T: Transport> Connection<T> {
 
     /// Whether a request waits for a call of [`Connection::answer`].
     pub fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting(_))
+        matches!(self.state, State::Waiting(..))
     }
 
     /// When the caller should drop the connection, unless something happens before; `None` if the caller owes the
@@ -226,8 +261,142 @@ impl<T: Transport> Connection<T> {
     /// Answers the request that waits, if one does. The caller calls [`Connection::step`] next, which sends the
     /// answer.
     pub fn answer(&mut self, answer: Answer) {
-        if let State::Waiting(exchange) = self.state {
-            self.put(answer, exchange);
+        if let State::Waiting(exchange, ref body) = self.state {
+            // Nobody knows where the rest of a streamed body ends.
+            let ends = exchange.ends || body.is_some();
+            self.put(answer, Exchange { ends, ..exchange });
+        }
+    }
+
+    /// Begins a streamed answer to the request that waits. The body of `head` is not used. Returns false, and answers
+    /// with 500, if the head cannot be sent.
+    pub fn begin(&mut self, head: &Answer) -> bool {
+        let State::Waiting(exchange, body) = std::mem::replace(&mut self.state, State::Ending) else {
+            return false;
+        };
+        let ends = exchange.ends || exchange.is_http_10 || body.is_some();
+        let exchange = Exchange { ends, ..exchange };
+        let persistence = if ends { Persistence::Ends } else { Persistence::Stays };
+        if !answer::write_stream_head(head, persistence, !exchange.is_http_10, &mut self.out) {
+            self.refuse(500);
+            return false;
+        }
+        self.state = State::Streaming(exchange, body);
+        true
+    }
+
+    /// Takes the connection over from the request that waits: sends `head`, and then the bytes of both sides are the
+    /// program's own.
+    pub fn take_over(&mut self, head: &[u8]) {
+        if self.is_waiting() {
+            self.out.extend_from_slice(head);
+            self.state = State::TakenOver;
+        }
+    }
+
+    /// Appends `bytes` to the streamed answer, as one chunk, or to the bytes of a connection that was taken over.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        // Sent bytes would otherwise pile up while the peer never takes everything.
+        if self.sent > self.out.len() / 2 {
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
+        match self.state {
+            State::Streaming(Exchange { is_head: true, .. }, _) => {}
+            State::Streaming(Exchange { is_http_10: false, .. }, _) if !bytes.is_empty() => {
+                // Writing into a vector never fails.
+                let _ = write!(self.out, "{:x}\r\n", bytes.len());
+                self.out.extend_from_slice(bytes);
+                self.out.extend_from_slice(b"\r\n");
+            }
+            State::Streaming(..) | State::TakenOver => self.out.extend_from_slice(bytes),
+            _ => {}
+        }
+    }
+
+    /// Ends the streamed answer, or the program's use of a connection that was taken over.
+    pub fn finish(&mut self) {
+        match std::mem::replace(&mut self.state, State::Ending) {
+            State::Streaming(exchange, body) => {
+                if !exchange.is_head && !exchange.is_http_10 {
+                    self.out.extend_from_slice(b"0\r\n\r\n");
+                }
+                self.state = if exchange.ends || body.is_some() { State::Ending } else { State::Head };
+            }
+            State::TakenOver => {}
+            other => self.state = other,
+        }
+    }
+
+    /// Ends the connection after the bytes that were sent so far, so that the peer sees an incomplete answer.
+    pub fn break_off(&mut self) {
+        self.is_broken_off = true;
+        self.state = State::Ending;
+    }
+
+    /// Number of bytes that the program has sent and the peer has not taken.
+    pub fn backlog(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
+    /// Appends bytes of a streamed body, or of the peer of a connection that was taken over, to `bytes`.
+    ///
+    /// # Errors
+    /// The connection is broken, or the body is not framed correctly. The connection must be dropped.
+    pub fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<Received> {
+        match std::mem::replace(&mut self.state, State::Ending) {
+            State::TakenOver => {
+                self.state = State::TakenOver;
+                self.receive_raw(bytes)
+            }
+            State::Waiting(exchange, Some(incoming)) => {
+                let (received, body) = self.receive_body(incoming, bytes)?;
+                self.state = State::Waiting(exchange, body);
+                Ok(received)
+            }
+            State::Streaming(exchange, Some(incoming)) => {
+                let (received, body) = self.receive_body(incoming, bytes)?;
+                self.state = State::Streaming(exchange, body);
+                Ok(received)
+            }
+            other => {
+                self.state = other;
+                Ok(Received::End)
+            }
+        }
+    }
+
+    fn receive_raw(&mut self, bytes: &mut Vec<u8>) -> io::Result<Received> {
+        match self.input.is_empty().then(|| self.read()) {
+            Some(Ok(0)) => return Ok(Received::Nothing),
+            Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Received::End),
+            Some(Err(error)) => return Err(error),
+            Some(Ok(_)) | None => {}
+        }
+        bytes.append(&mut self.input);
+        Ok(Received::Bytes)
+    }
+
+    /// Returns the rest of the body, if it is not complete, beside the result.
+    fn receive_body(
+        &mut self,
+        mut incoming: Box<Incoming>,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<(Received, Option<Box<Incoming>>)> {
+        if incoming.take_wants_continue() {
+            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        loop {
+            let before = bytes.len();
+            match incoming.receive_part(&mut self.input, bytes) {
+                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(true) if bytes.len() == before => return Ok((Received::End, None)),
+                Ok(_) if bytes.len() > before => return Ok((Received::Bytes, Some(incoming))),
+                Ok(_) => {}
+            }
+            if self.read()? == 0 {
+                return Ok((Received::Nothing, Some(incoming)));
+            }
         }
     }
 
@@ -251,8 +420,12 @@ impl<T: Transport> Connection<T> {
             }
             match self.state {
                 State::Ending => return self.linger(),
-                State::Waiting(_) if self.hung_up => return Err(io::ErrorKind::ConnectionReset.into()),
-                State::Waiting(_) => return Ok(WaitsFor::Answer),
+                State::TakenOver if self.is_gone => return Err(io::ErrorKind::ConnectionReset.into()),
+                // A client that sends a body ends its direction only when it gives up.
+                State::Waiting(..) | State::Streaming(..) if self.hung_up => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                State::Waiting(..) | State::Streaming(..) | State::TakenOver => return Ok(WaitsFor::Answer),
                 State::Head | State::Body(_) if requests == 0 => return Ok(WaitsFor::Turn),
                 State::Head | State::Body(_) => {}
             }
@@ -280,6 +453,9 @@ impl<T: Transport> Connection<T> {
     /// Shuts down sending after the last answer and waits for the peer to close. Closing at once, with unread
     /// bytes of the peer, would reset the connection, and the peer could lose the last answer.
     fn linger(&mut self) -> io::Result<WaitsFor> {
+        if self.is_broken_off {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         if self.lingered == 0 {
             if !self.flush()? {
                 return Ok(WaitsFor::Peer);
@@ -443,6 +619,14 @@ impl<T: Transport> Connection<T> {
                     Ok(Some((incoming, used))) => {
                         self.scanned = 0;
                         self.input.drain(..used.min(self.input.len()));
+                        if (self.is_streamed)(incoming.head()) {
+                            self.take_streamed(incoming, answer);
+                            return true;
+                        }
+                        if !incoming.fits(&self.limits) {
+                            self.refuse(413);
+                            return true;
+                        }
                         return self.take_body(incoming, answer);
                     }
                 }
@@ -451,6 +635,17 @@ impl<T: Transport> Connection<T> {
             other => self.state = other,
         }
         true
+    }
+
+    /// Hands the head of a request with a streamed body to the program.
+    fn take_streamed(&mut self, incoming: Incoming, answer: &mut impl FnMut(&Request<&[u8]>) -> Reply) {
+        let reply = answer(&incoming.without_body());
+        self.since = self.active_at;
+        let exchange = incoming.exchange();
+        match reply {
+            Reply::Now(answer) => self.put(answer, Exchange { ends: true, ..exchange }),
+            Reply::Later => self.state = State::Waiting(exchange, Some(Box::new(incoming))),
+        }
     }
 
     /// Handles `incoming` if its body is complete; returns false if more bytes of it must be read first.
@@ -488,7 +683,7 @@ impl<T: Transport> Connection<T> {
         self.since = self.active_at;
         match reply {
             Reply::Now(answer) => self.put(answer, exchange),
-            Reply::Later => self.state = State::Waiting(exchange),
+            Reply::Later => self.state = State::Waiting(exchange, None),
         }
         true
     }

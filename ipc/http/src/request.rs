@@ -59,8 +59,8 @@ impl Refusal {
 
 /// Where the body of a request ends.
 enum Framing {
-    /// After this number of bytes.
-    Length(usize),
+    /// After this number of further bytes.
+    Length(u64),
     /// After the last chunk.
     Chunked(Box<Reply<RecvBody>>),
 }
@@ -98,9 +98,7 @@ impl Incoming {
             return Err(Refusal::MethodNotAllowed);
         }
         let framing = match length(&head)? {
-            Some(length) if length > limits.body_max as u64 => return Err(Refusal::ContentTooLarge),
-            Some(length) => Framing::Length(usize::try_from(length).unwrap_or(usize::MAX)),
-            None if limits.body_max == 0 => return Err(Refusal::ContentTooLarge),
+            Some(length) => Framing::Length(length),
             None => Framing::Chunked(Box::new(body_reader(reply).ok_or(Refusal::BadRequest)?)),
         };
         let wants_continue = head.version() == Version::HTTP_11 && has_token(&head, EXPECT, "100-continue");
@@ -115,7 +113,10 @@ impl Incoming {
         body: &mut Vec<u8>,
     ) -> Result<Option<usize>, Refusal> {
         let reply = match &mut self.framing {
-            Framing::Length(length) => return Ok((input.len() >= *length).then_some(*length)),
+            Framing::Length(length) => {
+                let length = usize::try_from(*length).unwrap_or(usize::MAX);
+                return Ok((input.len() >= length).then_some(length));
+            }
             Framing::Chunked(reply) => reply,
         };
         let (mut used, mut decoded) = (0, [0; 4096]);
@@ -140,6 +141,53 @@ impl Incoming {
         }
     }
 
+    /// The head.
+    pub(crate) fn head(&self) -> &Request<()> {
+        &self.head
+    }
+
+    /// Whether the body may fit into the limits, by what the head says.
+    pub(crate) fn fits(&self, limits: &Limits) -> bool {
+        match self.framing {
+            Framing::Length(length) => length <= limits.body_max as u64,
+            Framing::Chunked(_) => limits.body_max > 0,
+        }
+    }
+
+    /// Moves what has arrived of a streamed body from `input` to `bytes`. Returns whether the body is complete.
+    pub(crate) fn receive_part(&mut self, input: &mut Vec<u8>, bytes: &mut Vec<u8>) -> Result<bool, Refusal> {
+        match &mut self.framing {
+            Framing::Length(left) => {
+                let len = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                bytes.extend(input.drain(..len));
+                *left -= len as u64;
+                Ok(*left == 0)
+            }
+            Framing::Chunked(_) => {
+                self.body_max = usize::MAX;
+                Ok(self.receive(input, bytes)?.is_some())
+            }
+        }
+    }
+
+    /// The facts that decide how the answer is sent.
+    pub(crate) fn exchange(&self) -> Exchange {
+        let is_http_10 = self.head.version() == Version::HTTP_10;
+        let ends = has_token(&self.head, CONNECTION, "close")
+            || (is_http_10 && !has_token(&self.head, CONNECTION, "keep-alive"));
+        Exchange { is_head: self.head.method() == Method::HEAD, is_http_10, ends }
+    }
+
+    /// The head with an empty body.
+    pub(crate) fn without_body(&self) -> Request<&'static [u8]> {
+        let mut request = Request::new(&[][..]);
+        *request.method_mut() = self.head.method().clone();
+        *request.uri_mut() = self.head.uri().clone();
+        *request.version_mut() = self.head.version();
+        *request.headers_mut() = self.head.headers().clone();
+        request
+    }
+
     /// Whether the client sends the body only after the server has answered `100 Continue`; true at most once.
     pub(crate) fn take_wants_continue(&mut self) -> bool {
         std::mem::take(&mut self.wants_continue)
@@ -147,10 +195,7 @@ impl Incoming {
 
     /// The head together with the body.
     pub(crate) fn with_body(self, body: &[u8]) -> (Request<&[u8]>, Exchange) {
-        let is_http_10 = self.head.version() == Version::HTTP_10;
-        let ends = has_token(&self.head, CONNECTION, "close")
-            || (is_http_10 && !has_token(&self.head, CONNECTION, "keep-alive"));
-        let exchange = Exchange { is_head: self.head.method() == Method::HEAD, is_http_10, ends };
+        let exchange = self.exchange();
         let (parts, ()) = self.head.into_parts();
         (Request::from_parts(parts, body), exchange)
     }

@@ -2,7 +2,7 @@
 //!
 //! Called by [`crate::connection`] alone. A program with TLS implements [`Transport`].
 
-use mio::net::TcpStream;
+use mio::net::{TcpStream, UnixStream};
 use nix::sys::sendfile::sendfile64;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -60,6 +60,22 @@ impl Transport for TcpStream {
 
     fn set_nodelay(&self) -> io::Result<()> {
         TcpStream::set_nodelay(self, true)
+    }
+
+    fn end_sending(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Transport for UnixStream {
+    fn send_file(&mut self, file: &File, offset: u64, count: u64) -> io::Result<u64> {
+        let mut at = i64::try_from(offset).map_err(io::Error::other)?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        Ok(sendfile64(&*self, file, Some(&mut at), count)? as u64)
+    }
+
+    fn is_empty_after_short_read(&self) -> bool {
+        true
     }
 
     fn end_sending(&mut self) -> io::Result<()> {

@@ -262,7 +262,7 @@ impl Server {
             Port::Control => super::control::LIMITS,
             Port::Download => sampan_http::request::Limits::READ_ONLY,
         };
-        let mut connection = Connection::new(stream, address, limits);
+        let mut connection = Connection::new(stream, limits);
         let token = self.next_token;
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(connection.stream(), Token(token), interest).is_err() {

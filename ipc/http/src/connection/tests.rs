@@ -59,9 +59,8 @@ struct Server {
 
 impl Server {
     fn new(limits: Limits) -> Self {
-        let peer = "127.0.0.1:1".parse().expect("an address");
         let pipe = Pipe { room: usize::MAX, ..Pipe::default() };
-        Server { connection: Connection::new(pipe, peer, limits), asked: Vec::new() }
+        Server { connection: Connection::new(pipe, limits), asked: Vec::new() }
     }
 
     /// The peer sends `bytes`, and the connection has its turns until it waits. The path decides about the answer.
@@ -112,9 +111,9 @@ fn refused(text: &str, limits: Limits) -> String {
 fn a_small_answer_does_not_wait_for_the_peer_to_acknowledge_its_head() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let _peer = std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("connected");
-    let (stream, peer) = listener.accept().expect("accepted");
+    let (stream, _) = listener.accept().expect("accepted");
     stream.set_nonblocking(true).expect("set");
-    let mut connection = Connection::new(TcpStream::from_std(stream), peer, Limits::READ_ONLY);
+    let mut connection = Connection::new(TcpStream::from_std(stream), Limits::READ_ONLY);
     assert!(connection.stream().nodelay().expect("asked"));
 }
 
@@ -332,9 +331,9 @@ fn a_request_has_a_deadline_that_its_bytes_do_not_extend() {
 
 /// Accepts one connection, and serves it with a poll of its own until it ends. `/later` is never answered.
 fn serve_socket(listener: &std::net::TcpListener, file: &Arc<File>) -> (Vec<String>, io::Error) {
-    let (socket, peer) = listener.accept().expect("accepted");
+    let (socket, _) = listener.accept().expect("accepted");
     socket.set_nonblocking(true).expect("set");
-    let mut connection = Connection::new(TcpStream::from_std(socket), peer, Limits::READ_ONLY);
+    let mut connection = Connection::new(TcpStream::from_std(socket), Limits::READ_ONLY);
     let mut poll = mio::Poll::new().expect("a poll");
     let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
     poll.registry().register(connection.stream(), mio::Token(0), interest).expect("registered");

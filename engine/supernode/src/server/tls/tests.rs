@@ -68,7 +68,7 @@ fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, body: &dyn Fn() -> 
     let (socket, peer) = listener.accept().expect("accepted");
     socket.set_nonblocking(true).expect("set");
     let stream = Stream::new(TcpStream::from_std(socket), Some(config)).expect("a stream");
-    let mut connection = Connection::new(stream, peer, Limits::with_bodies(1 << 20));
+    let mut connection = Connection::new(stream, Limits::with_bodies(1 << 20));
     let mut poll = Poll::new().expect("a poll");
     let interest = Interest::READABLE | Interest::WRITABLE;
     poll.registry().register(connection.stream(), SOCKET, interest).expect("registered");

@@ -1,0 +1,14 @@
+//! `POST /containers/NAME/start`, `stop`, `restart`, `kill`, `pause`, `unpause`, `rename`.
+
+use crate::exchange::Shared;
+use crate::refusal::Refusal;
+use crate::route::{self, Call};
+
+/// Starts the operation.
+///
+/// # Errors
+/// The request is not valid.
+pub fn start(call: &Call<'_>, name: &str, verb: &str, shared: &mut Shared) -> route::Result {
+    let _ = (call, name, verb, shared);
+    Err(Refusal::missing("this endpoint"))
+}

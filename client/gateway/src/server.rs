@@ -1,0 +1,4 @@
+//! The event loop and the clients' connections.
+
+pub mod client;
+pub mod event_loop;

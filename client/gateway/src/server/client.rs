@@ -1,0 +1,98 @@
+//! One client: its HTTP connection, and the operation that answers its request.
+
+use crate::exchange::{BACKLOG_MAX, Exchange, Operation, Progress, Shared};
+use crate::refusal::Refusal;
+use crate::route::{self, Started};
+use http::Request;
+use mio::net::UnixStream;
+use mio::{Registry, Token};
+use sampan_http::connection::{Connection, Reply, Timeouts, Unlimited, WaitsFor};
+use sampan_http::request::Limits;
+use std::io;
+use std::time::Instant;
+
+/// Limits of a request. The largest bodies are those of `create`, with a seccomp profile in them.
+const LIMITS: Limits = Limits { head_max: 64 << 10, body_max: 4 << 20, is_read_only: false };
+
+/// A connected client.
+pub(crate) struct Client {
+    pub(crate) connection: Connection<UnixStream>,
+    operation: Option<Box<dyn Operation>>,
+    has_begun: bool,
+    /// The user id of the process that has connected.
+    pub(crate) uid: u32,
+    /// Whether the client is in the loop's queue.
+    pub(crate) is_queued: bool,
+}
+
+impl Client {
+    pub(crate) fn new(stream: UnixStream, uid: u32) -> Self {
+        let mut connection = Connection::new(stream, LIMITS);
+        connection.stream_bodies(route::is_streamed);
+        Client { connection, operation: None, has_begun: false, uid, is_queued: false }
+    }
+
+    /// When the client should be stepped or closed, unless something happens before.
+    pub(crate) fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
+        let operation = self.operation.as_ref().and_then(|operation| operation.deadline());
+        [operation, self.connection.deadline(timeouts)].into_iter().flatten().min()
+    }
+
+    /// Whether the peer has let a time limit pass.
+    pub(crate) fn is_late(&self, timeouts: &Timeouts, now: Instant) -> bool {
+        self.connection.deadline(timeouts).is_some_and(|at| at <= now)
+    }
+
+    /// Goes on with everything that is ready. Returns whether to come again at once.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub(crate) fn step(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        shared: &mut Shared,
+    ) -> io::Result<bool> {
+        loop {
+            let mut started = None;
+            let mut take = |request: &Request<&[u8]>| match route::start(request, shared) {
+                Started::Answer(answer) => Reply::Now(answer),
+                Started::Operation(operation) => {
+                    started = Some(operation);
+                    Reply::Later
+                }
+            };
+            let waits = self.connection.step(&mut Unlimited, &mut take)?;
+            if let Some(operation) = started {
+                (self.operation, self.has_begun) = (Some(operation), false);
+            }
+            let Some(operation) = &mut self.operation else {
+                return Ok(waits == WaitsFor::Turn);
+            };
+            let mut exchange = Exchange {
+                connection: &mut self.connection,
+                registry,
+                token,
+                has_begun: &mut self.has_begun,
+                shared,
+            };
+            let progress = operation.step(&mut exchange).unwrap_or_else(|refusal| refuse(exchange, &refusal));
+            if progress == Progress::Ended {
+                self.operation = None;
+                continue;
+            }
+            // An operation without room waits until its output is sent.
+            let is_unfinished = progress == Progress::Again || self.connection.backlog() >= BACKLOG_MAX;
+            let waits = self.connection.step(&mut Unlimited, &mut |_| Reply::Later)?;
+            let has_room = self.connection.backlog() < BACKLOG_MAX;
+            return Ok(waits == WaitsFor::Turn || (is_unfinished && has_room));
+        }
+    }
+}
+
+fn refuse(mut exchange: Exchange<'_>, refusal: &Refusal) -> Progress {
+    match exchange.has_begun() {
+        true => exchange.break_off(),
+        false => exchange.answer(refusal.answer()),
+    }
+}

@@ -1,0 +1,14 @@
+//! `POST /auth`.
+
+use crate::exchange::Shared;
+use crate::refusal::Refusal;
+use crate::route::{self, Call};
+
+/// Starts the operation.
+///
+/// # Errors
+/// The request is not valid.
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+    let _ = (call, shared);
+    Err(Refusal::missing("this endpoint"))
+}

@@ -1,0 +1,1 @@
+//! Go's templates (text/template), as the option `--format` takes them.
