@@ -65,7 +65,7 @@ fn client(
 /// Serves one connection: `/later` is answered after a wake-up, all else at once with `body`. Returns how the
 /// connection ended.
 fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, body: &dyn Fn() -> Body) -> io::Error {
-    let (socket, peer) = listener.accept().expect("accepted");
+    let (socket, _) = listener.accept().expect("accepted");
     socket.set_nonblocking(true).expect("set");
     let stream = Stream::new(TcpStream::from_std(socket), Some(config)).expect("a stream");
     let mut connection = Connection::new(stream, Limits::with_bodies(1 << 20));
