@@ -9,7 +9,7 @@ mod calendar;
 mod duration;
 
 #[cfg(feature = "calendar")]
-pub use self::calendar::{FORMS, TimeError, in_order, local, parse};
+pub use self::calendar::{FORMS, TimeError, http_date, in_order, local, parse};
 pub use self::duration::duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -4,6 +4,7 @@
 //! block, and says so. See "An operation" in `docs/docker-api.md`.
 
 use crate::refusal::Refusal;
+use crate::route;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -11,12 +12,25 @@ use sampan_client::Engine;
 use sampan_http::answer::Answer;
 use sampan_http::connection::{Connection, Received};
 use sampan_ipc::paths::Paths;
+use sampan_ipc::time;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 /// Most bytes that wait in the output of one client before its operation must wait.
 pub const BACKLOG_MAX: usize = 64 << 10;
+
+/// Appends the headers that every answer has, as lines. The head of [`Exchange::take_over`] needs them, too; the other
+/// functions add them.
+pub fn write_common_headers(out: &mut Vec<u8>) {
+    const FIXED: &str = concat!("server: Sampan/", env!("CARGO_PKG_VERSION"), " (linux)\r\n");
+    let lines = format!(
+        "api-version: 1.{}\r\nostype: linux\r\ndocker-experimental: false\r\n{FIXED}date: {}\r\n",
+        route::VERSION.minor,
+        time::http_date(time::now())
+    );
+    out.extend_from_slice(lines.as_bytes());
+}
 
 /// A step's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

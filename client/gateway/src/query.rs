@@ -67,6 +67,18 @@ impl Query {
         };
         Ok(read.into_iter().map(|(key, of)| (key, values(of))).collect())
     }
+
+    /// The filters in `filters`, all of which have one of `keys`.
+    ///
+    /// # Errors
+    /// The value is not JSON of one of the two forms, or has another key.
+    pub fn filters_among(&self, keys: &[&str]) -> Result<Filters, Refusal> {
+        let filters = self.filters()?;
+        match filters.keys().find(|key| !keys.contains(&key.as_str())) {
+            Some(key) => Err(Refusal::bad(format!("invalid filter '{key}'"))),
+            None => Ok(filters),
+        }
+    }
 }
 
 /// Decodes `%XX`. Bytes that are no UTF-8 become U+FFFD.

@@ -37,6 +37,18 @@ impl Refusal {
         Refusal::new(501, format!("{what} is not supported by sampan"))
     }
 
+    /// A request that the HTTP side refuses with `status`, as its framing or its size is not acceptable.
+    pub fn of_http(status: u16) -> Self {
+        let why = match status {
+            413 => "the body of the request is too large",
+            431 => "the head of the request is too large",
+            500 => "the answer cannot be sent",
+            501 => "the transfer coding of the request is not supported by sampan",
+            _ => "the request is not valid HTTP/1.1",
+        };
+        Refusal::new(status, why)
+    }
+
     /// The answer to the client.
     pub fn answer(&self) -> Answer {
         match self.status {

@@ -129,11 +129,16 @@ pub(crate) fn is_bodiless(status: u16) -> bool {
     status < 200 || status == 204 || status == 304
 }
 
-/// Appends the head of `answer` to `out`. Returns false, and appends nothing, if the answer cannot be sent: a
-/// value has a control character, or the code is none of an answer.
-pub(crate) fn write_head(answer: &Answer, persistence: Persistence, out: &mut Vec<u8>) -> bool {
+/// Appends the head of `answer` to `out`, with the headers that `common` appends. Returns false, and appends nothing,
+/// if the answer cannot be sent: a value has a control character, or the code is none of an answer.
+pub(crate) fn write_head(
+    answer: &Answer,
+    persistence: Persistence,
+    common: fn(&mut Vec<u8>),
+    out: &mut Vec<u8>,
+) -> bool {
     let framing = (!is_bodiless(answer.status)).then(|| format!("content-length: {}\r\n", answer.body.len()));
-    write_lines(answer, framing.as_deref().unwrap_or_default(), persistence, out)
+    write_lines(answer, framing.as_deref().unwrap_or_default(), persistence, common, out)
 }
 
 /// Appends the head of an answer whose body is streamed: chunked, or until the connection ends. Returns false as
@@ -142,12 +147,20 @@ pub(crate) fn write_stream_head(
     answer: &Answer,
     persistence: Persistence,
     is_chunked: bool,
+    common: fn(&mut Vec<u8>),
     out: &mut Vec<u8>,
 ) -> bool {
-    write_lines(answer, if is_chunked { "transfer-encoding: chunked\r\n" } else { "" }, persistence, out)
+    let framing = if is_chunked { "transfer-encoding: chunked\r\n" } else { "" };
+    write_lines(answer, framing, persistence, common, out)
 }
 
-fn write_lines(answer: &Answer, framing: &str, persistence: Persistence, out: &mut Vec<u8>) -> bool {
+fn write_lines(
+    answer: &Answer,
+    framing: &str,
+    persistence: Persistence,
+    common: fn(&mut Vec<u8>),
+    out: &mut Vec<u8>,
+) -> bool {
     let is_plain = |value: &str| value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
     let status = StatusCode::from_u16(answer.status).ok().filter(|_| answer.status >= 200);
     let Some(status) = status.filter(|_| answer.headers.iter().all(|(_, value)| is_plain(value))) else {
@@ -157,6 +170,7 @@ fn write_lines(answer: &Answer, framing: &str, persistence: Persistence, out: &m
     // Writing into a vector never fails.
     let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_str());
     out.extend_from_slice(framing.as_bytes());
+    common(out);
     for (name, value) in &answer.headers {
         for part in [name, ": ", value, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
@@ -176,7 +190,7 @@ mod tests {
 
     fn head(answer: &Answer, persistence: Persistence) -> Option<String> {
         let mut out = Vec::new();
-        write_head(answer, persistence, &mut out).then(|| String::from_utf8(out).expect("text"))
+        write_head(answer, persistence, |_| {}, &mut out).then(|| String::from_utf8(out).expect("text"))
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //!                      └ take_over ▶ TakenOver ─ finish ─▶ Ending
 //! ```
 //!
-//! A program may let bodies of some requests be streamed ([`Connection::stream_bodies`]): it then gets the head at
-//! once, and the body by [`Connection::receive`] while the request waits or its answer is streamed.
+//! A program may let bodies of some requests be streamed ([`Rules::is_streamed`]): it then gets the head at once, and
+//! the body by [`Connection::receive`] while the request waits or its answer is streamed.
 
 use crate::answer::{self, Answer, Persistence, Segment};
 use crate::request::{Exchange, Incoming, Limits};
@@ -117,6 +117,23 @@ pub struct Timeouts {
     pub send: Duration,
 }
 
+/// What a program decides for all of its connections.
+#[derive(Debug)]
+pub struct Rules {
+    /// Whether the body of a request is streamed. The program then gets the request without its body and must return
+    /// [`Reply::Later`]; [`Limits::body_max`] does not hold for the request.
+    pub is_streamed: fn(&Request<()>) -> bool,
+    /// Appends the headers that all answers have: lines that end in CR LF.
+    pub write_headers: fn(&mut Vec<u8>),
+    /// The answer to a request that is refused, with this status, before the program sees it.
+    pub refusal: fn(u16) -> Answer,
+}
+
+impl Rules {
+    /// No streamed body, no headers, and refusals without a body.
+    pub const PLAIN: Rules = Rules { is_streamed: |_| false, write_headers: |_| {}, refusal: Answer::empty };
+}
+
 /// Where the connection stands between request and answer.
 enum State {
     /// The head of the next request is read.
@@ -144,8 +161,7 @@ struct FilePart {
 pub struct Connection<T = TcpStream> {
     stream: T,
     limits: Limits,
-    /// Whether the body of a request is streamed.
-    is_streamed: fn(&Request<()>) -> bool,
+    rules: &'static Rules,
     state: State,
     input: Vec<u8>,
     /// Bytes at the front of `input` that are known to be no complete head.
@@ -184,7 +200,7 @@ impl<T: Transport> Connection<T> {
         Connection {
             stream,
             limits,
-            is_streamed: |_| false,
+            rules: &Rules::PLAIN,
             state: State::Head,
             input: Vec::new(),
             scanned: 0,
@@ -209,10 +225,9 @@ impl<T: Transport> Connection<T> {
         &mut self.stream
     }
 
-    /// Sets which requests have a streamed body. The answer closure gets such a request without its body and must
-    /// return [`Reply::Later`]; [`Limits::body_max`] does not hold for it.
-    pub fn stream_bodies(&mut self, is_streamed: fn(&Request<()>) -> bool) {
-        self.is_streamed = is_streamed;
+    /// Sets the rules of the program; a new connection has [`Rules::PLAIN`].
+    pub fn set_rules(&mut self, rules: &'static Rules) {
+        self.rules = rules;
     }
 
     /// Notes what the poll reports about the stream. [`Connection::step`] acts on it.
@@ -277,7 +292,8 @@ impl<T: Transport> Connection<T> {
         let ends = exchange.ends || exchange.is_http_10 || body.is_some();
         let exchange = Exchange { ends, ..exchange };
         let persistence = if ends { Persistence::Ends } else { Persistence::Stays };
-        if !answer::write_stream_head(head, persistence, !exchange.is_http_10, &mut self.out) {
+        let common = self.rules.write_headers;
+        if !answer::write_stream_head(head, persistence, !exchange.is_http_10, common, &mut self.out) {
             self.refuse(500);
             return false;
         }
@@ -619,7 +635,7 @@ impl<T: Transport> Connection<T> {
                     Ok(Some((incoming, used))) => {
                         self.scanned = 0;
                         self.input.drain(..used.min(self.input.len()));
-                        if (self.is_streamed)(incoming.head()) {
+                        if (self.rules.is_streamed)(incoming.head()) {
                             self.take_streamed(incoming, answer);
                             return true;
                         }
@@ -695,7 +711,7 @@ impl<T: Transport> Connection<T> {
             Exchange { is_http_10: true, .. } => Persistence::StaysAsAsked,
             Exchange { .. } => Persistence::Stays,
         };
-        if !answer::write_head(&answer, persistence, &mut self.out) {
+        if !answer::write_head(&answer, persistence, self.rules.write_headers, &mut self.out) {
             self.refuse(500);
             return;
         }
@@ -717,11 +733,12 @@ impl<T: Transport> Connection<T> {
     fn refuse(&mut self, status: u16) {
         empty(&mut self.input);
         empty(&mut self.body);
-        let mut answer = Answer::empty(status);
+        let mut answer = (self.rules.refusal)(status);
         if status == 405 {
             answer.headers.push(("allow", "GET, HEAD".to_owned()));
         }
-        answer::write_head(&answer, Persistence::Ends, &mut self.out);
+        answer::write_head(&answer, Persistence::Ends, self.rules.write_headers, &mut self.out);
+        self.segments = answer.body.into_segments().into_iter();
         self.state = State::Ending;
     }
 }

@@ -42,6 +42,11 @@ pub fn local(nanos: i64) -> String {
     utc.with_timezone(&offset).format("%Y-%m-%dT%H:%M:%S%.9f%:z").to_string()
 }
 
+/// Formats a time as HTTP does: `Sun, 06 Nov 1994 08:49:37 GMT`. RFC 9110, 5.6.7.
+pub fn http_date(nanos: i64) -> String {
+    chrono::DateTime::from_timestamp_nanos(nanos).format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
 /// Parses a time; returns nanoseconds since the epoch.
 ///
 /// - RFC 3339 with any offset and up to nine digits of a second; a space or `t` instead of `T`, and `z` instead of `Z`
@@ -205,6 +210,11 @@ impl<'a> Chars<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_date_of_http_is_in_greenwich_time() {
+        assert_eq!(http_date(784_111_777_999_999_999), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
 
     const NOW: i64 = 1_714_979_045_123_456_789;
 

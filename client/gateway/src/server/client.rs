@@ -1,18 +1,25 @@
 //! One client: its HTTP connection, and the operation that answers its request.
 
-use crate::exchange::{BACKLOG_MAX, Exchange, Operation, Progress, Shared};
+use crate::exchange::{self, BACKLOG_MAX, Exchange, Operation, Progress, Shared};
 use crate::refusal::Refusal;
 use crate::route::{self, Started};
 use http::Request;
 use mio::net::UnixStream;
 use mio::{Registry, Token};
-use sampan_http::connection::{Connection, Reply, Timeouts, Unlimited, WaitsFor};
+use sampan_http::connection::{Connection, Reply, Rules, Timeouts, Unlimited, WaitsFor};
 use sampan_http::request::Limits;
 use std::io;
 use std::time::Instant;
 
 /// Limits of a request. The largest bodies are those of `create`, with a seccomp profile in them.
 const LIMITS: Limits = Limits { head_max: 64 << 10, body_max: 4 << 20, is_read_only: false };
+
+/// All answers have docker's headers, refusals of the HTTP side included.
+const RULES: Rules = Rules {
+    is_streamed: route::is_streamed,
+    write_headers: exchange::write_common_headers,
+    refusal: |status| Refusal::of_http(status).answer(),
+};
 
 /// A connected client.
 pub(crate) struct Client {
@@ -28,7 +35,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(stream: UnixStream, uid: u32) -> Self {
         let mut connection = Connection::new(stream, LIMITS);
-        connection.stream_bodies(route::is_streamed);
+        connection.set_rules(&RULES);
         Client { connection, operation: None, has_begun: false, uid, is_queued: false }
     }
 
