@@ -205,6 +205,25 @@ pub enum Request {
     },
     /// The state machine of replication tasks, as Graphviz; answered by [`Answer::Text`].
     ReplicationGraph,
+    /// Wait as [`Request::Wait`] does. The engine first sends [`Answer::Waiting`]: whatever another client requests
+    /// after that, the wait does not miss its effect.
+    AwaitExit {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// What to wait for.
+        condition: container::Condition,
+    },
+    /// Set the size of the terminal of a container's process 1, or of an execution; answered by [`Answer::Done`].
+    Resize {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// The ID of the execution; empty means process 1.
+        execution: String,
+        /// Rows of the terminal.
+        rows: u16,
+        /// Columns of the terminal.
+        columns: u16,
+    },
 }
 
 /// Arguments of [`Request::Start`].
@@ -467,6 +486,8 @@ pub enum Answer {
     Policies(Vec<replication::Policy>),
     /// Answer to [`Request::ReplicationGraph`]; `Done` follows.
     Text(String),
+    /// First answer to [`Request::AwaitExit`]: the engine waits; [`Answer::Exit`] follows.
+    Waiting,
 }
 
 /// Disk usage of one kind of data in the store.

@@ -13,6 +13,7 @@
 //! Enum variants are numbered by position on the wire: append, never reorder.
 
 use crate::container::{Exec, Restart, Streams};
+use crate::frame;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -215,6 +216,15 @@ pub struct ShimRequest {
 }
 
 impl ShimRequest {
+    /// Parses the body of a frame.
+    ///
+    /// # Errors
+    /// The number of a request whose action this program does not know: the sender is newer, and needs a reply. `None`
+    /// if the body is no request at all.
+    pub fn parse(body: &[u8]) -> Result<Self, Option<u64>> {
+        frame::parse(body).map_err(|_| postcard::take_from_bytes(body).ok().map(|(number, _)| number))
+    }
+
     /// Number of descriptors that come with the request.
     pub fn descriptors(&self) -> usize {
         match &self.action {
@@ -260,6 +270,15 @@ pub enum Action {
     /// Kill the container if it runs, and remove all its files. Announces `kill`, `die` and `destroy`. The reply comes
     /// after the removal; then the shim ends.
     Remove,
+    /// Set the size of a terminal. Announces `resize` if the terminal of process 1 had another size.
+    Resize {
+        /// The ID of the execution; empty means process 1.
+        execution: String,
+        /// Rows of the terminal.
+        rows: u16,
+        /// Columns of the terminal.
+        columns: u16,
+    },
 }
 
 /// A message of a shim.
@@ -312,4 +331,20 @@ pub struct State {
     pub is_announced: bool,
     /// /proc/sys/kernel/random/boot_id of the boot in which this state was written.
     pub boot: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_action_leaves_the_number_of_its_request() {
+        let request = ShimRequest { number: 300, action: Action::Pause };
+        let bytes = postcard::to_allocvec(&request).expect("short");
+        assert_eq!(ShimRequest::parse(&bytes), Ok(request));
+        let unknown = postcard::to_allocvec(&(300u64, 9_999u32, "of a later release")).expect("short");
+        assert_eq!(ShimRequest::parse(&unknown), Err(Some(300)));
+        assert_eq!(ShimRequest::parse(&[0xff; 20]), Err(None));
+        assert_eq!(ShimRequest::parse(&[]), Err(None));
+    }
 }

@@ -6,6 +6,7 @@
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::frame;
+use sampan_ipc::shim::{ShimMessage, ShimRequest};
 use sampan_ipc::socket::FrameSocket;
 use serde::{Serialize, de::DeserializeOwned};
 use std::io;
@@ -69,6 +70,37 @@ impl Connection {
         })?;
         self.socket.release_memory();
         Ok(message)
+    }
+
+    /// The next complete request of an engine; `None` if there is none yet. A newer engine may send an action that this
+    /// shim does not know: the engine gets a failure as the reply.
+    pub(crate) fn next_request(&mut self) -> Option<ShimRequest> {
+        loop {
+            let body = match self.socket.next_body() {
+                Ok(body) => body?,
+                Err(_) => {
+                    self.is_open = false;
+                    return None;
+                }
+            };
+            match ShimRequest::parse(body) {
+                Ok(request) => {
+                    self.socket.release_memory();
+                    return Some(request);
+                }
+                Err(Some(number)) => {
+                    // How many of the descriptors belong to the request is not known.
+                    drop(self.socket.take_all_descriptors());
+                    let reason =
+                        "the container's shim is older than the engine, and does not know the request";
+                    self.send(&ShimMessage::Reply { number, result: Err((125, reason.to_owned())) });
+                }
+                Err(None) => {
+                    self.is_open = false;
+                    return None;
+                }
+            }
+        }
     }
 
     /// Whether [`Connection::next`] would return a message although poll(2) reports nothing to read.

@@ -411,7 +411,7 @@ impl Shim {
             connection.receive();
             let number = connection.number;
             while let Some(connection) = self.connections.get_mut(nth) {
-                let Ok(Some(request)) = connection.next::<ShimRequest>() else { break };
+                let Some(request) = connection.next_request() else { break };
                 let descriptors = connection.take(request.descriptors());
                 self.on_request(number, request, descriptors);
             }

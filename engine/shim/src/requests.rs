@@ -185,8 +185,32 @@ impl Shim {
                     self.reply(reply, Err((125, reason)));
                 }
             }
+            (Stage::Alive, Action::Resize { execution, rows, columns }) => {
+                let result = self.resize(&execution, rows, columns);
+                self.reply(reply, result.map(|()| String::new()).map_err(|reason| (125, reason)));
+            }
             _ => self.reply(reply, Err((125, not_running))),
         }
+    }
+
+    /// Sets the size of the terminal of process 1, or of the execution `execution` if it is not empty.
+    fn resize(&mut self, execution: &str, rows: u16, columns: u16) -> Result<(), String> {
+        if !execution.is_empty() {
+            let name = &self.setup.identity.name;
+            let of = self.executions.iter_mut().find(|other| other.id == execution);
+            let of = of.ok_or_else(|| format!("container {name} has no running execution {execution}"))?;
+            // The runtime may not have handed over the terminal yet.
+            of.size = (rows, columns);
+            return match of.console {
+                Some(_) => Ok(()),
+                None => of.stdio.resize(rows, columns).map(drop).map_err(|error| error.to_string()),
+            };
+        }
+        if self.stdio.resize(rows, columns).map_err(|error| error.to_string())? {
+            let facts = [("height", &*rows.to_string()), ("width", &*columns.to_string())];
+            self.announce("resize", &facts);
+        }
+        Ok(())
     }
 
     fn stop_waiting(&mut self, reply: Reply) {
@@ -418,19 +442,12 @@ impl Shim {
             (Control::Signal(signal), Some(id)) => self.forward_exec_signal(id, signal),
             (Control::Detach, None) => self.announce("detach", &[]),
             (Control::Detach, Some(id)) => self.announce("exec_detach", &[("execID", id)]),
-            (Control::Resize(rows, columns), None) => match self.stdio.resize(rows, columns) {
-                Ok(true) => {
-                    let facts = [("height", &*rows.to_string()), ("width", &*columns.to_string())];
-                    self.announce("resize", &facts);
-                }
-                Ok(false) => {}
-                Err(_) => self.setup.size = (rows, columns),
-            },
-            (Control::Resize(rows, columns), Some(id)) => {
-                if let Some(execution) = self.executions.iter_mut().find(|execution| execution.id == id) {
-                    let _ = execution.stdio.resize(rows, columns);
+            (Control::Resize(rows, columns), None) => {
+                if self.resize("", rows, columns).is_err() {
+                    self.setup.size = (rows, columns);
                 }
             }
+            (Control::Resize(rows, columns), Some(id)) => drop(self.resize(id, rows, columns)),
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct Reply {
     /// The client's token.
     pub client: usize,
-    /// The answers. The last answer ends the stream.
+    /// The answers. [`Answer::Done`] and [`Answer::Error`] end the stream.
     pub answers: Vec<Answer>,
     /// Descriptors to send with the first answer.
     pub descriptors: Vec<OwnedFd>,
@@ -63,6 +63,9 @@ pub struct Entry {
     pub queue: VecDeque<Queued>,
     /// The pin that keeps the image's blobs and layers in the store.
     pub pin: Option<Pin>,
+    /// Whether the container's shim is older than the engine and has closed a connection because of a request that it
+    /// does not know.
+    pub is_shim_old: bool,
     /// Whether the container is removed, and only its shim still has to end. Lookups and lists then skip the
     /// container.
     pub is_removed: bool,
@@ -79,6 +82,7 @@ impl Entry {
             busy: None,
             queue: VecDeque::new(),
             pin,
+            is_shim_old: false,
             is_removed: false,
         }
     }
@@ -92,6 +96,8 @@ pub struct PendingRequest {
     pub client: Option<usize>,
     /// Process IDs that the shim has sent before its answer.
     pub pids: Option<Vec<i32>>,
+    /// Whether a shim of the first release does not know the request, and closes the connection because of it.
+    pub is_recent: bool,
     /// The request that the engine executes itself if the shim ends before it answers.
     pub fallback: Option<Request>,
 }

@@ -25,6 +25,13 @@ pub(super) fn not_running(name: &str, phase: Phase) -> Failure {
     error::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
 }
 
+/// Makes the failure of a request that the container's shim does not know.
+pub(super) fn old_shim(name: &str) -> Failure {
+    let message =
+        format!("the shim of container {name:?} is older than the engine, and does not know the request");
+    error::new(Code::Failed, message, "a container that is stopped and started again gets a new shim")
+}
+
 /// Makes the failure of a request whose prefix of an id matches several containers.
 pub(super) fn ambiguous(typed: &str, meant: &[&Entry]) -> Failure {
     let some = meant.iter().take(LISTED_MAX);

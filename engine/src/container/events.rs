@@ -6,10 +6,11 @@
 
 use super::definition::Definition;
 use super::entry::{Busy, Entry, PendingRequest, Queued, Wait};
-use super::error::no_container;
+use super::error::{no_container, old_shim};
 use super::manager::ContainerManager;
 use super::outcome::{Outcome, ShimCommand, StartOptions, StartedShim};
-use super::{event_history, remove, state};
+use super::start::CANNOT_START;
+use super::{event_history, recover, remove, state};
 use crate::error;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Phase};
@@ -123,6 +124,7 @@ impl ContainerManager {
             }
         };
         entry.state.error.clone_from(&failure.message);
+        entry.state.exit_code = i32::from(CANNOT_START);
         log::warn!("container {}: {}", entry.definition.name, failure.message);
         let state = entry.state.clone();
         if let Err(error) = self.directories.set_state(id, &state) {
@@ -130,6 +132,11 @@ impl ContainerManager {
         }
         if let Some(client) = client {
             self.refuse(client, failure);
+        }
+        self.answer_finished_waits(id);
+        if self.entries.get(id).is_some_and(|entry| entry.definition.create.auto_remove) {
+            self.set_busy(id, Busy::Removing);
+            return self.remove_files(id, None);
         }
         self.run_queued(id);
     }
@@ -251,17 +258,26 @@ impl ContainerManager {
         let failure = self.not_running(id);
         let asked: Vec<u64> =
             self.pending.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
+        let mut is_shim_old = false;
         for number in asked {
-            let Some(PendingRequest { client: Some(client), fallback, .. }) = self.pending.remove(&number)
+            let Some(PendingRequest { client, fallback, is_recent, .. }) = self.pending.remove(&number)
             else {
                 continue;
             };
+            is_shim_old |= is_recent;
+            let Some(client) = client else { continue };
             match (fallback, self.entries.get_mut(id)) {
+                _ if is_recent => self.refuse(client, old_shim(&self.name(id))),
                 (Some(request), Some(entry)) => {
                     entry.queue.push_front(Queued { client, request, descriptors: Vec::new() });
                 }
                 _ => self.refuse(client, failure.clone()),
             }
+        }
+        if is_shim_old && let Some(entry) = self.entries.get_mut(id) {
+            // An old shim has closed only the connection. If the shim has really ended, the search finds none.
+            entry.is_shim_old = true;
+            return recover::search_shim(self, id);
         }
         if !self.directories.replay().has(id) {
             return self.on_shim_gone(id);

@@ -150,12 +150,13 @@ impl ContainerManager {
             return Err(self.not_running(id));
         };
         let number = self.next_number;
-        let fallback = fallback(id, &what);
+        let (fallback, is_recent) = (fallback(id, &what), matches!(what, shim::Action::Resize { .. }));
         connection.request(number, what, descriptors).map_err(|error| {
             error::new(Code::Failed, format!("cannot send a request to the container's shim: {error}"), "")
         })?;
         self.next_number += 1;
-        self.pending.insert(number, PendingRequest { id: id.to_owned(), client, pids: None, fallback });
+        self.pending
+            .insert(number, PendingRequest { id: id.to_owned(), client, pids: None, is_recent, fallback });
         Ok(())
     }
 

@@ -101,7 +101,7 @@ fn add(containers: &mut ContainerManager, definition: Definition, state: State) 
 }
 
 /// Starts a thread that waits for a shim which may have been started but does not listen yet.
-fn search_shim(containers: &mut ContainerManager, id: &str) {
+pub(super) fn search_shim(containers: &mut ContainerManager, id: &str) {
     containers.set_busy(id, Busy::Connecting);
     let (dir, run, id) = (containers.directories.dir(id), containers.directories.run(id), id.to_owned());
     containers.spawn(move |shared| {

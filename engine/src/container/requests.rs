@@ -6,6 +6,7 @@
 
 use super::definition::{Definition, short};
 use super::entry::{Busy, Entry, Pruning, Queued, Wait};
+use super::error::old_shim;
 use super::manager::ContainerManager;
 use super::outcome::{Outcome, StartOptions};
 use super::{context, create, inspect, list, log_driver, recover, remove, start};
@@ -88,9 +89,16 @@ impl ContainerManager {
             Request::Stop(stop) => self.on_stop(id, client, &stop, false),
             Request::Restart(stop) => self.on_stop(id, client, &stop, true),
             Request::Kill { signal, .. } => self.on_kill(id, client, &signal),
-            Request::Pause { .. } => self.request_if_running(id, client, Action::Pause, Vec::new()),
-            Request::Unpause { .. } => self.request_if_running(id, client, Action::Unpause, Vec::new()),
+            Request::Pause { .. } => self.on_pause(id, client, true),
+            Request::Unpause { .. } => self.on_pause(id, client, false),
             Request::Wait { condition, .. } => self.on_wait(id, client, condition),
+            Request::AwaitExit { condition, .. } => {
+                self.reply(client, vec![Answer::Waiting]);
+                self.on_wait(id, client, condition)
+            }
+            Request::Resize { execution, rows, columns, .. } => {
+                self.on_resize(id, client, Action::Resize { execution, rows, columns })
+            }
             Request::RemoveContainer { force, .. } => self.on_remove(id, client, force),
             Request::InspectContainer { size, .. } => self.on_inspect(id, client, size),
             Request::Logs { .. } => self.on_logs(id, client),
@@ -220,6 +228,7 @@ impl ContainerManager {
     pub(super) fn begin(&mut self, id: &str, client: Option<usize>, options: StartOptions) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.busy = Some(Busy::Starting(client));
+        entry.is_shim_old = false;
         entry.state.error.clear();
         entry.state.stopped_by_hand = false;
         entry.state.restarts = if options.by_policy { entry.state.restarts + 1 } else { 0 };
@@ -269,6 +278,21 @@ impl ContainerManager {
         self.request_if_running(id, client, Action::Kill(signal), Vec::new())
     }
 
+    fn on_pause(&mut self, id: &str, client: usize, pauses: bool) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        let (name, phase) = (&entry.definition.name, entry.state.phase);
+        match (pauses, phase) {
+            (true, Phase::Paused) => {
+                Err(error::new(Code::Conflict, format!("container {name} is already paused"), ""))
+            }
+            (false, Phase::Running) => {
+                Err(error::new(Code::Conflict, format!("container {name} is not paused"), ""))
+            }
+            (true, _) => self.request_if_running(id, client, Action::Pause, Vec::new()),
+            (false, _) => self.request_if_running(id, client, Action::Unpause, Vec::new()),
+        }
+    }
+
     fn request_if_running(
         &mut self,
         id: &str,
@@ -281,6 +305,13 @@ impl ContainerManager {
                 self.request_shim(id, Some(client), what, descriptors)
             }
             _ => Err(self.not_running(id)),
+        }
+    }
+
+    fn on_resize(&mut self, id: &str, client: usize, action: Action) -> Result<(), Failure> {
+        match self.entries.get(id).is_some_and(|entry| entry.is_shim_old) {
+            true => Err(old_shim(&self.name(id))),
+            false => self.request_if_running(id, client, action, Vec::new()),
         }
     }
 
@@ -510,6 +541,8 @@ fn subject(request: &Request) -> &str {
         | Request::Pause { container }
         | Request::Unpause { container }
         | Request::Wait { container, .. }
+        | Request::AwaitExit { container, .. }
+        | Request::Resize { container, .. }
         | Request::RemoveContainer { container, .. }
         | Request::InspectContainer { container, .. }
         | Request::Logs { container }
@@ -522,7 +555,13 @@ fn subject(request: &Request) -> &str {
 
 /// Whether the request can be served while the container is busy.
 fn needs_no_queue(request: &Request) -> bool {
-    matches!(request, Request::Wait { .. } | Request::InspectContainer { .. } | Request::Logs { .. })
+    matches!(
+        request,
+        Request::Wait { .. }
+            | Request::AwaitExit { .. }
+            | Request::InspectContainer { .. }
+            | Request::Logs { .. }
+    )
 }
 
 /// Whether the request can end a start, so that it must not wait for a start that hangs.

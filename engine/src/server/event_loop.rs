@@ -343,7 +343,9 @@ impl Server {
             if let Some(client) = self.clients.get_mut(&reply.client) {
                 client.attach_descriptors(reply.descriptors);
                 reply.answers.iter().for_each(|answer| client.send(answer));
-                client.state = State::Closing;
+                if matches!(reply.answers.last(), Some(Answer::Done(_) | Answer::Error(_))) {
+                    client.state = State::Closing;
+                }
                 self.serve(reply.client, now, false);
             }
         }
