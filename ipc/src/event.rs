@@ -380,6 +380,11 @@ impl<'a> EventView<'a> {
         Walk(body.get(..body.len().checked_sub(SEQ_LEN)?)?).event()
     }
 
+    /// See [`Event::seq`]. Reads the body of an event frame.
+    pub fn seq_of_frame(body: &[u8]) -> Option<u64> {
+        body.last_chunk().copied().map(u64::from_le_bytes)
+    }
+
     fn fits_the_rules(&self, labels: PairsView<'_>) -> bool {
         is_word(self.kind.as_bytes(), KIND_MAX)
             && is_action(self.action)

@@ -3,7 +3,8 @@
 //! - Events: [`event`] is an event, [`announce`] makes the events of each type, [`record`] is the form of an event in
 //!   a [`fifo`], [`sender`] writes records. [`frame`] is the form of a message on a [`socket`], [`watch`] is the
 //!   protocol of `events.sock`, [`filter`] the grammar of its filters. [`subscription`] reads events over a
-//!   [`connection`] and keeps a cursor; [`status`] requests monitord's state.
+//!   [`connection`] and keeps a cursor, [`event_stream`] reads them in an event loop; [`status`] requests monitord's
+//!   state.
 //! - The engine: [`engine`] is the protocol of `engine.sock`, [`container`] its part about containers, [`shim`] the
 //!   protocol between the engine and a container's shim; [`replication`] describes replication jobs,
 //!   [`credential`] the credentials in requests.
@@ -27,9 +28,12 @@ pub mod credential;
 pub mod credentials;
 pub mod engine;
 pub mod event;
+#[cfg(feature = "calendar")]
+pub mod event_stream;
 pub mod fifo;
 pub mod filter;
 pub mod frame;
+pub mod image_name;
 pub mod named_file;
 pub mod paging;
 pub mod paths;

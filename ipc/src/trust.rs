@@ -8,13 +8,15 @@
 use crate::accounts;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, socket, sockopt::PeerCredentials,
+};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -373,12 +375,32 @@ fn log_closed(path: &Path, before: u32, after: u32) {
 pub fn connect(path: &Path, server: Server) -> io::Result<UnixStream> {
     directory(parent(path))?;
     let stream = UnixStream::connect(path)?;
+    peer(&stream, path, server)?;
+    Ok(stream)
+}
+
+/// Like [`connect`], but never waits. The stream is non-blocking.
+///
+/// # Errors
+/// The errors of [`connect`], and `WouldBlock` if too many clients wait to be accepted.
+pub fn connect_now(path: &Path, server: Server) -> io::Result<UnixStream> {
+    directory(parent(path))?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    peer(&stream, path, server)?;
+    Ok(stream)
+}
+
+/// Checks the user of the process that listens on the socket `path`.
+fn peer(stream: &UnixStream, path: &Path, server: Server) -> io::Result<()> {
     // The user of the process that called listen(2). For a socket that systemd has created, that is systemd. unix(7),
     // SO_PEERCRED.
-    let uid = getsockopt(&stream, PeerCredentials)?.uid();
+    let uid = getsockopt(stream, PeerCredentials)?.uid();
     let monitord = server == Server::Monitord;
     match is_own(uid) || monitord && is_monitord(uid) {
-        true => Ok(stream),
+        true => Ok(()),
         false => Err(TrustError::Peer { path: path.to_owned(), uid, expected: expected(monitord) }.into()),
     }
 }
