@@ -210,6 +210,8 @@ pub enum Control {
     Signal(i32),
     /// The client detaches; the process runs on.
     Detach,
+    /// The process's stdin ends when this client's stdin ends. docker's API, "StdinOnce".
+    StdinOnce,
 }
 
 /// A message of the shim on a client's control socket. If the shim closes the socket without [`AttachMessage::Exited`]

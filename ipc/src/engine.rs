@@ -224,6 +224,16 @@ pub enum Request {
         /// Columns of the terminal.
         columns: u16,
     },
+    /// Attach the client to a container from the container's next start on, before the first byte of output; to a
+    /// container that runs, at once. Answered by [`Answer::Done`] when the engine has taken the descriptors. The
+    /// messages of the shim follow on the control socket; the engine closes the socket if it cannot start the
+    /// container, or if it ends before the start.
+    AttachAtStart {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// Which descriptors come with the request.
+        streams: container::Streams,
+    },
 }
 
 /// Arguments of [`Request::Start`].

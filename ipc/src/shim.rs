@@ -26,6 +26,11 @@ pub const STATE: &str = "state";
 /// The argument after the container's directory on the command line of a shim that reads a [`Unit`].
 pub const UNIT: &str = "--unit";
 
+/// The argument after the container's directory on the command line of a shim that has clients from the start. The next
+/// argument is their number: the shim reads as many [`ShimRequest`]s with [`Action::Attach`] after the [`Setup`], and
+/// replies to none of them.
+pub const CLIENTS: &str = "--clients";
+
 /// `Delegate=` of a container's systemd unit on a host with version 1 control groups. There, `Delegate=yes` does not
 /// delegate the controllers `devices` and `blkio`: systemd moves the container out of its groups of these controllers
 /// when other units start or stop, and the container could then open any device.

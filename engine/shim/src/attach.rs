@@ -19,9 +19,9 @@ pub(crate) struct Client {
     /// Whether the container's stdin is full.
     pub(super) is_target_full: bool,
     pub(super) sinks: PerStream<Option<Sink>>,
-    /// Whether the client came with the request that started the process. The process's stdin ends when this client's
-    /// ends.
-    pub(super) is_first: bool,
+    /// Whether the process's stdin ends when this client's ends: the client came with the request that started the
+    /// process, or has sent [`Control::StdinOnce`].
+    pub(super) ends_stdin: bool,
     /// Whether the client has detached or closed its connection. The shim still passes on what the client typed
     /// before.
     pub(super) is_leaving: bool,
@@ -37,7 +37,7 @@ impl Client {
         streams: Streams,
         tty: bool,
         descriptors: Vec<OwnedFd>,
-        is_first: bool,
+        ends_stdin: bool,
     ) -> Result<Self, String> {
         let mut descriptors = descriptors.into_iter();
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
@@ -59,14 +59,14 @@ impl Client {
             }
         }
         let sink = |fd: Option<OwnedFd>| fd.map(|fd| Sink::new(fd).ok_or_else(refused)).transpose();
-        let stdin = stdin.filter(|fd| nonblocking::kind(fd) != Some(Kind::Null) || is_first);
+        let stdin = stdin.filter(|fd| nonblocking::kind(fd) != Some(Kind::Null) || ends_stdin);
         Ok(Client {
             control: Connection::with_max(control, 0, CONTROL_MAX),
             stdin,
             typed: Vec::new(),
             is_target_full: false,
             sinks: PerStream { out: sink(stdout)?, err: sink(stderr)? },
-            is_first,
+            ends_stdin,
             is_leaving: false,
             last_message: None,
             _own_end: None,
@@ -83,19 +83,21 @@ impl Client {
             typed: Vec::new(),
             is_target_full: false,
             sinks,
-            is_first: false,
+            ends_stdin: false,
             is_leaving: false,
             last_message: None,
             _own_end: Some(own_end),
         })
     }
 
-    /// Reads the client's control messages and calls `on_control` for each. A `Detach` only sets `is_leaving`.
+    /// Reads the client's control messages and calls `on_control` for each, but for those about the client alone:
+    /// `Detach` and `StdinOnce`.
     pub(crate) fn receive_controls(&mut self, mut on_control: impl FnMut(Control)) {
         self.control.receive();
         while let Ok(Some(control)) = self.control.next::<Control>() {
             match control {
                 Control::Detach => return self.is_leaving = true,
+                Control::StdinOnce => self.ends_stdin = true,
                 other => on_control(other),
             }
         }

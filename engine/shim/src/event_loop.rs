@@ -13,13 +13,14 @@ use super::oom::Oom;
 use super::overlay;
 use super::restart_policy::Backoff;
 use super::runtime::{Purpose, Reply, RuntimeCommand, StandardFds};
+use super::setup::Begun;
 use super::stdio::Stdio;
 use super::systemd_unit::Unit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sampan_ipc::announce::Announcer;
-use sampan_ipc::container::{AttachMessage, Control, Streams};
+use sampan_ipc::container::{AttachMessage, Control};
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::shim::{SOCKET, STATE, Setup, ShimMessage, ShimRequest, State};
 use sampan_os::boot_id;
@@ -137,7 +138,8 @@ pub(crate) struct Shim {
 
 impl Shim {
     /// Makes the shim from its setup and the connection to the engine; then begins the container's start.
-    pub(crate) fn new(setup: Setup, mut connection: Connection, unit: Option<Unit>) -> Result<Self, String> {
+    pub(crate) fn new(begun: Begun) -> Result<Self, String> {
+        let Begun { setup, connection, unit, starter, clients } = begun;
         let mask: SigSet =
             [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
         // Block the signals instead of ignoring them: the runtime would inherit ignored signals.
@@ -149,8 +151,6 @@ impl Shim {
         let listener =
             console::listen(&dir.into(), &setup.run.join(SOCKET)).map_err(|error| error.to_string())?;
         let sender = FifoSender::new(setup.fifo.clone());
-        let attach: Option<(Streams, Vec<OwnedFd>)> =
-            setup.attach.and_then(|streams| Some((streams, connection.take(streams.count())?)));
         let state = State {
             shim: std::process::id().cast_signed(),
             boot: boot_id::read().unwrap_or_default(),
@@ -192,7 +192,7 @@ impl Shim {
         // An earlier shim wrote this state, and the process in the state has ended.
         shim.state.pid = 0;
         let namespace = overlay::enter_namespace();
-        if let Some((streams, descriptors)) = attach {
+        if let Some((streams, descriptors)) = starter {
             match Client::new(streams, shim.setup.tty, descriptors, true) {
                 Ok(client) => {
                     shim.stdio.clients.push(client);
@@ -202,6 +202,13 @@ impl Shim {
                     shim.fail_start(125, reason);
                     return Ok(shim);
                 }
+            }
+        }
+        for (streams, descriptors) in clients {
+            // A client with a wrong descriptor sees the end of its control socket.
+            if let Ok(client) = Client::new(streams, shim.setup.tty, descriptors, false) {
+                shim.stdio.clients.push(client);
+                shim.announce("attach", &[]);
             }
         }
         match namespace {
@@ -458,7 +465,7 @@ impl Shim {
         for (execution, stdio) in self.all_stdio() {
             let leaving: Vec<Client> = stdio.clients.extract_if(.., |client| client.is_leaving).collect();
             for client in leaving {
-                if client.is_first && client.stdin.is_some() && !client.control.is_open {
+                if client.ends_stdin && client.stdin.is_some() && !client.control.is_open {
                     stdio.close_stdin();
                 }
                 left.push((execution.map(str::to_owned), client));

@@ -56,9 +56,9 @@ use systemd_unit::Unit;
 /// Runs a shim. The exit status is the container's exit code.
 pub fn main() -> ExitCode {
     match setup::begin() {
-        Ok((setup, connection, unit)) => {
-            let stderr = unit.as_ref().and_then(Unit::stderr);
-            match Shim::new(setup, connection, unit) {
+        Ok(begun) => {
+            let stderr = begun.unit.as_ref().and_then(Unit::stderr);
+            match Shim::new(begun) {
                 Ok(shim) => {
                     drop(stderr);
                     ExitCode::from(shim.run())

@@ -440,6 +440,8 @@ impl Shim {
         match (control, execution) {
             (Control::Signal(signal), None) => self.forward_signal(signal),
             (Control::Signal(signal), Some(id)) => self.forward_exec_signal(id, signal),
+            // `Client` handles this message.
+            (Control::StdinOnce, _) => {}
             (Control::Detach, None) => self.announce("detach", &[]),
             (Control::Detach, Some(id)) => self.announce("exec_detach", &[("execID", id)]),
             (Control::Resize(rows, columns), None) => {

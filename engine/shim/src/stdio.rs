@@ -100,7 +100,7 @@ impl Stdio {
     }
 
     /// Moves the bytes that can be moved now. `keep_stdin`: the process's stdin stays open when a client's stdin ends,
-    /// unless the client came with the request that started the process.
+    /// unless that client's [`Client::ends_stdin`] is set.
     pub(crate) fn pump(&mut self, log: &mut Log, keep_stdin: bool) {
         log.flush();
         for nth in 0..self.clients.len() {
@@ -190,14 +190,14 @@ impl Stdio {
                 Transfer::SourceEmpty | Transfer::TargetFull => return,
                 Transfer::SourceEnded => {
                     client.stdin = None;
-                    if client.is_first || !keep_stdin {
+                    if client.ends_stdin || !keep_stdin {
                         self.close_stdin();
                     }
                     return;
                 }
                 Transfer::TargetBroken => {
                     client.stdin = None;
-                    if client.is_first {
+                    if client.ends_stdin {
                         self.close_stdin();
                     }
                     return;

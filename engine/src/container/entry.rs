@@ -4,13 +4,16 @@
 
 use super::definition::Definition;
 use super::shim_connection::ShimConnection;
-use sampan_ipc::container::Condition;
+use sampan_ipc::container::{Condition, Streams};
 use sampan_ipc::engine::{Answer, Request, Stop};
 use sampan_ipc::shim::{self, State};
 use sampan_store::Pin;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+/// Most clients that wait for the start of one container.
+pub const WAITING_CLIENTS_MAX: usize = 16;
 
 /// The answers to one client.
 pub struct Reply {
@@ -66,6 +69,8 @@ pub struct Entry {
     /// Whether the container's shim is older than the engine and has closed a connection because of a request that it
     /// does not know.
     pub is_shim_old: bool,
+    /// Clients that wait for the next start: their streams and descriptors. At most [`WAITING_CLIENTS_MAX`].
+    pub waiting_clients: Vec<(Streams, Vec<OwnedFd>)>,
     /// Whether the container is removed, and only its shim still has to end. Lookups and lists then skip the
     /// container.
     pub is_removed: bool,
@@ -83,6 +88,7 @@ impl Entry {
             queue: VecDeque::new(),
             pin,
             is_shim_old: false,
+            waiting_clients: Vec::new(),
             is_removed: false,
         }
     }

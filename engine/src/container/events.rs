@@ -89,10 +89,22 @@ impl ContainerManager {
         });
         match connected {
             Ok(()) => {
+                self.attach_waiting_clients(id);
                 self.run_urgent_requests(id);
                 self.receive(id);
             }
             Err(failure) => self.start_failed(id, failure),
+        }
+    }
+
+    /// Sends the clients that have waited for the start to the shim, which attaches them when the process runs.
+    fn attach_waiting_clients(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        for (streams, descriptors) in std::mem::take(&mut entry.waiting_clients) {
+            let action = sampan_ipc::shim::Action::Attach(streams);
+            if let Err(failure) = self.request_shim(id, None, action, descriptors) {
+                log::warn!("container {}: a client is not attached: {}", self.name(id), failure.message);
+            }
         }
     }
 

@@ -13,6 +13,8 @@ use std::os::unix::net::UnixStream;
 pub struct StartOptions {
     /// Streams of a client that is attached from the start, with their descriptors.
     pub attach: Option<(Streams, Vec<OwnedFd>)>,
+    /// Further clients that are attached from the start.
+    pub clients: Vec<(Streams, Vec<OwnedFd>)>,
     /// Rows and columns of the client's terminal.
     pub size: (u16, u16),
     /// Whether a client requested a restart.

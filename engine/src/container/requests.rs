@@ -5,13 +5,14 @@
 //! [`super::events`]. Never blocks.
 
 use super::definition::{Definition, short};
-use super::entry::{Busy, Entry, Pruning, Queued, Wait};
+use super::entry::{Busy, Entry, Pruning, Queued, WAITING_CLIENTS_MAX, Wait};
 use super::error::old_shim;
 use super::manager::ContainerManager;
 use super::outcome::{Outcome, StartOptions};
 use super::{context, create, inspect, list, log_driver, recover, remove, start};
 use crate::error;
 use crate::outbox::Message;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, StartUnit, Stop};
 use sampan_ipc::shim::{Action, State};
@@ -19,7 +20,7 @@ use sampan_spec::host::Host;
 use sampan_spec::{names, security, signals};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// Value of the timeout in [`Action::Stop`] that means the container's own timeout.
@@ -104,6 +105,9 @@ impl ContainerManager {
             Request::Logs { .. } => self.on_logs(id, client),
             Request::Exec(exec) => self.on_exec(id, client, *exec, descriptors),
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
+            Request::AttachAtStart { streams, .. } => {
+                self.on_attach_at_start(id, client, streams, descriptors)
+            }
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
             Request::Top { .. } => self.request_if_running(id, client, Action::Pids, Vec::new()),
             // These requests waited for a name or for a container's end. Both are checked again.
@@ -225,8 +229,13 @@ impl ContainerManager {
     }
 
     /// Starts a container that has no shim.
-    pub(super) fn begin(&mut self, id: &str, client: Option<usize>, options: StartOptions) {
+    pub(super) fn begin(&mut self, id: &str, client: Option<usize>, mut options: StartOptions) {
         let Some(entry) = self.entries.get_mut(id) else { return };
+        // The process of a systemd unit gets its setup from the client, which passes on no descriptors:
+        // `on_shim_started` attaches these clients.
+        if options.unit.is_none() {
+            options.clients = std::mem::take(&mut entry.waiting_clients);
+        }
         entry.busy = Some(Busy::Starting(client));
         entry.is_shim_old = false;
         entry.state.error.clear();
@@ -447,6 +456,42 @@ impl ContainerManager {
         self.request_if_running(id, client, Action::Attach(streams), descriptors)
     }
 
+    /// Attaches a client to a container that runs, or keeps its descriptors for the container's next start.
+    fn on_attach_at_start(
+        &mut self,
+        id: &str,
+        client: usize,
+        streams: Streams,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
+        let name = &entry.definition.name;
+        match entry.state.phase {
+            Phase::Running => return self.on_attach(id, client, streams, descriptors),
+            Phase::Paused => return Err(paused(name)),
+            Phase::Restarting => {
+                let message = format!("container {name:?} is restarting");
+                return Err(error::new(Code::Conflict, message, "attach to it when it runs"));
+            }
+            Phase::Removing | Phase::Dead => {
+                let message = format!("container {name:?} is {}", entry.state.phase.word());
+                return Err(error::new(Code::Conflict, message, ""));
+            }
+            Phase::Created | Phase::Exited => {}
+        }
+        if let Some(kept) = check_streams(Some(streams), descriptors)? {
+            entry.waiting_clients.retain(|(_, descriptors)| descriptors.first().is_some_and(is_connected));
+            if entry.waiting_clients.len() == WAITING_CLIENTS_MAX {
+                let message =
+                    format!("{WAITING_CLIENTS_MAX} clients wait for the start of container {name:?}");
+                return Err(error::new(Code::Conflict, message, ""));
+            }
+            entry.waiting_clients.push(kept);
+        }
+        self.reply(client, vec![Answer::Done(Done { reference: id.to_owned(), ..Done::default() })]);
+        Ok(())
+    }
+
     fn on_rename(&mut self, id: &str, client: usize, name: &str) -> Result<(), Failure> {
         let name = name.strip_prefix('/').unwrap_or(name);
         let old = self.name(id);
@@ -547,6 +592,7 @@ fn subject(request: &Request) -> &str {
         | Request::InspectContainer { container, .. }
         | Request::Logs { container }
         | Request::Attach { container, .. }
+        | Request::AttachAtStart { container, .. }
         | Request::Rename { container, .. }
         | Request::Top { container, .. } => container,
         _ => "",
@@ -573,6 +619,13 @@ fn may_end_start(request: &Request) -> bool {
             | Request::Kill { .. }
             | Request::RemoveContainer { force: true, .. }
     )
+}
+
+/// Whether the other end of a client's control socket is open.
+fn is_connected(control: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(control.as_fd(), PollFlags::empty())];
+    let _ = poll(&mut polled, PollTimeout::ZERO);
+    polled.iter().all(|control| control.revents().is_none_or(|events| !events.contains(PollFlags::POLLHUP)))
 }
 
 fn paused(name: &str) -> Failure {

@@ -12,11 +12,11 @@ use super::{etc_files, log_driver};
 use crate::config::Config;
 use crate::context::Shared;
 use crate::error;
-use sampan_ipc::container::{FOR_EVER, Notify};
+use sampan_ipc::container::{FOR_EVER, Notify, Streams};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::frame;
 use sampan_ipc::report::chain;
-use sampan_ipc::shim::{self, Rootfs, Setup, State, UNIT, VERSION};
+use sampan_ipc::shim::{self, Action, CLIENTS, Rootfs, Setup, ShimRequest, State, UNIT, VERSION};
 use sampan_ipc::socket;
 use sampan_os::boot_id;
 use sampan_os::cgroup;
@@ -26,7 +26,7 @@ use sampan_spec::bundle;
 use sampan_spec::runtime::Runtime;
 use sampan_spec::settings::Form;
 use std::error::Error;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -136,6 +136,7 @@ pub fn start(
     let path = directories.dir(&definition.id).join("config.json");
     directory::write(&path, bundle.json().as_bytes(), false).map_err(|error| failed(&error))?;
     let (attach, descriptors) = options.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
+    let clients = options.clients;
     let setup = Setup {
         state: State { boot: boot_id::read().unwrap_or_default(), ..state },
         attach,
@@ -145,7 +146,7 @@ pub fn start(
     };
     let started = match (&unit, asked) {
         (Some(unit), Some(asked)) => prepare(&setup, &unit.for_shim(&definition.create, asked, &setup.log)),
-        _ => spawn(&setup, &descriptors).map(|stream| StartedShim { stream, shim: None }),
+        _ => spawn(&setup, &descriptors, &clients).map(|stream| StartedShim { stream, shim: None }),
     };
     started.map_err(|error| failed(&error))
 }
@@ -191,13 +192,21 @@ fn setup(context: &Context<'_>, directories: &Directories, run: PathBuf) -> Resu
     })
 }
 
-fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> {
+fn spawn(
+    setup: &Setup,
+    descriptors: &[OwnedFd],
+    clients: &[(Streams, Vec<OwnedFd>)],
+) -> std::io::Result<UnixStream> {
     let bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     let (ours, theirs) = UnixStream::pair()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    // The shim ignores this argument. It shows in ps(1) which container the shim belongs to.
-    let words = [program().as_os_str(), setup.dir.as_os_str()].map(|word| CString::new(word.as_bytes()));
-    let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let count = clients.len().to_string();
+    // The shim ignores the directory. It shows in ps(1) which container the shim belongs to.
+    let mut words = vec![program().as_os_str(), setup.dir.as_os_str()];
+    if !clients.is_empty() {
+        words.extend([OsStr::new(CLIENTS), OsStr::new(&count)]);
+    }
+    let words = words.into_iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     let path = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let standard = [theirs.as_fd(), null.as_fd(), null.as_fd()];
     sampan_os::spawn::spawn(&Program {
@@ -214,11 +223,22 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     // The shim has its own copy of this descriptor. If the engine kept its copy, it would not see the end of the
     // connection.
     drop(theirs);
-    match socket::send_all(&ours, &bytes, descriptors) {
+    let sent = socket::send_all(&ours, &bytes, descriptors).and_then(|()| send_clients(&ours, clients));
+    match sent {
         // The shim was killed already. The caller gets the end of the connection, as for a shim that is killed later.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(ours),
     }
+}
+
+/// Sends the clients that the shim attaches before it starts the container.
+fn send_clients(shim: &UnixStream, clients: &[(Streams, Vec<OwnedFd>)]) -> std::io::Result<()> {
+    for (streams, descriptors) in clients {
+        // The shim replies to none of these requests, so they need no number of their own.
+        let request = ShimRequest { number: 0, action: Action::Attach(*streams) };
+        socket::send_all(shim, &frame::encode(&request).map_err(std::io::Error::other)?, descriptors)?;
+    }
+    Ok(())
 }
 
 /// Prepares the program that a unit's main process executes to become the shim.
