@@ -81,6 +81,17 @@ impl Query {
     }
 }
 
+/// Parses a time as docker's clients send it: seconds since the epoch, and up to nine digits after a point. Returns
+/// nanoseconds since the epoch; `None` if `text` is no such time, or is too far away.
+pub fn unix_time(text: &str) -> Option<i64> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let nanos: i64 = format!("{fraction:0<9}").parse().ok()?;
+    seconds.parse::<i64>().ok()?.checked_mul(1_000_000_000)?.checked_add(nanos)
+}
+
 /// Decodes `%XX`. Bytes that are no UTF-8 become U+FFFD.
 pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -113,6 +124,24 @@ mod tests {
         assert_eq!(map.filters(), list.filters());
         assert_eq!(map.filters().expect("valid")["type"], ["container"]);
         assert!(Query::parse("filters=x").filters().is_err());
+    }
+
+    #[test]
+    fn a_time_has_up_to_nine_digits_of_a_second() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1.5", Some(1_500_000_000)),
+            ("1795229400.000000001", Some(1_795_229_400_000_000_001)),
+            ("9223372037", None),
+            ("1.0000000001", None),
+            ("1.", None),
+            ("1.-5", None),
+            (".5", None),
+            ("x", None),
+            ("10m", None),
+        ] {
+            assert_eq!(unix_time(text), expected, "{text}");
+        }
     }
 
     #[test]
