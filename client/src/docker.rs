@@ -3,3 +3,4 @@
 //! Used by the gateway, which sends them, and by the command line, which formats them.
 
 pub mod event;
+pub mod status;
