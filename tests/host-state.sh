@@ -10,7 +10,7 @@
 set -eu
 
 # Programs that are expected to be started only by the tests.
-programs='sampan|sampan-engine|sampan-monitor|sampan-monitord|sampan-shim|runc|crun|docker-registry|redis-server|nats-server|mosquitto|dockerd|containerd|catatonit'
+programs='sampan|sampan-engine|sampan-monitor|sampan-monitord|sampan-shim|sampan-docker-a|runc|crun|docker-registry|redis-server|nats-server|mosquitto|dockerd|containerd|catatonit'
 
 look() {
     # Without IDs, which the kernel assigns in sequence.

@@ -6,6 +6,7 @@ pub mod command_line;
 pub mod containers;
 pub mod cursor;
 pub mod disk;
+pub mod docker_api;
 pub mod dockerd;
 pub mod dragonfly;
 pub mod engine;

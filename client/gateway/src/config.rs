@@ -1,7 +1,7 @@
 //! The options of the program.
 
 use sampan_ipc::paths::Paths;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +59,9 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation,
     while let Some(arg) = parser.next().map_err(error)? {
         match arg {
             Long("socket") => config.socket = parser.value().map_err(error)?.into(),
+            Long("idle-timeout") => {
+                config.idle_timeout = parse_idle_timeout(&parser.value().map_err(error)?)?
+            }
             Long("help") => return Ok(Invocation::Print(HELP.to_owned())),
             Long("version") => {
                 return Ok(Invocation::Print(format!("sampan-docker-api {}\n", env!("CARGO_PKG_VERSION"))));
@@ -67,4 +70,16 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation,
         }
     }
     Ok(Invocation::Run(config))
+}
+
+/// Parses the time without clients after which the gateway ends; `None` for 0, which means never.
+fn parse_idle_timeout(value: &OsStr) -> Result<Option<Duration>, UsageError> {
+    let text = value.to_string_lossy();
+    if text == "0" {
+        return Ok(None);
+    }
+    let nanos = sampan_ipc::time::duration(&text).and_then(|nanos| u64::try_from(nanos).ok());
+    let time = nanos.map(Duration::from_nanos).filter(|time| !time.is_zero());
+    let expected = "a time such as 500ms, 30s or 5m, or 0, which means never";
+    time.map(Some).ok_or_else(|| UsageError(format!("--idle-timeout cannot be '{text}': {expected}")))
 }
