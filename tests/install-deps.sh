@@ -33,6 +33,7 @@ cc gcc
 ctr containerd
 dockerd docker.io
 docker docker.io
+curl curl
 runc runc
 crun crun
 debootstrap debootstrap
@@ -42,6 +43,8 @@ losetup mount
 mkfs.ext4 e2fsprogs
 xfs_io xfsprogs
 LIST
+# A module has no command to look for: docker-py is installed into a virtual environment.
+python3 -c 'import ensurepip' 2>/dev/null || need="$need python3-venv"
 [ -z "$need" ] && exit 0
 
 fail() {

@@ -4,6 +4,8 @@
 //! [`docker_programs`] are the unmodified programs of docker; [`http`] sends requests of the test's own and
 //! shows the answer as it is on the wire.
 
+pub mod docker_py;
+pub mod exchange;
 pub mod http;
 
 use crate::containers::{Containers, busybox};
@@ -234,13 +236,20 @@ impl DockerApi {
 
 /// An image with busybox in one layer, for this machine.
 pub fn busybox_image() -> Image {
+    busybox_image_with(&[])
+}
+
+/// An image with busybox in its first layer, and these layers on it.
+pub fn busybox_image_with(more: &[Layer]) -> Image {
     let tar = busybox().into_inner().expect("to memory");
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     };
-    Image::of(&[Layer::of_tar(tar, Packing::Gzip)], architecture)
+    let mut layers = vec![Layer::of_tar(tar, Packing::Gzip)];
+    layers.extend_from_slice(more);
+    Image::of(&layers, architecture)
 }
 
 /// The version of docker's command line at `program`, such as `20.10.24`.
