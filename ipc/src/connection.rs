@@ -8,6 +8,7 @@ use crate::socket::{self, FrameSocket};
 use crate::trust::{self, Server};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -19,11 +20,16 @@ const READ_BYTES: usize = 64 << 10;
 /// Most received descriptors that a connection holds: the kernel's limit for one message. unix(7), SCM_RIGHTS.
 const DESCRIPTORS_HELD: usize = 253;
 
-/// A connected socket and its receive buffer.
+thread_local! {
+    /// The bytes of one read, before the frame socket keeps what is no complete frame. All connections of a thread share
+    /// this buffer, so that a program with many of them does not need 64 KiB for each.
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// A connected socket.
 #[derive(Debug)]
 pub struct Connection {
     socket: FrameSocket<UnixStream>,
-    buffer: Box<[u8]>,
 }
 
 /// The result of waiting for a message.
@@ -55,7 +61,7 @@ impl Connection {
             _ => {}
         }
         let socket = FrameSocket::new(stream, FRAME_MAX, DESCRIPTORS_HELD);
-        Ok(Connection { socket, buffer: vec![0; READ_BYTES].into() })
+        Ok(Connection { socket })
     }
 
     /// Takes the descriptors that have been received.
@@ -87,7 +93,7 @@ impl Connection {
             if stop.is_requested() {
                 return Ok(Received::Stopped);
             }
-            match self.socket.receive(&mut self.buffer) {
+            match READ_BUFFER.with_borrow_mut(|buffer| self.socket.receive(buffer)) {
                 Ok(0) => return Ok(Received::Closed),
                 Ok(_) => return Ok(Received::Message(())),
                 Err(error) => match error.kind() {

@@ -66,6 +66,21 @@ pub struct Shared {
     pub engine: Engine,
     /// Paths of the sockets.
     pub paths: Paths,
+    /// Until when the gateway may not end although no client is connected.
+    pub needed_until: Option<Instant>,
+}
+
+impl Shared {
+    /// How the gateway reaches the daemons at `paths`.
+    pub fn new(paths: Paths) -> Self {
+        Shared { engine: Engine::new(paths.engine_socket()), paths, needed_until: None }
+    }
+
+    /// Keeps the gateway alive until `at` although no client may be connected: what only the gateway knows may be asked for
+    /// until then.
+    pub fn keep_alive_until(&mut self, at: Instant) {
+        self.needed_until = self.needed_until.max(Some(at));
+    }
 }
 
 /// One client's side of a request, lent to an operation for one step.

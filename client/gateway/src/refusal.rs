@@ -53,10 +53,13 @@ impl Refusal {
     pub fn answer(&self) -> Answer {
         match self.status {
             304 => Answer::empty(304),
-            status => {
-                Answer::new(status, "application/json", json!({"message": self.message}).to_string() + "\n")
-            }
+            status => Answer::new(status, "application/json", self.body()),
         }
+    }
+
+    /// The body of the answer.
+    pub fn body(&self) -> String {
+        json!({"message": self.message}).to_string() + "\n"
     }
 }
 

@@ -56,6 +56,16 @@ pub fn is_streamed(head: &Request<()>) -> bool {
     head.method() == Method::PUT || (head.method() == Method::POST && (is_load || is_import))
 }
 
+/// Whether a client that waits for the answer has gone when it sends no more. Clients that watch something end with their
+/// connection, and docker, too, takes the end of a client's bytes for the client's end there. Other answers come soon, and
+/// reach a client that has ended its own direction right after the request.
+pub fn is_long_poll(head: &Request<()>) -> bool {
+    let (path, query) = (head.uri().path(), head.uri().query().unwrap_or_default());
+    let is_pull = path.ends_with("/images/create") && !is_streamed(head);
+    let follows = path.ends_with("/logs") && Query::parse(query).is_set("follow");
+    path.ends_with("/events") || path.ends_with("/wait") || path.ends_with("/push") || is_pull || follows
+}
+
 /// Starts what answers `request`.
 pub fn start(request: &Request<&[u8]>, shared: &mut Shared) -> Started {
     dispatch(request, shared).unwrap_or_else(Started::from)
@@ -67,8 +77,9 @@ fn dispatch(request: &Request<&[u8]>, shared: &mut Shared) -> Result {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let call = Call { version, query, request };
     let not_found = || Refusal::not_found(format!("page not found: {} {path}", request.method()));
+    // docker answers HEAD for a ping alone; HEAD of a stream would never end.
     let method = match *request.method() {
-        Method::HEAD => "GET",
+        Method::HEAD if path == "/_ping" => "GET",
         _ => request.method().as_str(),
     };
     let (area, rest) =

@@ -15,6 +15,9 @@
 //! A program may let bodies of some requests be streamed ([`Rules::is_streamed`]): it then gets the head at once, and
 //! the body by [`Connection::receive`] while the request waits or its answer is streamed.
 
+mod stream;
+
+pub use self::stream::Received;
 use crate::answer::{self, Answer, Persistence, Segment};
 use crate::request::{Exchange, Incoming, Limits};
 use crate::transport::Transport;
@@ -22,7 +25,7 @@ use ::http::Request;
 use mio::event::Event;
 use mio::net::TcpStream;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,17 +49,6 @@ pub enum Reply {
     Now(Answer),
     /// A later call of [`Connection::answer`], [`Connection::begin`] or [`Connection::take_over`] answers the request.
     Later,
-}
-
-/// The result of [`Connection::receive`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// Bytes were appended.
-    Bytes,
-    /// No byte can be read now. The poll reports when more can.
-    Nothing,
-    /// The body is complete, or the peer of a connection that was taken over sends no more.
-    End,
 }
 
 /// A limit on the bytes that all connections of a server send together.
@@ -113,7 +105,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// For all of a request, from its first byte on: a peer that sends a byte now and then gains nothing.
     pub request: Duration,
-    /// For the peer to take another byte of an answer, and for its end after the last answer.
+    /// For the peer to take another byte of an answer that is complete. After the last answer, the peer has this time
+    /// to close the connection, but no longer than `request`.
     pub send: Duration,
 }
 
@@ -123,6 +116,9 @@ pub struct Rules {
     /// Whether the body of a request is streamed. The program then gets the request without its body and must return
     /// [`Reply::Later`]; [`Limits::body_max`] does not hold for the request.
     pub is_streamed: fn(&Request<()>) -> bool,
+    /// Whether a client that waits for the answer to this request has gone when it sends no more. Otherwise only a client
+    /// that receives no more either has gone: a client may end its own direction right after a short request.
+    pub is_long_poll: fn(&Request<()>) -> bool,
     /// Appends the headers that all answers have: lines that end in CR LF.
     pub write_headers: fn(&mut Vec<u8>),
     /// The answer to a request that is refused, with this status, before the program sees it.
@@ -130,8 +126,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// No streamed body, no headers, and refusals without a body.
-    pub const PLAIN: Rules = Rules { is_streamed: |_| false, write_headers: |_| {}, refusal: Answer::empty };
+    /// No streamed body, no headers, refusals without a body; a client that sends no more has gone.
+    pub const PLAIN: Rules = Rules {
+        is_streamed: |_| false,
+        is_long_poll: |_| true,
+        write_headers: |_| {},
+        refusal: Answer::empty,
+    };
 }
 
 /// Where the connection stands between request and answer.
@@ -182,6 +183,8 @@ pub struct Connection<T = TcpStream> {
     hung_up: bool,
     /// The peer has closed both directions.
     is_gone: bool,
+    /// The program has received all bytes of a peer whose connection it has taken over.
+    has_received_all: bool,
     /// Whether the connection ends without linger, so that the peer sees an incomplete answer.
     is_broken_off: bool,
     active_at: Instant,
@@ -214,6 +217,7 @@ impl<T: Transport> Connection<T> {
             writable: true,
             hung_up: false,
             is_gone: false,
+            has_received_all: false,
             is_broken_off: false,
             active_at: now,
             since: now,
@@ -261,6 +265,11 @@ impl<T: Transport> Connection<T> {
         matches!(self.state, State::Waiting(..))
     }
 
+    /// Whether the answer is a stream that has not ended, or the program has taken the connection over.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.state, State::Streaming(..) | State::TakenOver)
+    }
+
     /// When the caller should drop the connection, unless something happens before; `None` if the caller owes the
     /// peer an answer.
     pub fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
@@ -268,8 +277,10 @@ impl<T: Transport> Connection<T> {
             Phase::Idle => Some(self.active_at + timeouts.idle),
             Phase::Receiving => Some(self.since + timeouts.request),
             Phase::Waiting => None,
+            // The program decides how long it streams to a peer that reads nothing.
+            Phase::Sending if self.is_streaming() => None,
             Phase::Sending => Some(self.active_at + timeouts.send),
-            Phase::Lingering => Some(self.since + timeouts.send),
+            Phase::Lingering => Some(self.since + timeouts.send.min(timeouts.request)),
         }
     }
 
@@ -283,143 +294,11 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    /// Begins a streamed answer to the request that waits. The body of `head` is not used. Returns false, and answers
-    /// with 500, if the head cannot be sent.
-    pub fn begin(&mut self, head: &Answer) -> bool {
-        let State::Waiting(exchange, body) = std::mem::replace(&mut self.state, State::Ending) else {
-            return false;
-        };
-        let ends = exchange.ends || exchange.is_http_10 || body.is_some();
-        let exchange = Exchange { ends, ..exchange };
-        let persistence = if ends { Persistence::Ends } else { Persistence::Stays };
-        let common = self.rules.write_headers;
-        if !answer::write_stream_head(head, persistence, !exchange.is_http_10, common, &mut self.out) {
-            self.refuse(500);
-            return false;
-        }
-        self.state = State::Streaming(exchange, body);
-        true
-    }
-
-    /// Takes the connection over from the request that waits: sends `head`, and then the bytes of both sides are the
-    /// program's own.
-    pub fn take_over(&mut self, head: &[u8]) {
-        if self.is_waiting() {
-            self.out.extend_from_slice(head);
-            self.state = State::TakenOver;
-        }
-    }
-
-    /// Appends `bytes` to the streamed answer, as one chunk, or to the bytes of a connection that was taken over.
-    pub fn send_bytes(&mut self, bytes: &[u8]) {
-        // Sent bytes would otherwise pile up while the peer never takes everything.
-        if self.sent > self.out.len() / 2 {
-            self.out.drain(..self.sent);
-            self.sent = 0;
-        }
-        match self.state {
-            State::Streaming(Exchange { is_head: true, .. }, _) => {}
-            State::Streaming(Exchange { is_http_10: false, .. }, _) if !bytes.is_empty() => {
-                // Writing into a vector never fails.
-                let _ = write!(self.out, "{:x}\r\n", bytes.len());
-                self.out.extend_from_slice(bytes);
-                self.out.extend_from_slice(b"\r\n");
-            }
-            State::Streaming(..) | State::TakenOver => self.out.extend_from_slice(bytes),
-            _ => {}
-        }
-    }
-
-    /// Ends the streamed answer, or the program's use of a connection that was taken over.
-    pub fn finish(&mut self) {
-        match std::mem::replace(&mut self.state, State::Ending) {
-            State::Streaming(exchange, body) => {
-                if !exchange.is_head && !exchange.is_http_10 {
-                    self.out.extend_from_slice(b"0\r\n\r\n");
-                }
-                self.state = if exchange.ends || body.is_some() { State::Ending } else { State::Head };
-            }
-            State::TakenOver => {}
-            other => self.state = other,
-        }
-    }
-
-    /// Ends the connection after the bytes that were sent so far, so that the peer sees an incomplete answer.
-    pub fn break_off(&mut self) {
-        self.is_broken_off = true;
-        self.state = State::Ending;
-    }
-
-    /// Number of bytes that the program has sent and the peer has not taken.
-    pub fn backlog(&self) -> usize {
-        self.out.len() - self.sent
-    }
-
-    /// Appends bytes of a streamed body, or of the peer of a connection that was taken over, to `bytes`.
-    ///
-    /// # Errors
-    /// The connection is broken, or the body is not framed correctly. The connection must be dropped.
-    pub fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<Received> {
-        match std::mem::replace(&mut self.state, State::Ending) {
-            State::TakenOver => {
-                self.state = State::TakenOver;
-                self.receive_raw(bytes)
-            }
-            State::Waiting(exchange, Some(incoming)) => {
-                let (received, body) = self.receive_body(incoming, bytes)?;
-                self.state = State::Waiting(exchange, body);
-                Ok(received)
-            }
-            State::Streaming(exchange, Some(incoming)) => {
-                let (received, body) = self.receive_body(incoming, bytes)?;
-                self.state = State::Streaming(exchange, body);
-                Ok(received)
-            }
-            other => {
-                self.state = other;
-                Ok(Received::End)
-            }
-        }
-    }
-
-    fn receive_raw(&mut self, bytes: &mut Vec<u8>) -> io::Result<Received> {
-        match self.input.is_empty().then(|| self.read()) {
-            Some(Ok(0)) => return Ok(Received::Nothing),
-            Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Received::End),
-            Some(Err(error)) => return Err(error),
-            Some(Ok(_)) | None => {}
-        }
-        bytes.append(&mut self.input);
-        Ok(Received::Bytes)
-    }
-
-    /// Returns the rest of the body, if it is not complete, beside the result.
-    fn receive_body(
-        &mut self,
-        mut incoming: Box<Incoming>,
-        bytes: &mut Vec<u8>,
-    ) -> io::Result<(Received, Option<Box<Incoming>>)> {
-        if incoming.take_wants_continue() {
-            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        }
-        loop {
-            let before = bytes.len();
-            match incoming.receive_part(&mut self.input, bytes) {
-                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
-                Ok(true) if bytes.len() == before => return Ok((Received::End, None)),
-                Ok(_) if bytes.len() > before => return Ok((Received::Bytes, Some(incoming))),
-                Ok(_) => {}
-            }
-            if self.read()? == 0 {
-                return Ok((Received::Nothing, Some(incoming)));
-            }
-        }
-    }
-
     /// Reads requests, calls `answer` for each, and writes the answers, until the connection must wait.
     ///
-    /// While a request waits for its answer, nothing is read. If the peer closes the connection meanwhile, or only
-    /// its own direction, the connection has ended: nobody waits for the answer.
+    /// While a request waits for its answer, nothing is read. If the peer closes the connection meanwhile, the connection
+    /// has ended: nobody waits for the answer. [`Rules::is_long_poll`] decides about a peer that closes only its own
+    /// direction.
     ///
     /// # Errors
     /// The connection has ended and must be dropped: the peer closed it, it broke, or its last answer was sent.
@@ -436,9 +315,12 @@ impl<T: Transport> Connection<T> {
             }
             match self.state {
                 State::Ending => return self.linger(),
-                State::TakenOver if self.is_gone => return Err(io::ErrorKind::ConnectionReset.into()),
-                // A client that sends a body ends its direction only when it gives up.
-                State::Waiting(..) | State::Streaming(..) if self.hung_up => {
+                State::TakenOver if self.is_gone && self.has_received_all => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                State::Waiting(exchange, _) | State::Streaming(exchange, _)
+                    if self.is_gone || (self.hung_up && exchange.is_long_poll) =>
+                {
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
                 State::Waiting(..) | State::Streaming(..) | State::TakenOver => return Ok(WaitsFor::Answer),
@@ -655,9 +537,10 @@ impl<T: Transport> Connection<T> {
 
     /// Hands the head of a request with a streamed body to the program.
     fn take_streamed(&mut self, incoming: Incoming, answer: &mut impl FnMut(&Request<&[u8]>) -> Reply) {
+        let is_long_poll = (self.rules.is_long_poll)(incoming.head());
         let reply = answer(&incoming.without_body());
         self.since = self.active_at;
-        let exchange = incoming.exchange();
+        let exchange = Exchange { is_long_poll, ..incoming.exchange() };
         match reply {
             Reply::Now(answer) => self.put(answer, Exchange { ends: true, ..exchange }),
             Reply::Later => self.state = State::Waiting(exchange, Some(Box::new(incoming))),
@@ -686,8 +569,10 @@ impl<T: Transport> Connection<T> {
             Ok(Some(len)) => len,
         };
         let plain = self.input.get(..len).unwrap_or_default();
+        let is_long_poll = (self.rules.is_long_poll)(incoming.head());
         let (request, exchange) =
             incoming.with_body(if self.body.is_empty() { plain } else { self.body.as_slice() });
+        let exchange = Exchange { is_long_poll, ..exchange };
         let reply = answer(&request);
         drop(request);
         empty(&mut self.body);

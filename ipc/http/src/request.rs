@@ -80,6 +80,8 @@ pub(crate) struct Exchange {
     pub(crate) is_http_10: bool,
     /// Whether the connection ends after the answer.
     pub(crate) ends: bool,
+    /// Whether the client has gone when it sends no more.
+    pub(crate) is_long_poll: bool,
 }
 
 impl Incoming {
@@ -119,6 +121,9 @@ impl Incoming {
             }
             Framing::Chunked(reply) => reply,
         };
+        if reply.is_ended() {
+            return Ok(Some(0));
+        }
         let (mut used, mut decoded) = (0, [0; 4096]);
         loop {
             let rest = input.get(used..).unwrap_or_default();
@@ -175,7 +180,8 @@ impl Incoming {
         let is_http_10 = self.head.version() == Version::HTTP_10;
         let ends = has_token(&self.head, CONNECTION, "close")
             || (is_http_10 && !has_token(&self.head, CONNECTION, "keep-alive"));
-        Exchange { is_head: self.head.method() == Method::HEAD, is_http_10, ends }
+        let is_head = self.head.method() == Method::HEAD;
+        Exchange { is_head, is_http_10, ends, is_long_poll: true }
     }
 
     /// The head with an empty body.

@@ -6,10 +6,13 @@ use crate::route::{self, Started};
 use http::Request;
 use mio::net::UnixStream;
 use mio::{Registry, Token};
-use sampan_http::connection::{Connection, Reply, Rules, Timeouts, Unlimited, WaitsFor};
+use sampan_http::connection::{Connection, Phase, Reply, Rules, Timeouts, Unlimited, WaitsFor};
 use sampan_http::request::Limits;
 use std::io;
 use std::time::Instant;
+
+/// Most operations of one client that begin before the other clients have their turn.
+const TURN_OPERATIONS: usize = 8;
 
 /// Limits of a request. The largest bodies are those of `create`, with a seccomp profile in them.
 const LIMITS: Limits = Limits { head_max: 64 << 10, body_max: 4 << 20, is_read_only: false };
@@ -17,6 +20,7 @@ const LIMITS: Limits = Limits { head_max: 64 << 10, body_max: 4 << 20, is_read_o
 /// All answers have docker's headers, refusals of the HTTP side included.
 const RULES: Rules = Rules {
     is_streamed: route::is_streamed,
+    is_long_poll: route::is_long_poll,
     write_headers: exchange::write_common_headers,
     refusal: |status| Refusal::of_http(status).answer(),
 };
@@ -30,13 +34,15 @@ pub(crate) struct Client {
     pub(crate) uid: u32,
     /// Whether the client is in the loop's queue.
     pub(crate) is_queued: bool,
+    /// The deadline by which the loop has listed the client.
+    pub(crate) listed: Option<Instant>,
 }
 
 impl Client {
     pub(crate) fn new(stream: UnixStream, uid: u32) -> Self {
         let mut connection = Connection::new(stream, LIMITS);
         connection.set_rules(&RULES);
-        Client { connection, operation: None, has_begun: false, uid, is_queued: false }
+        Client { connection, operation: None, has_begun: false, uid, is_queued: false, listed: None }
     }
 
     /// When the client should be stepped or closed, unless something happens before.
@@ -50,6 +56,13 @@ impl Client {
         self.connection.deadline(timeouts).is_some_and(|at| at <= now)
     }
 
+    /// Whether the client waits for an answer that ends by itself soon, or has not taken such an answer completely. A
+    /// stream may never end.
+    pub(crate) fn awaits_short_answer(&self) -> bool {
+        let is_idle = matches!(self.connection.phase(), Phase::Idle | Phase::Receiving | Phase::Lingering);
+        !is_idle && !self.connection.is_streaming()
+    }
+
     /// Goes on with everything that is ready. Returns whether to come again at once.
     ///
     /// # Errors
@@ -60,7 +73,7 @@ impl Client {
         token: Token,
         shared: &mut Shared,
     ) -> io::Result<bool> {
-        loop {
+        for _ in 0..TURN_OPERATIONS {
             let mut started = None;
             let mut take = |request: &Request<&[u8]>| match route::start(request, shared) {
                 Started::Answer(answer) => Reply::Now(answer),
@@ -94,6 +107,7 @@ impl Client {
             let has_room = self.connection.backlog() < BACKLOG_MAX;
             return Ok(waits == WaitsFor::Turn || (is_unfinished && has_room));
         }
+        Ok(true)
     }
 }
 
