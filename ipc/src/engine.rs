@@ -11,6 +11,8 @@ use crate::replication;
 use serde::{Deserialize, Serialize};
 
 pub use crate::credential::Credential;
+pub use crate::details::{ContainerDetail, EngineDetails, ImageDetail, Step};
+pub use crate::image::{Image, ImageUsage, Usage};
 
 /// The version of this protocol.
 pub const VERSION: u16 = 3;
@@ -234,6 +236,18 @@ pub enum Request {
         /// Which descriptors come with the request.
         streams: container::Streams,
     },
+    /// All images with their labels and users; answered by [`Answer::ImageDetails`].
+    ImageDetails,
+    /// The steps in which an image was built; answered by [`Answer::Images`] with this image, and [`Answer::History`].
+    History {
+        /// Reference, digest or unique id prefix.
+        name: String,
+    },
+    /// List containers with their mounts and names; answered by [`Answer::ContainerDetails`].
+    ContainerDetails(container::Listing),
+    /// Report everything that [`Request::Info`] reports, and the settings for containers and registries; answered by
+    /// [`Answer::EngineDetails`].
+    EngineDetails,
 }
 
 /// Arguments of [`Request::Start`].
@@ -498,35 +512,14 @@ pub enum Answer {
     Text(String),
     /// First answer to [`Request::AwaitExit`]: the engine waits; [`Answer::Exit`] follows.
     Waiting,
-}
-
-/// Disk usage of one kind of data in the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// `images` (blobs and unpacked layers), `layers` (the unpacked layers, a part of `images`), `partials`,
-    /// `containers`.
-    pub kind: String,
-    /// Number of objects of this kind.
-    pub count: u64,
-    /// Number of objects that a reference names or that something uses.
-    pub active: u64,
-    /// Bytes that all objects take on the disk.
-    pub size: u64,
-    /// Bytes on the disk that a prune would free.
-    pub reclaimable: u64,
-}
-
-/// Disk usage of one image.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageUsage {
-    /// The image.
-    pub image: Image,
-    /// Bytes that the image's blobs and unpacked layers take on the disk.
-    pub size: u64,
-    /// The part of `size` that no other image shares.
-    pub unique: u64,
-    /// Whether a job uses the image at this moment.
-    pub in_use: bool,
+    /// Answer to [`Request::ImageDetails`], in several frames if there are many images; `Done` follows.
+    ImageDetails(Vec<ImageDetail>),
+    /// Steps of [`Request::History`], the newest first, in several frames if there are many; `Done` follows.
+    History(Vec<Step>),
+    /// Answer to [`Request::ContainerDetails`], in several frames if there are many containers; `Done` follows.
+    ContainerDetails(Vec<ContainerDetail>),
+    /// Answer to [`Request::EngineDetails`]; `Done` follows.
+    EngineDetails(Box<EngineDetails>),
 }
 
 /// The result of a request that has succeeded.
@@ -676,25 +669,6 @@ impl Phase {
             Phase::Saving => "saving",
         }
     }
-}
-
-/// One image of the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Image {
-    /// The image's canonical references; none if the last one was removed or moved to another image.
-    pub references: Vec<String>,
-    /// Digest of the image's manifest.
-    pub digest: String,
-    /// Digest of the image's config, which is the image's ID.
-    pub id: String,
-    /// `os/arch[/variant]`.
-    pub platform: String,
-    /// Bytes on the disk of the image's blobs and unpacked layers, including those that other images share.
-    pub size: u64,
-    /// Number of layers.
-    pub layers: u32,
-    /// When the image was created, in nanoseconds since the epoch; `None` if its config does not say.
-    pub created: Option<i64>,
 }
 
 /// The state of the engine.

@@ -5,11 +5,12 @@
 //!   protocol of `events.sock`, [`filter`] the grammar of its filters. [`subscription`] reads events over a
 //!   [`connection`] and keeps a cursor, [`event_stream`] reads them in an event loop; [`status`] requests monitord's
 //!   state.
-//! - The engine: [`engine`] is the protocol of `engine.sock`, [`container`] its part about containers, [`shim`] the
-//!   protocol between the engine and a container's shim; [`replication`] describes replication jobs,
-//!   [`credential`] the credentials in requests.
+//! - The engine: [`engine`] is the protocol of `engine.sock`, [`container`] and [`image`] its parts about containers and
+//!   images, [`details`] the facts that docker's API shows, [`shim`] the protocol between the engine and a container's
+//!   shim; [`replication`] describes replication jobs, [`credential`] the credentials in requests.
 //! - Rules that several processes share: [`paths`] of sockets and files, [`trust`] in directories and peers,
-//!   [`accounts`] of an installation, [`restart_policy`], the forms of [`time`], how a process [`report`]s errors.
+//!   [`accounts`] of an installation, [`restart_policy`], the forms of [`time`] and of an [`image_name`], how a
+//!   process [`report`]s errors.
 //!
 //! This crate depends on `sampan-os` and on no other crate of the workspace. Most modules only make and read bytes, and
 //! never block. The exceptions: [`subscription`], [`status`] and [`connection`] wait for a peer, [`named_file`] reads
@@ -26,6 +27,7 @@ pub mod container;
 pub mod credential;
 #[cfg(feature = "credentials")]
 pub mod credentials;
+pub mod details;
 pub mod engine;
 pub mod event;
 #[cfg(feature = "calendar")]
@@ -33,6 +35,7 @@ pub mod event_stream;
 pub mod fifo;
 pub mod filter;
 pub mod frame;
+pub mod image;
 pub mod image_name;
 pub mod named_file;
 pub mod paging;
