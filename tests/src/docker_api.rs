@@ -43,6 +43,7 @@ pub fn docker_programs() -> Vec<PathBuf> {
 /// An installation whose gateway serves at `run/docker.sock`.
 pub struct DockerApi {
     gateway: Option<Child>,
+    log_level: &'static str,
     registry: OnceCell<DockerRegistry>,
     /// The program that [`DockerApi::docker`] runs.
     pub docker_program: PathBuf,
@@ -67,10 +68,20 @@ impl DockerApi {
         DockerApi::over(Containers::configured(table))
     }
 
+    /// Starts an installation with this `[engine]` table, whose daemons log at their default level.
+    pub fn quiet(table: &str) -> Self {
+        DockerApi::logging(Containers::quiet(table), "info")
+    }
+
     /// Starts a gateway for the installation `containers`.
     pub fn over(containers: Containers) -> Self {
+        DockerApi::logging(containers, "debug")
+    }
+
+    fn logging(containers: Containers, log_level: &'static str) -> Self {
         let docker_program = docker_programs().remove(0);
-        let mut api = DockerApi { gateway: None, registry: OnceCell::new(), docker_program, containers };
+        let registry = OnceCell::new();
+        let mut api = DockerApi { gateway: None, log_level, registry, docker_program, containers };
         fs::create_dir(api.path("docker-config")).expect("a directory");
         api.start_gateway();
         api
@@ -86,7 +97,7 @@ impl DockerApi {
         assert!(self.gateway.is_none(), "one at a time");
         let log = File::options().create(true).append(true).open(self.path("gateway.log")).expect("a log");
         let mut command = self.containers.host.command("sampan-docker-api");
-        command.args(args).env("SAMPAN_LOG", "debug").stdout(Stdio::null()).stderr(log);
+        command.args(args).env("SAMPAN_LOG", self.log_level).stdout(Stdio::null()).stderr(log);
         self.gateway = Some(command.spawn().expect("sampan-docker-api starts"));
         let socket = self.socket();
         wait_until("the gateway to listen", || self.log(), || UnixStream::connect(&socket).is_ok());
@@ -234,6 +245,11 @@ impl DockerApi {
     }
 }
 
+/// The tar of a layer with busybox.
+pub fn busybox_tar() -> Vec<u8> {
+    busybox().into_inner().expect("to memory")
+}
+
 /// An image with busybox in one layer, for this machine.
 pub fn busybox_image() -> Image {
     busybox_image_with(&[])
@@ -241,7 +257,7 @@ pub fn busybox_image() -> Image {
 
 /// An image with busybox in its first layer, and these layers on it.
 pub fn busybox_image_with(more: &[Layer]) -> Image {
-    let tar = busybox().into_inner().expect("to memory");
+    let tar = busybox_tar();
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

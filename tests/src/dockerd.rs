@@ -63,6 +63,11 @@ impl Dockerd {
         Ok(dockerd)
     }
 
+    /// Path of the socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("sock")
+    }
+
     /// Prepares a `docker` command that talks to this dockerd and reads no configuration of the user.
     pub fn docker(&self) -> Command {
         let mut command = Command::new("docker");

@@ -2,10 +2,13 @@
 //! takeover.
 
 use crate::host::PATIENCE;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// Status and headers of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +209,16 @@ impl Connection {
         }
         reply.is_whole = false;
         reply
+    }
+
+    /// Waits until there are bytes to receive, or the server has closed the connection; false after `time`.
+    ///
+    /// # Errors
+    /// The kernel cannot wait.
+    pub fn is_readable_within(&self, time: Duration) -> io::Result<bool> {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        Ok(!self.buffer.is_empty() || poll(&mut fds, timeout)? > 0)
     }
 
     /// Receives exactly `len` bytes.

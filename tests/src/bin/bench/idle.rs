@@ -35,6 +35,10 @@ fn idle(options: &Options) -> io::Result<()> {
     if let Some(engine) = &engine {
         watched.push(("sampan-engine", engine.child.id()));
     }
+    let gateway = engine.as_ref().map(Gateway::start).transpose()?;
+    if let Some(gateway) = &gateway {
+        watched.push(("sampan-docker-api", gateway.child.id()));
+    }
     let supernode = options.systems.contains(&System::Sampan).then(quiet_supernode).transpose()?;
     if let Some((supernode, _)) = &supernode {
         watched.push(("sampan-supernode", supernode.pid()));
@@ -91,7 +95,9 @@ fn subscribers(options: &Options) -> io::Result<()> {
 
 fn sizes() -> io::Result<()> {
     let mut rows = vec![row(["", "KiB"])];
-    for name in ["sampan", "sampan-monitord", "sampan-engine", "sampan-supernode", "bare"] {
+    for name in
+        ["sampan", "sampan-monitord", "sampan-engine", "sampan-docker-api", "sampan-supernode", "bare"]
+    {
         rows.push(vec![name.to_owned(), (std::fs::metadata(beside(name)?)?.len() / 1024).to_string()]);
     }
     print("Sizes of the programs", &rows);
@@ -145,6 +151,39 @@ impl Engine {
 }
 
 impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A gateway for a private engine, which stays although nobody uses it.
+struct Gateway {
+    child: Child,
+}
+
+impl Gateway {
+    fn start(engine: &Engine) -> io::Result<Self> {
+        let mut command = Command::new(beside("sampan-docker-api")?);
+        for name in ["RUN", "STATE", "DATA"] {
+            command.env(format!("SAMPAN_{name}_DIR"), engine.dir.path().join(name.to_lowercase()));
+        }
+        command.args(["--idle-timeout", "0"]).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(File::create(engine.dir.path().join("gateway.log"))?);
+        let mut gateway = Gateway { child: command.spawn()? };
+        let socket = engine.dir.path().join("run/docker.sock");
+        let deadline = Instant::now() + crate::receive::PATIENCE;
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            if gateway.child.try_wait()?.is_some() || Instant::now() > deadline {
+                return Err(io::Error::other("sampan-docker-api does not come up"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(gateway)
+    }
+}
+
+impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

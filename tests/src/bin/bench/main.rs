@@ -5,8 +5,8 @@
 //!       [--registry nginx|sampan|docker-registry] [--layers N] [--size MB]
 //! ```
 //!
-//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull`, `run`, `replicate` or `supernode`; without one, all are
-//! measured.
+//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull`, `run`, `docker`, `replicate` or `supernode`; without one, all
+//! are measured.
 //! SYSTEM is `bare`, `sampan`, `redis`, `nats` or `mosquitto`. Every figure is the median of N runs [default: 5]; runs of
 //! the systems alternate, so that noise of the machine affects all. `--scale N` makes the runs of `fanout` N times
 //! longer. The benchmark starts private servers in private directories, on Unix sockets or loopback, and ends them. It
@@ -23,6 +23,7 @@
 mod content;
 mod cost;
 mod disk;
+mod docker;
 mod fanout;
 mod flash;
 mod floor;
@@ -55,7 +56,7 @@ use system::System;
 /// Measures and prints one or several tables.
 type Table = fn(&Options) -> io::Result<()>;
 
-const TABLES: [(&str, Table); 9] = [
+const TABLES: [(&str, Table); 10] = [
     ("fanout", fanout::run),
     ("latency", latency::run),
     ("ingest", ingest::run),
@@ -63,6 +64,7 @@ const TABLES: [(&str, Table); 9] = [
     ("flash", flash::run),
     ("pull", pull::run),
     ("run", run::run),
+    ("docker", docker::run),
     ("replicate", replicate::run),
     ("supernode", supernode::run),
 ];
@@ -89,7 +91,7 @@ fn main() -> io::Result<()> {
 fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     let usage = |what: String| {
         io::Error::other(format!(
-            "{what}\nusage: bench [fanout|latency|ingest|idle|flash|pull|run|replicate|supernode]... [--runs N] \
+            "{what}\nusage: bench [fanout|latency|ingest|idle|flash|pull|run|docker|replicate|supernode]... [--runs N] \
              [--only bare|sampan|redis|nats|mosquitto]... [--scale N] \
              [--image S|M|M-zstd|L]... [--puller WORD]... [--registry nginx|sampan|docker-registry] \
              [--layers N] [--size MB]"
