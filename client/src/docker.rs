@@ -11,6 +11,7 @@ pub mod image_row;
 pub mod info;
 pub mod mount_point;
 pub mod status;
+pub mod top;
 pub mod version;
 
 pub use sampan_ipc::image_name::{familiar, repository};

@@ -2,6 +2,10 @@
 
 pub mod attach;
 pub mod create;
+mod create_body;
+mod create_fields;
+mod create_mounts;
+pub(crate) mod failure;
 pub mod inspect;
 pub mod lifecycle;
 pub mod list;

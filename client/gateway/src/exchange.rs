@@ -15,6 +15,7 @@ use sampan_ipc::paths::Paths;
 use sampan_ipc::time;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Weak;
 use std::time::Instant;
 
 /// Most bytes that wait in the output of one client before its operation must wait.
@@ -68,12 +69,19 @@ pub struct Shared {
     pub paths: Paths,
     /// Until when the gateway may not end although no client is connected.
     pub needed_until: Option<Instant>,
+    /// Alive while a prune of containers runs.
+    pub container_prune: Weak<()>,
 }
 
 impl Shared {
     /// How the gateway reaches the daemons at `paths`.
     pub fn new(paths: Paths) -> Self {
-        Shared { engine: Engine::new(paths.engine_socket()), paths, needed_until: None }
+        Shared {
+            engine: Engine::new(paths.engine_socket()),
+            paths,
+            needed_until: None,
+            container_prune: Weak::new(),
+        }
     }
 
     /// Keeps the gateway alive until `at` although no client may be connected: what only the gateway knows may be asked for

@@ -4,6 +4,7 @@ use crate::cli::args::container::Top;
 use crate::cli::engine::engine;
 use crate::cli::error::Failure;
 use crate::cli::output::print;
+use sampan_client::docker::top::Selection;
 use sampan_client::engine::{Answer, Request};
 use sampan_ipc::event::escape;
 use std::process::Command;
@@ -32,28 +33,20 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
         return Err(Failure::new(format!("ps {} failed: {why}", options.join(" ")))
             .hint("the words after the container are options of ps(1)"));
     }
-    let text = rows(&String::from_utf8_lossy(&output.stdout), &pids)?;
-    print(&text)
+    let mut selection = Selection::new(pids);
+    let lines = selection.push(&output.stdout).and_then(|()| selection.lines());
+    let lines = lines.map_err(|error| Failure::new(error.to_string()).hint("add it: -o pid,…"))?;
+    print(&text(&lines))
 }
 
-/// The header of ps(1), and its lines about `pids`.
-fn rows(text: &str, pids: &[i32]) -> Result<String, Failure> {
-    let mut lines = text.lines();
-    let header = lines.next().unwrap_or_default();
-    let at = header.split_whitespace().position(|word| word == "PID").ok_or_else(|| {
-        Failure::new("cannot find the container's processes: the output of ps has no column PID")
-            .hint("add it: -o pid,…")
-    })?;
-    let is_ours = |line: &&str| {
-        let pid = line.split_whitespace().nth(at).and_then(|word| word.parse::<i32>().ok());
-        pid.is_some_and(|pid| pids.contains(&pid))
-    };
+/// The lines with control characters shown.
+fn text(lines: &[String]) -> String {
     let mut out = String::new();
-    for line in [header].into_iter().chain(lines.filter(is_ours)) {
+    for line in lines {
         escape(&mut out, line);
         out.push('\n');
     }
-    Ok(out)
+    out
 }
 
 #[cfg(test)]
@@ -61,10 +54,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_what_ps_says_the_processes_of_the_container_are_kept() {
-        let text = "UID   PID  CMD\nroot    1  init\nroot   17  sh -c \x1b[2J\nroot  117  x 17\n";
-        assert_eq!(rows(text, &[17]).expect("a column"), "UID   PID  CMD\nroot   17  sh -c \\u{1b}[2J\n");
-        assert!(rows("COMMAND\nsh\n", &[1]).is_err());
-        assert!(rows("", &[1]).is_err());
+    fn a_process_cannot_write_to_the_terminal_by_its_name() {
+        let lines = ["PID CMD".to_owned(), "1 sh -c \x1b[2J".to_owned()];
+        assert_eq!(text(&lines), "PID CMD\n1 sh -c \\u{1b}[2J\n");
     }
 }
