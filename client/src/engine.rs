@@ -23,6 +23,7 @@ use sampan_ipc::connection::{self, Connection, Received};
 pub use sampan_ipc::engine::*;
 use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
+use sampan_ipc::pull::PullMessage;
 use sampan_ipc::subscription::Stopper;
 use sampan_ipc::trust::Server;
 use std::io;
@@ -181,6 +182,15 @@ impl Answers {
     /// ended before the last answer.
     pub fn next_within(&mut self, time: Duration) -> Result<Next, EngineError> {
         self.wait(Some(Instant::now() + time))
+    }
+
+    /// Ends the interest in the pull of a [`Request::PullKept`]: the engine cancels the pull, unless another client
+    /// watches it. Without this message the pull goes on when the connection closes.
+    pub fn release(self) {
+        if let Ok(message) = frame::encode(&PullMessage::Release) {
+            // A connection that is broken has released nothing: then the engine has ended, and with it the pull.
+            let _ = self.connection.send(&message);
+        }
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Next, EngineError> {

@@ -64,6 +64,11 @@ impl Connection {
         Ok(Connection { socket })
     }
 
+    /// Sends a further frame. Waits until the daemon has room for it, which it has for a few short frames.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        socket::send_all(self.socket.stream(), frame, &[] as &[BorrowedFd<'_>])
+    }
+
     /// Takes the descriptors that have been received.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         self.socket.take_all_descriptors()

@@ -7,6 +7,7 @@
 //! never reorder.
 
 use crate::container;
+use crate::pull;
 use crate::replication;
 use serde::{Deserialize, Serialize};
 
@@ -248,6 +249,14 @@ pub enum Request {
     /// Report everything that [`Request::Info`] reports, and the settings for containers and registries; answered by
     /// [`Answer::EngineDetails`].
     EngineDetails,
+    /// Pull an image for somebody else; answered as [`Request::Pull`], and by [`Answer::PulledImage`] and
+    /// [`Answer::RegistryStatus`]. The job goes on when the connection breaks, unless the client has sent
+    /// [`PullMessage::Release`](pull::PullMessage::Release) before. [`Pull::detach`] is not used.
+    PullKept(Pull),
+    /// As [`Request::Login`], and answered by [`Answer::RegistryStatus`], too.
+    LoginWithStatus(Login),
+    /// As [`Request::Prune`], with more conditions.
+    PruneImages(pull::PruneImages),
 }
 
 /// Arguments of [`Request::Start`].
@@ -520,6 +529,10 @@ pub enum Answer {
     ContainerDetails(Vec<ContainerDetail>),
     /// Answer to [`Request::EngineDetails`]; `Done` follows.
     EngineDetails(Box<EngineDetails>),
+    /// An image of a pull has begun, or is complete.
+    PulledImage(pull::PulledImage),
+    /// The HTTP status with which a registry refused what was requested. [`Answer::Error`] follows.
+    RegistryStatus(u16),
 }
 
 /// The result of a request that has succeeded.

@@ -58,6 +58,10 @@ pub trait Operation {
     fn deadline(&self) -> Option<Instant> {
         None
     }
+
+    /// The client has left before the operation has ended. The operation is dropped next. Not called when the gateway
+    /// itself ends.
+    fn on_hang_up(&mut self, _shared: &mut Shared) {}
 }
 
 /// How the gateway reaches the daemons, and what the operations share.

@@ -4,6 +4,7 @@
 //! thread that passes a milestone (25, 50, 75 %) reports it, once. Has no timer and does no I/O.
 
 use sampan_ipc::engine::{Phase, Row};
+use sampan_ipc::pull::{PullOutcome, PulledImage};
 use sampan_os::mutex::lock;
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -28,6 +29,10 @@ struct Inner {
     rows: Vec<(Row, u64)>,
     /// Each note with the version in which it was added.
     notes: VecDeque<(String, u64)>,
+    /// Each image of a pull with the version of its last change.
+    images: Vec<(PulledImage, u64)>,
+    /// The HTTP status with which a registry refused what the job needs.
+    registry_status: Option<u16>,
     /// Grows with every change.
     version: u64,
     /// The sum of all rows' totals, in bytes.
@@ -57,6 +62,50 @@ impl Progress {
         }
         inner.total = inner.rows.iter().map(|(row, _)| row.total).sum();
         first
+    }
+
+    /// Adds an image of a pull, with rows for its `layers` as [`Progress::begin`] does. Sets the image's index and first
+    /// row, and returns both.
+    pub fn begin_image(
+        &self,
+        image: PulledImage,
+        layers: impl IntoIterator<Item = (String, u64)>,
+    ) -> (usize, usize) {
+        let first = self.begin(layers);
+        let mut inner = lock(&self.inner);
+        let (version, nth) = (inner.version, inner.images.len());
+        let first_row = u32::try_from(first).unwrap_or(u32::MAX);
+        let image = PulledImage { index: u32::try_from(nth).unwrap_or(u32::MAX), first_row, ..image };
+        inner.images.push((image, version));
+        (nth, first)
+    }
+
+    /// Records how image `index` ended.
+    pub fn end_image(&self, index: usize, outcome: PullOutcome) {
+        let mut inner = lock(&self.inner);
+        inner.version += 1;
+        let version = inner.version;
+        if let Some((image, changed)) = inner.images.get_mut(index) {
+            image.outcome = outcome;
+            *changed = version;
+        }
+    }
+
+    /// The images that were added or have ended after version `since`, up to and including version `until`.
+    pub fn images(&self, since: u64, until: u64) -> Vec<PulledImage> {
+        let inner = lock(&self.inner);
+        let changed = inner.images.iter().filter(|(_, version)| (since + 1..=until).contains(version));
+        changed.map(|(image, _)| image.clone()).collect()
+    }
+
+    /// Records the HTTP status with which a registry refused what the job needs.
+    pub fn set_registry_status(&self, status: u16) {
+        lock(&self.inner).registry_status = Some(status);
+    }
+
+    /// The HTTP status with which a registry refused what the job needs; `None` if no registry refused.
+    pub fn registry_status(&self) -> Option<u16> {
+        lock(&self.inner).registry_status
     }
 
     /// Adds a row after the others, for jobs that learn of their layers one by one. Returns its index. A `total` of 0

@@ -170,6 +170,13 @@ impl JobTable {
         }
     }
 
+    /// Records that a client no longer watches job `id`, and lets the job go on: the client has ended unexpectedly.
+    pub fn unwatch_and_keep(&mut self, id: u64) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.watchers = entry.watchers.saturating_sub(1);
+        }
+    }
+
     /// Records the result of job `id`. Drops the oldest ended jobs beyond [`ENDED_MAX`].
     pub fn end(&mut self, id: u64, outcome: Result<Done, Failure>) {
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -227,6 +234,18 @@ mod tests {
         jobs.detach(detached);
         jobs.unwatch(detached);
         assert_eq!(jobs.running_with("b"), Some(detached));
+    }
+
+    #[test]
+    fn a_job_goes_on_without_a_client_that_has_ended_until_the_next_one_leaves_it() {
+        let mut jobs = JobTable::default();
+        let id = jobs.insert(entry("a"));
+        jobs.watch(id);
+        jobs.unwatch_and_keep(id);
+        assert_eq!(jobs.running_with("a"), Some(id));
+        jobs.watch(id);
+        jobs.unwatch(id);
+        assert_eq!(jobs.running_with("a"), None);
     }
 
     #[test]

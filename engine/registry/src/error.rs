@@ -231,6 +231,17 @@ impl RegistryError {
             other => other,
         }
     }
+
+    /// The HTTP status with which the registry refused the request: 401 stands for 401 and 403. `None` if the registry
+    /// did not answer, or its answer is no refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            RegistryError::NotFound { .. } => Some(404),
+            RegistryError::Denied { .. } => Some(401),
+            RegistryError::Status { status, .. } | RegistryError::Unsupported { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
 }
 
 /// The error for a host name that could not be resolved. The text contains the reason.

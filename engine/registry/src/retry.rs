@@ -6,6 +6,7 @@
 
 use crate::error::RegistryError;
 use chrono::NaiveDateTime;
+use sampan_ipc::retry_note;
 use sampan_job::cancel::Cancel;
 use std::collections::hash_map::RandomState;
 use std::error::Error;
@@ -139,7 +140,7 @@ fn retry_message(wait: Duration, error: &RegistryError) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    format!("retrying in {} s: {cause}", wait.as_millis().div_ceil(1000))
+    retry_note::format(wait.as_millis().div_ceil(1000), &cause.to_string())
 }
 
 /// The wait that a `Retry-After` header demands at the time `now`: seconds, or a date. RFC 9110, section 10.2.3.

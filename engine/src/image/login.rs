@@ -15,22 +15,38 @@ use sampan_registry::credentials::Credentials;
 use sampan_registry::{Access, Registry, RegistryError};
 use std::sync::Arc;
 
+/// Why a login failed.
+pub struct Refused {
+    /// The failure for the client.
+    pub failure: Failure,
+    /// The status of the registry's answer, if it answered.
+    pub registry_status: Option<u16>,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Refused { failure, registry_status: None }
+    }
+}
+
 /// Checks `login` at its registry, until `cancel` is called.
 ///
 /// # Errors
-/// [`Failure`]: the host is not valid, cannot be reached, or refuses the credential.
-pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Failure> {
+/// [`Refused`]: the host is not valid, cannot be reached, or refuses the credential.
+pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Refused> {
     let host = matching::host_of(&login.credential.registry);
     // A registry client needs a repository name; the name `login` is never sent.
     let reference = Reference::parse(&format!("{host}/login")).ok().filter(|r| r.host() == host);
     let Some(reference) = reference else {
         let shown: String = host.chars().take(300).collect();
         let message = format!("cannot log in to {shown:?}: it is no registry");
-        return Err(error::new(Code::Usage, message, "give HOST[:PORT], such as registry.example:5000"));
+        return Err(
+            error::new(Code::Usage, message, "give HOST[:PORT], such as registry.example:5000").into()
+        );
     };
     if login.credential.username.contains(':') {
         let message = format!("cannot log in to {host}: a user name has no colon");
-        return Err(error::new(Code::Usage, message, ""));
+        return Err(error::new(Code::Usage, message, "").into());
     }
     let credential = Credential { registry: host.clone(), ..login.credential.clone() };
     let access = Access {
@@ -42,7 +58,9 @@ pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Fa
     cancel.on_cancel(move || to_shut.shutdown());
     match registry.check() {
         Ok(()) => Ok(Done { reference: host, ..Done::default() }),
-        Err(error) => Err(refusal(&host, &error)),
+        Err(error) => {
+            Err(Refused { failure: refusal(&host, &error), registry_status: error.last().status() })
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use self::layer::{Fetch, Ids, Layer};
 use self::pipeline::LayerError;
 use crate::image::disk_space::{Claim, DiskSpace, DiskSpaceError};
 use crate::image::policy::{Policies, PolicyError};
+use sampan_ipc::pull::{PullOutcome, PulledImage};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
 use sampan_job::once_value::OnceValue;
@@ -236,13 +237,22 @@ impl Work<'_> {
         self.check_policy(&resolved)?;
         let manifest = &resolved.manifest;
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
-        let first_row = self.progress.begin(rows);
+        let image = PulledImage {
+            reference: self.request.reference.to_string(),
+            digest: resolved.index.as_ref().unwrap_or(&resolved.raw.digest).to_string(),
+            stored: manifest.layers.iter().map(|l| self.store.has_blob(&l.digest, l.size)).collect(),
+            ..PulledImage::default()
+        };
+        let (image, first_row) = self.progress.begin_image(image, rows);
         let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
         needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
         let _blobs = self.store.pin(needed);
         let known = self.layers(&resolved, first_row)?;
         self.cancel.check()?;
-        self.commit(resolved, &known)
+        let pulled = self.commit(resolved, &known)?;
+        let outcome = if pulled.unchanged { PullOutcome::Unchanged } else { PullOutcome::New };
+        self.progress.end_image(image, outcome);
+        Ok(pulled)
     }
 
     /// Follows the reference to one manifest; verifies each digest on the way.

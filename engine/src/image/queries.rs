@@ -101,12 +101,12 @@ pub fn usage(shared: &Shared, containers: Usage) -> Result<Vec<Answer>, Failure>
     Ok(answers)
 }
 
-/// Removes unused images.
+/// Removes unused images, but none with a label of `without_labels`.
 ///
 /// # Errors
 /// [`Failure`]: the store cannot be read or written. Images that were removed before the error stay removed.
-pub fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
-    let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
+pub fn prune(shared: &Shared, request: &Prune, without_labels: &[String]) -> Result<Vec<Answer>, Failure> {
+    let done = prune::prune(&shared.store, &shared.announcer, request, without_labels).map_err(|error| {
         let failure = error::explain(error);
         shared.announcer.image("prune-error", "", &[("reason", &failure.message)], None);
         failure

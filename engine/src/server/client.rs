@@ -7,6 +7,7 @@ use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt};
 use sampan_ipc::engine::{Answer, DESCRIPTORS_MAX, REQUEST_MAX};
 use sampan_ipc::frame;
+use sampan_ipc::pull::PullMessage;
 use sampan_ipc::socket::FrameSocket;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,8 @@ pub enum State {
         job: u64,
         /// Version of the newest progress rows that were sent.
         version: u64,
+        /// Whether the job goes on when the connection breaks before the client has released the job.
+        is_kept: bool,
     },
     /// The client keeps this `serve` job running, until it disconnects.
     Serving(u64),
@@ -44,6 +47,8 @@ pub struct Client {
     descriptors: Vec<OwnedFd>,
     /// What the connection is doing.
     pub state: State,
+    /// Whether the client has released the job that it watches.
+    pub has_released: bool,
     /// Whether a read may succeed; unset at `EAGAIN`.
     pub readable: bool,
     /// Whether a write may succeed; unset at `EAGAIN`.
@@ -58,6 +63,7 @@ impl Client {
             unread: None,
             descriptors: Vec::new(),
             state: State::ReadingRequest(deadline),
+            has_released: false,
             readable: true,
             writable: true,
         }
@@ -100,6 +106,12 @@ impl Client {
                     Ok(Some(body)) => return Ok(Some(body.to_vec())),
                     Err(error) => return Err(io::Error::other(error)),
                 },
+                Ok(_)
+                    if matches!(self.state, State::Watching { is_kept: true, .. }) && !self.has_released =>
+                {
+                    self.has_released =
+                        self.socket.next_message::<PullMessage>().map_err(io::Error::other)?.is_some();
+                }
                 // A connection carries one request. Reading more for as long as the client sends would starve all
                 // others.
                 Ok(_) => return Err(io::Error::other("the client sent more data after its request")),

@@ -372,6 +372,10 @@ impl Server {
                 self.logins.get(&token).inspect(|login| login.cancel());
                 self.containers.forget(token);
             }
+            // The client has ended, but those for whom it asked may ask again.
+            State::Watching { job, is_kept: true, .. } if !client.has_released => {
+                self.jobs.unwatch_and_keep(job);
+            }
             State::Watching { job, .. } | State::Serving(job) => self.jobs.unwatch(job),
             _ => {}
         }
@@ -428,23 +432,32 @@ impl Server {
             client.state = State::Closing;
             return;
         };
-        if let State::Watching { version: seen, .. } = client.state
+        let mut registry_status = None;
+        if let State::Watching { version: seen, is_kept, .. } = client.state
             && (tick || entry.outcome.is_some())
         {
             let (rows, version) = entry.progress.since(seen);
             for note in entry.progress.notes(seen, version) {
                 client.send(&Answer::Note(note));
             }
-            client.state = State::Watching { job, version };
+            client.state = State::Watching { job, version, is_kept };
             if !rows.is_empty() {
                 client.send(&Answer::Rows { job, rows });
             }
+            if is_kept {
+                let images = entry.progress.images(seen, version);
+                images.into_iter().for_each(|image| client.send(&Answer::PulledImage(image)));
+                registry_status = entry.progress.registry_status();
+            }
         }
         if let Some(outcome) = &entry.outcome {
-            client.send(&match outcome {
-                Ok(done) => Answer::Done(done.clone()),
-                Err(failure) => Answer::Error(failure.clone()),
-            });
+            match outcome {
+                Ok(done) => client.send(&Answer::Done(done.clone())),
+                Err(failure) => {
+                    registry_status.inspect(|status| client.send(&Answer::RegistryStatus(*status)));
+                    client.send(&Answer::Error(failure.clone()));
+                }
+            }
             self.jobs.unwatch(job);
             client.state = State::Closing;
         }
@@ -468,7 +481,8 @@ impl Server {
                 Ok(())
             }
             Request::CredentialHelpers => self.send_credential_helpers(client),
-            Request::Pull(pull) => self.on_pull(client, pull),
+            Request::Pull(pull) => self.on_pull(client, pull, false),
+            Request::PullKept(pull) => self.on_pull(client, pull, true),
             Request::Import(import) => self.on_import(client, import, descriptors),
             Request::Serve(serve) => self.on_serve(client, serve),
             Request::Watch { job } => self.on_watch(client, job),
@@ -476,7 +490,8 @@ impl Server {
             Request::Load(load) => self.on_load(client, load, descriptors),
             Request::Save(save) => self.on_save(client, save, descriptors),
             Request::Push(push) => self.on_push(client, push),
-            Request::Login(login) => self.on_login(token, client, login),
+            Request::Login(login) => self.on_login(token, client, login, false),
+            Request::LoginWithStatus(login) => self.on_login(token, client, login, true),
             Request::Verify(verify) => self.on_verify(client, verify),
             Request::Replicate(replicate) => self.on_replicate(token, client, *replicate),
             Request::RunPolicy { name, dry_run, detach } => {
@@ -498,7 +513,8 @@ impl Server {
             | Request::Usage
             | Request::Executions(_)
             | Request::Execution { .. }
-            | Request::Prune(_) => {
+            | Request::Prune(_)
+            | Request::PruneImages(_) => {
                 client.state = State::Waiting;
                 self.waiting_tasks.push_back((token, request));
                 self.start_waiting_tasks();

@@ -87,6 +87,15 @@ impl Server {
 
     /// Makes the client follow the job's progress; with `detach`, answers once and lets it go.
     pub(super) fn follow(&mut self, client: &mut Client, id: u64, detach: bool) {
+        self.follow_as(client, id, detach, false);
+    }
+
+    /// Makes the client follow a job that goes on when the connection breaks. The client also gets the images.
+    pub(super) fn follow_kept(&mut self, client: &mut Client, id: u64) {
+        self.follow_as(client, id, false, true);
+    }
+
+    fn follow_as(&mut self, client: &mut Client, id: u64, detach: bool, is_kept: bool) {
         let Some(entry) = self.jobs.get(id) else { return };
         let reference = entry.subject.clone();
         if detach {
@@ -97,11 +106,15 @@ impl Server {
         self.jobs.watch(id);
         if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
             client.send(&Answer::Job(job));
+            let images = |entry: &JobEntry| entry.progress.images(0, version);
+            for image in self.jobs.get(id).filter(|_| is_kept).map(images).unwrap_or_default() {
+                client.send(&Answer::PulledImage(image));
+            }
             // The job may have added notes before this client followed it.
             for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
                 client.send(&Answer::Note(note));
             }
-            client.state = State::Watching { job: id, version };
+            client.state = State::Watching { job: id, version, is_kept };
         }
     }
 }

@@ -24,7 +24,12 @@ use std::sync::Arc;
 const LOGINS_MAX: usize = 16;
 
 impl Server {
-    pub(super) fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
+    pub(super) fn on_pull(
+        &mut self,
+        client: &mut Client,
+        pull: engine::Pull,
+        is_kept: bool,
+    ) -> Result<(), Failure> {
         let access =
             resolve::access(&self.shared.config, pull.insecure, pull.credentials).map_err(error::explain)?;
         let candidates = access.registries.candidates(&pull.reference).map_err(error::explain)?;
@@ -63,6 +68,10 @@ impl Server {
                 self.start("pull", subject, Some(key), move |thread| thread.pull(task))?
             }
         };
+        if is_kept {
+            self.follow_kept(client, job);
+            return Ok(());
+        }
         if pull.detach {
             self.jobs.detach(job);
         }
@@ -148,6 +157,7 @@ impl Server {
         token: usize,
         client: &mut Client,
         login: engine::Login,
+        with_status: bool,
     ) -> Result<(), Failure> {
         if self.logins.len() >= LOGINS_MAX {
             let message = format!("{LOGINS_MAX} logins are running, the maximum");
@@ -155,10 +165,12 @@ impl Server {
         }
         let (shared, cancel) = (Arc::clone(&self.shared), Arc::<Cancel>::default());
         let ends = Arc::clone(&cancel);
-        sampan_os::thread::spawn("login", STACK, move || tasks::log_in(&shared, token, &login, &ends))
-            .map_err(|error| {
-                error::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
-            })?;
+        sampan_os::thread::spawn("login", STACK, move || {
+            tasks::log_in(&shared, token, &login, with_status, &ends);
+        })
+        .map_err(|error| {
+            error::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
+        })?;
         self.logins.insert(token, cancel);
         client.state = State::Waiting;
         Ok(())

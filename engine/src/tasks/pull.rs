@@ -107,6 +107,11 @@ impl Task {
 
     fn pull_failed(&self, name: &str, error: &PullError) -> Failure {
         let failure = pull_failure(name, error);
+        if let PullError::Registry(error) = error
+            && let Some(status) = error.last().status()
+        {
+            self.progress.set_registry_status(status);
+        }
         self.announce_failure("pull-error", name, &failure);
         failure
     }

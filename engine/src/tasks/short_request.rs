@@ -11,10 +11,17 @@ use sampan_ipc::replication::{Blob, Listing, State};
 use sampan_job::cancel::Cancel;
 use sampan_replication::command::full_name;
 
-/// Checks a login at its registry and sends the answer; call it on a thread of its own.
-pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
-    let answer = login::login(&shared.config, login, cancel).map_or_else(Answer::Error, Answer::Done);
-    shared.outbox.send(Message::Answers { client, answers: vec![answer] });
+/// Checks a login at its registry and sends the answer, before it the registry's status if `with_status`; call it on a
+/// thread of its own.
+pub fn log_in(shared: &Shared, client: usize, login: &Login, with_status: bool, cancel: &Cancel) {
+    let answers = match login::login(&shared.config, login, cancel) {
+        Ok(done) => vec![Answer::Done(done)],
+        Err(refused) => {
+            let status = refused.registry_status.filter(|_| with_status).map(Answer::RegistryStatus);
+            status.into_iter().chain([Answer::Error(refused.failure)]).collect()
+        }
+    };
+    shared.outbox.send(Message::Answers { client, answers });
 }
 
 /// Answers a short request about images; call it on a thread outside the event loop.
@@ -33,7 +40,8 @@ fn answers(shared: &Shared, request: &Request, users: &ImageUsers) -> Result<Vec
         Request::Tag { source, target } => queries::tag(shared, source, target),
         Request::Remove { name, force } => queries::remove(shared, name, *force, &|digest| users.of(digest)),
         Request::Usage => queries::usage(shared, users.usage()),
-        Request::Prune(request) => queries::prune(shared, request),
+        Request::Prune(request) => queries::prune(shared, request, &[]),
+        Request::PruneImages(request) => queries::prune(shared, &request.prune, &request.without_labels),
         Request::Executions(listing) => Ok(executions(shared, listing)),
         Request::Execution { id, .. } => show_execution(shared, *id),
         _ => Err(error::new(Code::Failed, "this request is not a short request about images", "")),

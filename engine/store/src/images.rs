@@ -394,7 +394,8 @@ pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
     let summary = image.summary(store);
     let document = serde_json::json!({
         "id": summary.id, "digest": summary.digest, "indexDigest": image.entry.annotations.get(INDEX_DIGEST),
-        "references": summary.references, "mediaType": image.entry.media_type, "platform": summary.platform,
+        "references": summary.references, "mediaType": image.entry.media_type,
+        "manifestSize": image.entry.size, "platform": summary.platform,
         "created": image.config.created, "size": summary.size, "layers": layers, "config": config,
     });
     Ok(document.to_string())

@@ -63,6 +63,13 @@ impl Client {
         !is_idle && !self.connection.is_streaming()
     }
 
+    /// Tells the operation that the client has left.
+    pub(crate) fn hang_up(mut self, shared: &mut Shared) {
+        if let Some(operation) = &mut self.operation {
+            operation.on_hang_up(shared);
+        }
+    }
+
     /// Goes on with everything that is ready. Returns whether to come again at once.
     ///
     /// # Errors

@@ -278,6 +278,7 @@ impl Server {
         }
         self.quota.release(client.uid);
         self.idle_since = Instant::now();
+        client.hang_up(&mut self.shared);
     }
 }
 

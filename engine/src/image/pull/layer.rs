@@ -101,7 +101,7 @@ impl Fetch<'_> {
             self.progress.phase(layer.row, Phase::Extracting);
             let path = self.store.blob_path(digest);
             let file = File::open(&path).map_err(file_error("open", &path))?;
-            self.pass(layer, file, Sink::None, &|_| {})?
+            self.pass(layer, file, Sink::None, &|bytes| self.progress.add(layer.row, bytes))?
         } else {
             self.download(layer, &claim)?
         };
