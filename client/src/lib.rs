@@ -48,6 +48,9 @@
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 #[cfg(feature = "docker")]
+pub mod container_log;
+pub mod detach_keys;
+#[cfg(feature = "docker")]
 pub mod docker;
 pub mod engine;
 pub mod streams;

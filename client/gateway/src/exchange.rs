@@ -3,6 +3,7 @@
 //! An operation is a state machine that the event loop steps. It never blocks: it reads and writes until it would
 //! block, and says so. See "An operation" in `docs/docker-api.md`.
 
+use crate::exec::table::Executions;
 use crate::refusal::Refusal;
 use crate::route;
 use mio::event::Source;
@@ -71,6 +72,8 @@ pub struct Shared {
     pub engine: Engine,
     /// Paths of the sockets.
     pub paths: Paths,
+    /// The executions that clients have created.
+    pub executions: Executions,
     /// Until when the gateway may not end although no client is connected.
     pub needed_until: Option<Instant>,
     /// Alive while a prune of containers runs.
@@ -83,6 +86,7 @@ impl Shared {
         Shared {
             engine: Engine::new(paths.engine_socket()),
             paths,
+            executions: Executions::default(),
             needed_until: None,
             container_prune: Weak::new(),
         }
@@ -128,6 +132,12 @@ impl Exchange<'_> {
     pub fn take_over(&mut self, head: &[u8]) {
         *self.has_begun = true;
         self.connection.take_over(head);
+    }
+
+    /// Whether the client of a connection that was taken over has closed both directions. Bytes that it sent before
+    /// can still be received; after the last one, the operation is dropped.
+    pub fn is_peer_gone(&self) -> bool {
+        self.connection.is_peer_gone()
     }
 
     /// Sends `bytes`: as one chunk of a streamed answer, or as they are on a connection that was taken over.

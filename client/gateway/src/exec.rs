@@ -1,6 +1,7 @@
-//! Executions: one file for each operation.
+//! Executions: additional processes in a container.
 
 pub mod create;
 pub mod inspect;
 pub mod resize;
 pub mod start;
+pub mod table;

@@ -7,7 +7,7 @@
 //! | [`exchange`] | what an operation may do to its client; the trait of operations |
 //! | [`route`] | method and path to endpoint |
 //! | [`query`], [`refusal`] | parameters of a request; errors as docker's answers |
-//! | [`engine_call`] | requests to the engine that have a short answer |
+//! | [`engine_call`], [`question`] | requests to the engine that have a short answer; that are a part of more |
 //! | [`system`], [`event`], [`image`], [`container`], [`exec`] | one file for each operation |
 //!
 //! See `docs/docker-api.md`. The gateway knows the client library, `ipc`, `ipc/http` and `ipc/daemon`, never the engine.
@@ -25,6 +25,7 @@ pub mod exchange;
 pub mod exec;
 pub mod image;
 pub mod query;
+pub mod question;
 pub mod refusal;
 pub mod route;
 pub mod server;

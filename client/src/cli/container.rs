@@ -2,7 +2,6 @@
 
 pub(crate) mod attach_session;
 pub(crate) mod become_shim;
-pub(crate) mod detach_keys;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;

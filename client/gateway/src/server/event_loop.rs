@@ -98,6 +98,12 @@ impl Server {
         let mut events = Events::with_capacity(256);
         while !self.is_over(Instant::now()) {
             self.turn(&mut events)?;
+            // The exit codes of executions end with this process.
+            if self.clients.is_empty()
+                && let Some(until) = self.shared.executions.kept_until()
+            {
+                self.shared.keep_alive_until(until);
+            }
         }
         systemd::notify(&[NotifyState::Stopping]);
         Ok(())

@@ -4,7 +4,6 @@
 //! [`Session::follow`] runs a poll(2) loop, without a thread. The shim gets an inherited pipe itself, so its bytes do
 //! not pass through this process. The engine may die during the session: the control socket leads to the shim.
 
-use crate::cli::container::detach_keys::KeyMatcher;
 use crate::cli::container::terminal::{self, Raw};
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::output;
@@ -14,6 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::stat::{SFlag, fstat};
+use sampan_client::detach_keys::KeyMatcher;
 use sampan_client::engine::{Answer, Answers, Code, EngineError, Next};
 use sampan_ipc::container::{AttachMessage, CONTROL_MAX, Control, Streams};
 use sampan_ipc::frame::{self, Decoder};

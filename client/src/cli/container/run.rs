@@ -5,7 +5,6 @@ use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::container::attach_session::{AttachOptions, Session, SessionEnd, run_failure};
 use crate::cli::container::become_shim;
-use crate::cli::container::detach_keys;
 use crate::cli::container::inspect::document;
 use crate::cli::container::options;
 use crate::cli::engine::{each, engine, finish};
@@ -14,6 +13,7 @@ use crate::cli::image::credentials;
 use crate::cli::job::follow::Follow;
 use crate::cli::output;
 use crate::cli::output::print;
+use sampan_client::detach_keys;
 use sampan_client::engine::{self, Answer, Code, EngineError, Request};
 use sampan_ipc::{container, named_file};
 use std::env;
@@ -97,7 +97,10 @@ fn attaches(options: &Options, stream: Stream) -> bool {
 }
 
 fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
-    detach_keys::parse(text.unwrap_or(detach_keys::DEFAULT))
+    let text = text.unwrap_or(detach_keys::DEFAULT);
+    detach_keys::parse(text).map_err(|_| {
+        Failure::new(format!("--detach-keys {text:?} is invalid")).hint(detach_keys::HINT).status(USAGE)
+    })
 }
 
 /// Waits for the end of a request. A failure gets the exit status of podman-run(1).

@@ -54,6 +54,12 @@ impl<T: Transport> Connection<T> {
         }
     }
 
+    /// Whether the peer of a connection that was taken over has closed both directions. Bytes that it sent before can
+    /// still be received.
+    pub fn is_peer_gone(&self) -> bool {
+        self.is_gone
+    }
+
     /// Appends `bytes` to the streamed answer, as one chunk, or to the bytes of a connection that was taken over.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         // Sent bytes would otherwise pile up while the peer never takes everything.

@@ -1,18 +1,25 @@
 //! The keys that detach from a terminal, as in docker's `--detach-keys`. Parses the keys, and finds them in the input
 //! even if they arrive in several reads.
 
-use crate::cli::error::{Failure, USAGE};
+/// A text that names no keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("detach keys {text:?} are invalid")]
+pub struct DetachKeysError {
+    text: String,
+}
+
+/// What a person can write instead of a text that names no keys.
+pub const HINT: &str = "separate keys with ','; a key is one letter, or ctrl- and one of a-z @ [ \\ ] ^ _";
 
 /// The keys without the option `--detach-keys`.
-pub(crate) const DEFAULT: &str = "ctrl-p,ctrl-q";
+pub const DEFAULT: &str = "ctrl-p,ctrl-q";
 
 /// Parses `ctrl-p,ctrl-q`, `ctrl-@,x`: letters, or `ctrl-` and one of `a-z@[\]^_`. An empty text means no keys.
-pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
-    let wrong = || {
-        Failure::new(format!("--detach-keys {text:?} is invalid"))
-            .hint("separate keys with ','; a key is one letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
-            .status(USAGE)
-    };
+///
+/// # Errors
+/// The text names no keys.
+pub fn parse(text: &str) -> Result<Vec<u8>, DetachKeysError> {
+    let wrong = || DetachKeysError { text: text.to_owned() };
     if text.is_empty() {
         return Ok(Vec::new());
     }
@@ -32,18 +39,19 @@ pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
 
 /// Finds the keys in a stream of bytes. Holds back bytes that may be the beginning of the keys.
 #[derive(Debug)]
-pub(crate) struct KeyMatcher {
+pub struct KeyMatcher {
     keys: Vec<u8>,
     matched: usize,
 }
 
 impl KeyMatcher {
-    pub(crate) fn new(keys: Vec<u8>) -> Self {
+    /// A matcher for `keys`; without keys it finds nothing.
+    pub fn new(keys: Vec<u8>) -> Self {
         KeyMatcher { keys, matched: 0 }
     }
 
     /// Appends the bytes to forward to `out`. Returns whether the keys were typed; drops the bytes after the keys.
-    pub(crate) fn filter(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
+    pub fn filter(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
         if self.keys.is_empty() {
             out.extend_from_slice(typed);
             return false;
@@ -54,6 +62,12 @@ impl KeyMatcher {
             }
         }
         false
+    }
+
+    /// Appends the bytes that are still held back to `out`: no more bytes follow.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.keys.get(..self.matched).unwrap_or_default());
+        self.matched = 0;
     }
 
     fn take(&mut self, byte: u8, out: &mut Vec<u8>) -> bool {
@@ -86,7 +100,7 @@ mod tests {
         assert_eq!(parse("ctrl-@,a,ctrl-[,CTRL-_").expect("good"), [0, b'a', 27, 31]);
         assert!(parse("").expect("none").is_empty());
         for text in [",", "ctrl-", "ctrl-1", "ab", "ctrl-p,", "\u{e4}"] {
-            assert_eq!(parse(text).expect_err(text).status, USAGE, "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 
@@ -104,5 +118,9 @@ mod tests {
         assert_eq!(run(&[b"\x11\x10"]), (false, b"\x11".to_vec()));
         let (mut keys, mut out) = (KeyMatcher::new(b"aab".to_vec()), Vec::new());
         assert!(keys.filter(b"aaab", &mut out) && out == b"a");
+        out.clear();
+        assert!(!keys.filter(b"xaa", &mut out) && out == b"x");
+        keys.finish(&mut out);
+        assert_eq!(out, b"xaa");
     }
 }
