@@ -90,9 +90,10 @@ pub(super) fn name_conflict(wanted: String, otherwise: Refusal) -> Then {
     Then::Call(request, Box::new(finish))
 }
 
-/// The ID in the description of a container, if the container's name is `name`.
+/// The ID in the engine's description of a container, a list of one, if the container's name is `name`.
 fn id_of_named(json: &str, name: &str) -> Option<String> {
-    let read: serde_json::Value = serde_json::from_str(json).ok()?;
+    let list: serde_json::Value = serde_json::from_str(json).ok()?;
+    let read = list.get(0)?;
     let has_name =
         read.get("Name").and_then(|of| of.as_str()).map(|of| of.trim_start_matches('/')) == Some(name);
     read.get("Id").and_then(|id| id.as_str()).filter(|_| has_name).map(str::to_owned)
@@ -130,8 +131,8 @@ mod tests {
 
     #[test]
     fn only_the_owner_of_the_name_is_named() {
-        assert_eq!(id_of_named(r#"{"Id":"a1","Name":"/web"}"#, "web"), Some("a1".to_owned()));
-        assert_eq!(id_of_named(r#"{"Id":"web1","Name":"/other"}"#, "web"), None);
+        assert_eq!(id_of_named(r#"[{"Id":"a1","Name":"/web"}]"#, "web"), Some("a1".to_owned()));
+        assert_eq!(id_of_named(r#"[{"Id":"web1","Name":"/other"}]"#, "web"), None);
         assert_eq!(id_of_named("x", "web"), None);
     }
 }
