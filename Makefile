@@ -23,7 +23,7 @@ define STATIC
 	$(CARGO) build --release -p $(1) --bin $(2); }
 endef
 
-BINARIES = sampan sampan-monitord sampan-engine sampan-shim sampan-supernode
+BINARIES = sampan sampan-monitord sampan-engine sampan-shim sampan-supernode sampan-docker-api
 
 .PHONY: all demo test soak upgrade-test check bench fuzz install install-built uninstall clean
 
@@ -32,6 +32,7 @@ all:
 	$(CARGO) build --release -p sampan-monitord --bin sampan-monitord
 	$(CARGO) build --release -p sampan-engine --bin sampan-engine
 	$(CARGO) build --release -p sampan-supernode --bin sampan-supernode
+	$(CARGO) build --release -p sampan-gateway --bin sampan-docker-api
 	$(call STATIC,sampan-shim,sampan-shim)
 	$(call STATIC,sampan-client,sampan)
 

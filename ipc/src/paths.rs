@@ -77,6 +77,11 @@ impl Paths {
         self.run.join("engine.sock")
     }
 
+    /// The gateway's socket, on which docker's clients use the engine.
+    pub fn docker_socket(&self) -> PathBuf {
+        self.run.join("docker.sock")
+    }
+
     /// monitord's journal directory.
     pub fn journal(&self) -> PathBuf {
         self.state.join("journal")

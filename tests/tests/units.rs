@@ -415,7 +415,7 @@ fn the_units_are_valid_and_no_more_exposed_than_documented() {
         let services = fs::read_dir(machine.path("/usr/lib/systemd/system")).expect("there").flatten();
         let names = services.map(|entry| entry.file_name().into_string().expect("text"));
         let units: Vec<String> = names.filter(|name| name.contains("sampan")).collect();
-        assert_eq!(units.len(), 11, "{units:?}");
+        assert_eq!(units.len(), 13, "{units:?}");
         for unit in units {
             let path = format!("/usr/lib/systemd/system/{unit}");
             let found = machine.run(&["systemd-analyze", "verify", "--man=no", &path]);

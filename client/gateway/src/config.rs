@@ -72,8 +72,7 @@ pub enum UsageError {
 pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     use lexopt::Arg::{Long, Short};
     let paths = Paths::from_env();
-    let socket = paths.engine_socket().with_file_name("docker.sock");
-    let mut config = Config { socket, paths, idle_timeout: None };
+    let mut config = Config { socket: paths.docker_socket(), paths, idle_timeout: None };
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
         match arg {

@@ -637,4 +637,6 @@ fn empty(buffer: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
 mod tests;

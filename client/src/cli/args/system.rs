@@ -74,10 +74,16 @@ pub(crate) struct Up {
     /// Pass this argument to sampan-engine; repeat for more
     #[arg(long = "engine-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub engine: Vec<String>,
+    /// Pass this argument to sampan-docker-api; repeat for more
+    #[arg(long = "docker-api-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub docker_api: Vec<String>,
     /// Start only monitord
     #[arg(long)]
     pub no_engine: bool,
-    /// Wait at most this long for both to be ready
+    /// Start no gateway for docker's clients
+    #[arg(long)]
+    pub no_docker_api: bool,
+    /// Wait at most this long for each daemon to be ready
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub timeout: u32,
 }

@@ -1,7 +1,8 @@
-//! `sampan up`: runs monitord and the engine in the foreground, for hosts without a service manager.
+//! `sampan up`: runs monitord, the engine and the gateway for docker's clients in the foreground, for hosts without a
+//! service manager.
 //!
-//! Starts both daemons, waits until both report that they are ready, and stops both when a signal comes or when one of
-//! them ends. Restarts neither. The daemons log to this process's standard error. Each daemon reports READY=1 of
+//! Starts the daemons, waits until each reports that it is ready, and stops all when a signal comes or when one of them
+//! ends. Restarts none. The daemons log to this process's standard error. Each daemon reports READY=1 of
 //! sd_notify(3) over a socket of its own.
 
 use crate::cli::args::system::Up;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// Longest time that a daemon may take to stop. Both need less; a daemon that takes longer is killed.
+/// Longest time that a daemon may take to stop. All need less; a daemon that takes longer is killed.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &Up) -> Result<(), Failure> {
@@ -32,8 +33,12 @@ pub(crate) fn run(args: &Up) -> Result<(), Failure> {
     // The daemons in the order of their start. They stop in reverse order, so that monitord gets the engine's last events.
     let mut running = Vec::new();
     let mut outcome = Ok(true);
-    let programs = [("sampan-monitord", &args.monitord), ("sampan-engine", &args.engine)];
-    for (name, arguments) in programs.into_iter().take(if args.no_engine { 1 } else { 2 }) {
+    let programs = [
+        ("sampan-monitord", &args.monitord),
+        ("sampan-engine", &args.engine),
+        ("sampan-docker-api", &args.docker_api),
+    ];
+    for (name, arguments) in programs.into_iter().take(count(args)) {
         outcome = start(name, arguments).and_then(|service| {
             running.push(service);
             await_ready(&mut running, &mut waker, deadline)
@@ -54,12 +59,24 @@ pub(crate) fn run(args: &Up) -> Result<(), Failure> {
     outcome
 }
 
+/// Number of daemons to start. The gateway is of no use without the engine.
+fn count(args: &Up) -> usize {
+    match (args.no_engine, args.no_docker_api) {
+        (true, _) => 1,
+        (false, true) => 2,
+        (false, false) => 3,
+    }
+}
+
 fn announce(args: &Up) -> Result<(), Failure> {
     let paths = Paths::from_env();
     let mut text = format!("events  {}\n", paths.events_socket().display());
     text.push_str(&format!("emit    {}\n", paths.emit_fifo().display()));
     if !args.no_engine {
         text.push_str(&format!("engine  {}\n", paths.engine_socket().display()));
+    }
+    if count(args) == 3 {
+        text.push_str(&format!("docker  {}\n", paths.docker_socket().display()));
     }
     text.push_str("ready; Ctrl-C stops\n");
     output::print(&text)

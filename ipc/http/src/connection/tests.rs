@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt;
 
 /// A stream in memory: the test gives what can be read, and takes what was written.
 #[derive(Default)]
-struct Pipe {
-    incoming: VecDeque<u8>,
-    is_closed: bool,
-    outgoing: Vec<u8>,
+pub(super) struct Pipe {
+    pub(super) incoming: VecDeque<u8>,
+    pub(super) is_closed: bool,
+    pub(super) outgoing: Vec<u8>,
     /// Number of bytes that the peer still takes.
-    room: usize,
+    pub(super) room: usize,
 }
 
 impl Read for Pipe {
@@ -52,32 +52,32 @@ impl Transport for Pipe {
 }
 
 /// A connection, and what its server was asked.
-struct Server {
-    connection: Connection<Pipe>,
-    asked: Vec<String>,
+pub(super) struct Server {
+    pub(super) connection: Connection<Pipe>,
+    pub(super) asked: Vec<String>,
 }
 
 impl Server {
-    fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         let pipe = Pipe { room: usize::MAX, ..Pipe::default() };
         Server { connection: Connection::new(pipe, limits), asked: Vec::new() }
     }
 
     /// The peer sends `bytes`, and the connection has its turns until it waits. The path decides about the answer.
-    fn feed(&mut self, bytes: &[u8]) -> io::Result<WaitsFor> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> io::Result<WaitsFor> {
         self.connection.stream().incoming.extend(bytes);
         self.connection.mark_ready(true, true, false);
         self.turns()
     }
 
-    fn turns(&mut self) -> io::Result<WaitsFor> {
+    pub(super) fn turns(&mut self) -> io::Result<WaitsFor> {
         loop {
             let asked = &mut self.asked;
             let wait = self.connection.step(&mut Unlimited, &mut |request| {
                 let body = String::from_utf8_lossy(request.body()).into_owned();
                 asked.push(format!("{} {} {body}", request.method(), request.uri().path()));
                 match request.uri().path() {
-                    "/later" => Reply::Later,
+                    path if path.starts_with("/later") => Reply::Later,
                     "/large" => Reply::Now(Answer::new(200, "text/plain", vec![b'x'; 3_000_000])),
                     path => Reply::Now(Answer::new(200, "text/plain", path)),
                 }
@@ -88,12 +88,12 @@ impl Server {
         }
     }
 
-    fn output(&mut self) -> String {
+    pub(super) fn output(&mut self) -> String {
         String::from_utf8(std::mem::take(&mut self.connection.stream().outgoing)).expect("text")
     }
 }
 
-fn ok(body: &str) -> String {
+pub(super) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{body}", body.len())
 }
 
