@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -583,10 +584,19 @@ fn on_a_terminal_a_pull_draws_bars_in_place() {
 }
 
 #[test]
-fn up_starts_both_and_stops_both() {
+fn up_starts_all_daemons_and_stops_all() {
     let host = Host::empty();
     let mut up = host.follow(&["up"]);
-    while !up.line().starts_with("ready") {}
+    let mut docker = None;
+    loop {
+        let line = up.line();
+        docker = docker.or_else(|| line.strip_prefix("docker  ").map(str::trim).map(str::to_owned));
+        if line.starts_with("ready") {
+            break;
+        }
+    }
+    let docker = docker.expect("the socket for docker's clients");
+    UnixStream::connect(&docker).expect("the gateway listens");
     host.emit("1");
     // `sampan up` gives the engine a notification socket, which the runtime must not take for a container's.
     let info = host.ok(&["info"]);
@@ -599,7 +609,8 @@ fn up_starts_both_and_stops_both() {
     up.signal(Signal::SIGINT);
     assert!(up.end().0.success());
     assert_eq!(host.sampan(&["monitor", "status"]).status.code(), Some(1));
-    // When one daemon dies, `sampan up` ends the other one.
+    assert!(UnixStream::connect(&docker).is_err(), "the gateway has ended, too");
+    // When one daemon dies, `sampan up` ends the others.
     let mut up = host.follow(&["up"]);
     while !up.line().starts_with("ready") {}
     let info: Value = serde_json::from_str(&host.ok(&["info", "--json"])).expect("JSON");

@@ -114,6 +114,15 @@ fn the_supernodes_man_page_has_its_options_and_defaults() {
 }
 
 #[test]
+fn the_man_page_of_the_docker_api_has_its_options_and_defaults() {
+    let help = Command::new(binary("sampan-docker-api")).arg("--help").output().expect("built");
+    let help = options_of_help(&String::from_utf8(help.stdout).expect("text"));
+    let page = fs::read_to_string(root().join("docs/man/sampan-docker-api.8")).expect("a page");
+    assert_eq!(help.keys().collect::<Vec<_>>(), ["help", "idle-timeout", "socket", "version"]);
+    assert_eq!(help, options_of_man(&page));
+}
+
+#[test]
 fn charts_tables_and_the_drawn_demo_are_what_is_committed() {
     for script in ["docs/benchmarks/charts.py", "docs/record-demo.py"] {
         let check = Command::new("python3").arg(root().join(script)).arg("--check").output();
