@@ -65,6 +65,9 @@ fn through_the_unit_a_client_reaches_engine_and_monitord() {
         assert!(get(machine, "/images/json").contains("box:1"));
         assert!(get(machine, "/events?since=0&until=9").is_empty());
         assert!(get(machine, "/info").contains("\"ID\":"));
+        // ps(1) must see processes of root from within the unit.
+        machine.stdout_of(&["sampan", "run", "--detach", "--name", "web", "box:1", "sleep", "2001"]);
+        assert!(get(machine, "/containers/web/top").contains("sleep 2001"));
     });
 }
 
