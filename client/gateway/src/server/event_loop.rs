@@ -290,11 +290,11 @@ impl Server {
 
 /// Refuses a connection beyond its user's limit.
 fn refuse(mut stream: UnixStream) {
-    let refusal = Refusal::new(503, "too many connections of this user: close some first");
-    let mut head = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n".to_vec();
-    exchange::write_common_headers(&mut head);
-    head.extend_from_slice(b"content-type: application/json\r\n\r\n");
-    head.extend_from_slice(refusal.body().as_bytes());
+    let body = Refusal::new(503, "too many connections of this user: close some first").body();
+    let mut answer = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n".to_vec();
+    exchange::write_common_headers(&mut answer);
+    let len = body.len();
+    answer.extend(format!("content-type: application/json\r\ncontent-length: {len}\r\n\r\n{body}").bytes());
     // A new socket has room for these bytes. A client that does not get them sees the end of the connection.
-    let _ = stream.write(&head);
+    let _ = stream.write(&answer);
 }
