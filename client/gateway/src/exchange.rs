@@ -3,9 +3,9 @@
 //! An operation is a state machine that the event loop steps. It never blocks: it reads and writes until it would
 //! block, and says so. See "An operation" in `docs/docker-api.md`.
 
+use crate::api_version;
 use crate::exec::table::Executions;
 use crate::refusal::Refusal;
-use crate::route;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -28,7 +28,7 @@ pub fn write_common_headers(out: &mut Vec<u8>) {
     const FIXED: &str = concat!("server: Sampan/", env!("CARGO_PKG_VERSION"), " (linux)\r\n");
     let lines = format!(
         "api-version: 1.{}\r\nostype: linux\r\ndocker-experimental: false\r\n{FIXED}date: {}\r\n",
-        route::VERSION.minor,
+        api_version::VERSION.minor,
         time::http_date(time::now())
     );
     out.extend_from_slice(lines.as_bytes());

@@ -5,7 +5,7 @@
 //! | [`config`] | the options of the program |
 //! | [`server`] | the event loop, the clients' connections |
 //! | [`exchange`] | what an operation may do to its client; the trait of operations |
-//! | [`route`] | method and path to endpoint |
+//! | [`route`], [`api_version`] | method and path to endpoint; versions of the API |
 //! | [`query`], [`refusal`] | parameters of a request; errors as docker's answers |
 //! | [`engine_call`], [`question`] | requests to the engine that have a short answer; that are a part of more |
 //! | [`system`], [`event`], [`image`], [`container`], [`exec`] | one file for each operation |
@@ -17,6 +17,7 @@
 // A client's bytes must never cause a panic.
 #![cfg_attr(not(test), warn(clippy::expect_used, clippy::indexing_slicing))]
 
+pub mod api_version;
 pub mod config;
 pub mod container;
 pub mod engine_call;

@@ -2,24 +2,13 @@
 //!
 //! Called by the loop for each request; starts operations, and answers at once what needs none.
 
+pub use crate::api_version::{VERSION, VERSION_MIN, Version};
 use crate::exchange::{Operation, Shared};
 use crate::query::{Query, decode};
 use crate::refusal::Refusal;
 use crate::{container, event, exec, image, system};
 use http::{Method, Request};
 use sampan_http::answer::Answer;
-
-/// The API version that the gateway speaks, and that a path without a version means.
-pub const VERSION: Version = Version { minor: 50 };
-/// The oldest API version that a path may name.
-pub const VERSION_MIN: Version = Version { minor: 24 };
-
-/// A version of the API, `1.N`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// The number after the dot.
-    pub minor: u32,
-}
 
 /// What a request leads to.
 pub enum Started {

@@ -15,9 +15,6 @@
 //! A program may let bodies of some requests be streamed ([`Rules::is_streamed`]): it then gets the head at once, and
 //! the body by [`Connection::receive`] while the request waits or its answer is streamed.
 
-mod stream;
-
-pub use self::stream::Received;
 use crate::answer::{self, Answer, Persistence, Segment};
 use crate::request::{Exchange, Incoming, Limits};
 use crate::transport::Transport;
@@ -49,6 +46,17 @@ pub enum Reply {
     Now(Answer),
     /// A later call of [`Connection::answer`], [`Connection::begin`] or [`Connection::take_over`] answers the request.
     Later,
+}
+
+/// The result of [`Connection::receive`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Bytes were appended.
+    Bytes,
+    /// No byte can be read now. The poll reports when more can.
+    Nothing,
+    /// The body is complete, or the peer of a connection that was taken over sends no more.
+    End,
 }
 
 /// A limit on the bytes that all connections of a server send together.
@@ -136,7 +144,7 @@ impl Rules {
 }
 
 /// Where the connection stands between request and answer.
-enum State {
+pub(crate) enum State {
     /// The head of the next request is read.
     Head,
     /// The body of a request is read.
@@ -162,16 +170,16 @@ struct FilePart {
 pub struct Connection<T = TcpStream> {
     stream: T,
     limits: Limits,
-    rules: &'static Rules,
-    state: State,
-    input: Vec<u8>,
+    pub(crate) rules: &'static Rules,
+    pub(crate) state: State,
+    pub(crate) input: Vec<u8>,
     /// Bytes at the front of `input` that are known to be no complete head.
     scanned: usize,
     /// The decoded part of a chunked body.
     body: Vec<u8>,
-    out: Vec<u8>,
+    pub(crate) out: Vec<u8>,
     /// Bytes of `out` that were sent.
-    sent: usize,
+    pub(crate) sent: usize,
     file: Option<FilePart>,
     /// The segments that follow `out` and `file`.
     segments: std::vec::IntoIter<Segment>,
@@ -182,11 +190,11 @@ pub struct Connection<T = TcpStream> {
     /// The peer has closed the connection, or only its own direction.
     hung_up: bool,
     /// The peer has closed both directions.
-    is_gone: bool,
+    pub(crate) is_gone: bool,
     /// The program has received all bytes of a peer whose connection it has taken over.
-    has_received_all: bool,
+    pub(crate) has_received_all: bool,
     /// Whether the connection ends without linger, so that the peer sees an incomplete answer.
-    is_broken_off: bool,
+    pub(crate) is_broken_off: bool,
     active_at: Instant,
     /// When the first byte of the current request arrived, the request began to wait, or the lingering began.
     since: Instant,
@@ -473,7 +481,7 @@ impl<T: Transport> Connection<T> {
     }
 
     /// Reads once, to the end of `input`. Returns the number of bytes; 0 if there is nothing to read now.
-    fn read(&mut self) -> io::Result<usize> {
+    pub(crate) fn read(&mut self) -> io::Result<usize> {
         while self.readable {
             let mut bytes = [0; READ_BYTES];
             match self.stream.read(&mut bytes) {
@@ -615,7 +623,7 @@ impl<T: Transport> Connection<T> {
     }
 
     /// Answers with `status`; the connection ends after that answer.
-    fn refuse(&mut self, status: u16) {
+    pub(crate) fn refuse(&mut self, status: u16) {
         empty(&mut self.input);
         empty(&mut self.body);
         let mut answer = (self.rules.refusal)(status);

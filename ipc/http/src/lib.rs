@@ -1,7 +1,8 @@
 //! The server's side of one HTTP/1.1 connection, and byte ranges.
 //!
-//! Called by programs that serve blobs. [`connection`] reads requests and writes answers on one stream;
-//! [`request`] bounds and frames a request, [`answer`] is the answer to one, and [`transport`] is the stream.
+//! Called by programs that serve blobs, and by the gateway for docker's clients. [`connection`] reads requests and writes
+//! answers on one stream; its functions for streamed answers and bodies are in `stream`. [`request`] bounds and frames a
+//! request, [`answer`] is the answer to one, and [`transport`] is the stream.
 //! [`range`] parses the `Range` header and checks `Content-Range`. Never listens, and gives paths no meaning:
 //! callers do both.
 
@@ -13,4 +14,5 @@ pub mod answer;
 pub mod connection;
 pub mod range;
 pub mod request;
+mod stream;
 pub mod transport;

@@ -2,22 +2,11 @@
 //!
 //! The second half of [`Connection`]; `connection` has the order of requests and answers, and sends what is queued here.
 
-use super::{Connection, State};
 use crate::answer::{self, Answer, Persistence};
+use crate::connection::{Connection, Received, State};
 use crate::request::{Exchange, Incoming};
 use crate::transport::Transport;
 use std::io::{self, Write as _};
-
-/// The result of [`Connection::receive`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// Bytes were appended.
-    Bytes,
-    /// No byte can be read now. The poll reports when more can.
-    Nothing,
-    /// The body is complete, or the peer of a connection that was taken over sends no more.
-    End,
-}
 
 impl<T: Transport> Connection<T> {
     /// Begins a streamed answer to the request that waits. The body of `head` is not used. Returns false, and answers
