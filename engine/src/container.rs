@@ -12,6 +12,7 @@
 //! | [`context`], [`systemd_unit`], [`etc_files`], [`log_driver`] | what a bundle is made from |
 //! | [`rootfs`] | overlayfs, or [`rootfs::copy`] where overlayfs does not work |
 //! | [`shim_connection`] | the connection to one shim |
+//! | [`details`] | facts that only docker's API shows |
 //! | [`directory`], [`definition`], [`state`] | the files of a container |
 //! | `event_history`, `event_replay` | which events monitord has; events that a shim could not write |
 //! | [`error`] | failures that several requests share |
@@ -21,6 +22,7 @@
 pub mod context;
 pub mod create;
 pub mod definition;
+pub mod details;
 pub mod directory;
 pub mod entry;
 pub mod error;

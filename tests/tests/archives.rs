@@ -186,8 +186,8 @@ impl Bench {
     fn files(&self, name: &str) -> BTreeMap<String, usize> {
         let document: Value = serde_json::from_str(&self.ok(&["inspect", name])).expect("JSON");
         let mut files = BTreeMap::new();
-        for layer in document[0]["layers"].as_array().expect("layers") {
-            let etc = Path::new(layer["path"].as_str().expect("unpacked")).join("etc");
+        for layer in document[0]["Layers"].as_array().expect("layers") {
+            let etc = Path::new(layer["Path"].as_str().expect("unpacked")).join("etc");
             for entry in fs::read_dir(etc).expect("listed") {
                 let entry = entry.expect("listed");
                 let name = entry.file_name().into_string().expect("text");

@@ -70,7 +70,7 @@ fn an_image_has_one_size_in_every_list() {
     let on_disk = du_of_children(&installation.store().join("blobs/sha256"))
         + du_of_children(&installation.store().join("layers"));
     assert_eq!(installation.json(&["images", "--format", "json"])[0]["size"], on_disk);
-    assert_eq!(installation.json(&["inspect", &installation.registry.reference("one")])[0]["size"], on_disk);
+    assert_eq!(installation.json(&["inspect", &installation.registry.reference("one")])[0]["Size"], on_disk);
     assert_eq!(installation.usage("images").size, on_disk);
     let verbose = installation.json(&["system", "df", "-v", "--format", "json"]);
     assert_eq!(verbose["images"][0]["size"], on_disk, "{verbose}");
@@ -152,7 +152,7 @@ fn the_image_group_does_what_the_short_commands_do() {
     let reference = installation.registry.reference("team/app");
     assert!(installation.ok(&["image", "pull", &reference]).contains(&image.digest().to_string()));
     installation.ok(&["image", "tag", &reference, "other:1"]);
-    assert_eq!(installation.json(&["image", "inspect", "other:1"])[0]["digest"], image.digest().to_string());
+    assert_eq!(installation.json(&["image", "inspect", "other:1"])[0]["Digest"], image.digest().to_string());
     assert_eq!(installation.ok(&["image", "ls"]), installation.ok(&["images"]));
     assert_eq!(installation.ok(&["image", "list", "-q"]), installation.ok(&["images", "-q"]));
     assert_eq!(installation.ok(&["image", "rm", "other:1"]), "Untagged: docker.io/library/other:1\n");
@@ -326,7 +326,7 @@ fn an_image_without_its_config_can_be_removed_completely() {
     let installation = Installation::new();
     let reference = installation.pull("broken", &[Layer::large("x", 50_000, Packing::Gzip)]);
     let other = installation.pull("other", &[Layer::large("y", 50_000, Packing::Gzip)]);
-    let config = installation.json(&["inspect", &reference])[0]["id"].as_str().expect("a digest").to_owned();
+    let config = installation.json(&["inspect", &reference])[0]["Id"].as_str().expect("a digest").to_owned();
     fs::write(installation.blob(&Digest::parse(&config).expect("a digest")), "{}").expect("written");
     // The engine cannot know what the image needs, so every request to remove something fails.
     let said = installation.fails(&["image", "prune", "--all"], 1);

@@ -73,7 +73,7 @@ fn json_lists_and_documents_have_no_terminal_controls() {
     assert_printable(&printed);
     assert!(printed.contains(&format!("\"label\": \"{ESCAPED}\"")), "{printed}");
     let document: Value = serde_json::from_str(&printed).expect("JSON");
-    assert_eq!(document[0]["config"]["config"]["Labels"]["label"], HIDDEN, "{printed}");
+    assert_eq!(document[0]["Config"]["Labels"]["label"], HIDDEN, "{printed}");
     for args in [&["images", "--format", "json"][..], &["info", "--json"], &["jobs", "--format", "json"]] {
         assert_printable(&ok(&engine, args));
     }

@@ -16,5 +16,6 @@ pub mod push;
 pub(crate) mod registry_auth;
 pub mod remove;
 pub mod save;
+pub mod selection;
 pub mod tag;
 mod upload;

@@ -8,6 +8,8 @@
 //! | [`route`], [`api_version`] | method and path to endpoint; versions of the API |
 //! | [`query`], [`refusal`] | parameters of a request; errors as docker's answers |
 //! | [`engine_call`], [`question`] | requests to the engine that have a short answer; that are a part of more |
+//! | [`daemon_call`] | requests to both daemons that have a short answer |
+//! | [`json`], [`glob`] | answers that are one document; patterns of filters |
 //! | [`system`], [`event`], [`image`], [`container`], [`exec`] | one file for each operation |
 //!
 //! See `docs/docker-api.md`. The gateway knows the client library, `ipc`, `ipc/http` and `ipc/daemon`, never the engine.
@@ -20,11 +22,14 @@
 pub mod api_version;
 pub mod config;
 pub mod container;
+pub mod daemon_call;
 pub mod engine_call;
 pub mod event;
 pub mod exchange;
 pub mod exec;
+pub mod glob;
 pub mod image;
+pub mod json;
 pub mod query;
 pub mod question;
 pub mod refusal;

@@ -26,6 +26,9 @@ pub struct ImageRow {
     pub created: i64,
     /// Bytes on the disk, including content that other images share.
     pub size: u64,
+    /// The size once more, for clients of old versions of the API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_size: Option<u64>,
     /// The part of `size` that other images share; -1 if the request did not ask for it.
     pub shared_size: i64,
     /// The image's labels.
@@ -45,6 +48,7 @@ impl ImageRow {
             repo_digests: repo_digests(detail),
             created: image.created.unwrap_or(0).div_euclid(SECOND),
             size: image.size,
+            virtual_size: None,
             shared_size: NOT_COUNTED,
             labels: detail.labels.iter().cloned().collect(),
             containers: NOT_COUNTED,

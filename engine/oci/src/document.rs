@@ -204,6 +204,12 @@ pub struct Run {
     /// The labels of the image.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The ports that the image's program listens on, `80/tcp` for example; the values have no meaning.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    /// Directories with data of the image's program; the values have no meaning.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
 }
 
 /// The `rootfs` field of an image's config.
@@ -226,6 +232,12 @@ pub struct History {
     /// The command of the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
+    /// The comment on the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Whether the step made no layer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
 }
 
 impl Config {

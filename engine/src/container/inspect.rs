@@ -4,14 +4,16 @@
 
 use super::definition::{self, Definition, short};
 use super::directory::Directories;
-use super::{list, log_driver, systemd_unit};
+use super::{details, list, log_driver, systemd_unit};
 use crate::config::Config;
-use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
+use crate::context::Shared;
+use sampan_ipc::container::{Create, FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
+use sampan_ipc::image_name;
 use sampan_ipc::shim::State;
 use sampan_oci::timestamp;
 use sampan_os::small_file;
 use sampan_spec::settings::Form;
-use sampan_spec::{devices, process, signals};
+use sampan_spec::{devices, mounts, process, signals};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -20,13 +22,13 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// Returns a JSON array with one container. With `size`, counts the bytes that the container has written.
 pub fn json(
-    config: &Config,
+    shared: &Shared,
     definition: &Definition,
     state: &State,
     directories: &Directories,
     size: bool,
 ) -> String {
-    let create = &definition.create;
+    let (create, config) = (&definition.create, &shared.config);
     let dir = directories.dir(&definition.id);
     let mut document = json!({
         "Id": definition.id,
@@ -46,6 +48,7 @@ pub fn json(
         "MountLabel": definition.selinux.mount,
         "ProcessLabel": definition.selinux.process,
         "AppArmorProfile": profile(directories, definition).unwrap_or_default(),
+        "ExecIDs": Value::Null,
         "HostConfig": host_config(config, definition),
         "GraphDriver": {"Name": driver(definition), "Data": match definition.rootfs {
             Form::Overlay => json!({
@@ -55,13 +58,15 @@ pub fn json(
         }},
         "Mounts": create.mounts.iter().map(mount_json).collect::<Vec<_>>(),
         "Config": config_json(definition),
-        "NetworkSettings": {"Networks": {list::network(create.network): {}}},
+        "NetworkSettings": network_settings(list::network(create.network)),
         "ImageDigest": definition.image.digest,
         "Layers": definition.image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
     if size && let Some(fields) = document.as_object_mut() {
         let written = directories.written_bytes(definition).unwrap_or(0);
         fields.insert("SizeRw".to_owned(), json!(written));
+        let total = details::root_size(&shared.store, definition, written);
+        fields.insert("SizeRootFs".to_owned(), json!(total));
     }
     Value::Array(vec![document]).to_string()
 }
@@ -123,7 +128,91 @@ fn restart(restart: Restart) -> Value {
     json!({"Name": name, "MaximumRetryCount": most})
 }
 
+/// Returns the options of the request. Docker's options that Sampan does not have are at docker's defaults.
 fn host_config(config: &Config, definition: &Definition) -> Value {
+    let mut options = own_options(config, definition);
+    if let Some(all) = options.as_object_mut() {
+        for (key, value) in option_defaults(&definition.create) {
+            all.entry(key).or_insert(value);
+        }
+    }
+    options
+}
+
+/// Docker's options that are 0 for every container of Sampan.
+const ZERO: [&str; 14] = [
+    "OomScoreAdj",
+    "CpuShares",
+    "BlkioWeight",
+    "CpuPeriod",
+    "CpuQuota",
+    "CpuRealtimePeriod",
+    "CpuRealtimeRuntime",
+    "MemoryReservation",
+    "CpuCount",
+    "CpuPercent",
+    "IOMaximumIOps",
+    "IOMaximumBandwidth",
+    "KernelMemory",
+    "KernelMemoryTCP",
+];
+/// Docker's options that are an empty text for every container of Sampan.
+const EMPTY: [&str; 10] = [
+    "ContainerIDFile",
+    "VolumeDriver",
+    "Cgroup",
+    "PidMode",
+    "UTSMode",
+    "UsernsMode",
+    "Isolation",
+    "CgroupParent",
+    "CpusetCpus",
+    "CpusetMems",
+];
+/// Docker's options that are null for every container of Sampan.
+const NULL: [&str; 7] = [
+    "VolumesFrom",
+    "ExtraHosts",
+    "Links",
+    "DeviceCgroupRules",
+    "DeviceRequests",
+    "MemorySwappiness",
+    "OomKillDisable",
+];
+/// Docker's options that are an empty list for every container of Sampan.
+const NONE: [&str; 8] = [
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "BlkioWeightDevice",
+    "BlkioDeviceReadBps",
+    "BlkioDeviceWriteBps",
+    "BlkioDeviceReadIOps",
+    "BlkioDeviceWriteIOps",
+];
+
+/// Returns the values of options that a container of Sampan cannot have otherwise.
+fn option_defaults(create: &Create) -> serde_json::Map<String, Value> {
+    let (masked, readonly) = mounts::hidden(create).unwrap_or_default();
+    let with = |keys: &[&str], value: Value| {
+        keys.iter().map(|key| ((*key).to_owned(), value.clone())).collect::<Vec<_>>()
+    };
+    let others = [
+        ("PortBindings", json!({})),
+        ("ConsoleSize", json!([0, 0])),
+        ("CgroupnsMode", json!("private")),
+        ("IpcMode", json!("private")),
+        ("PublishAllPorts", json!(false)),
+        ("MaskedPaths", json!(masked)),
+        ("ReadonlyPaths", json!(readonly)),
+    ];
+    let others = others.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let lists =
+        [with(&ZERO, json!(0)), with(&EMPTY, json!("")), with(&NULL, Value::Null), with(&NONE, json!([]))];
+    lists.into_iter().flatten().chain(others).collect()
+}
+
+fn own_options(config: &Config, definition: &Definition) -> Value {
     let create = &definition.create;
     let options: serde_json::Map<String, Value> =
         create.log_options.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
@@ -132,6 +221,14 @@ fn host_config(config: &Config, definition: &Definition) -> Value {
         .iter()
         .map(|(name, soft, hard)| json!({"Name": name, "Soft": soft, "Hard": hard}))
         .collect();
+    let tmpfs: serde_json::Map<String, Value> = create
+        .mounts
+        .iter()
+        .filter(|mount| mount.kind == MountKind::Tmpfs)
+        .map(|mount| (mount.target.clone(), json!(mount.options.join(","))))
+        .collect();
+    let annotations: serde_json::Map<String, Value> =
+        create.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let binds = create.mounts.iter().filter(|mount| mount.kind == MountKind::Bind && mount.make_source);
     json!({
         "Binds": binds.map(bind).collect::<Vec<_>>(),
@@ -154,6 +251,8 @@ fn host_config(config: &Config, definition: &Definition) -> Value {
         "Ulimits": ulimits,
         "Devices": create.devices.iter().filter_map(|option| device(option)).collect::<Vec<_>>(),
         "Init": create.init,
+        "Tmpfs": tmpfs,
+        "Annotations": annotations,
         "Sysctls": create.sysctls.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
     })
 }
@@ -174,6 +273,22 @@ fn bind(mount: &Mount) -> String {
     }
 }
 
+/// Returns the network's end in docker's form. The networks `none` and `host` have no addresses and no ports.
+fn network_settings(network: &str) -> Value {
+    let endpoint = json!({
+        "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null, "NetworkID": "",
+        "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+        "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
+    });
+    json!({
+        "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false,
+        "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
+        "Networks": {network: endpoint},
+    })
+}
+
 fn mount_json(mount: &Mount) -> Value {
     json!({
         "Type": match mount.kind { MountKind::Bind => "bind", MountKind::Tmpfs => "tmpfs" },
@@ -181,7 +296,7 @@ fn mount_json(mount: &Mount) -> Value {
         "Destination": mount.target,
         "Mode": mount.options.join(","),
         "RW": !mount.read_only,
-        "Propagation": propagation(mount),
+        "Propagation": match mount.kind { MountKind::Bind => propagation(mount), MountKind::Tmpfs => "" },
     })
 }
 
@@ -198,20 +313,36 @@ fn device(option: &str) -> Option<Value> {
     Some(json!({"PathOnHost": host, "PathInContainer": container, "CgroupPermissions": access}))
 }
 
+/// Returns the image as the request named it.
+fn requested_image(definition: &Definition) -> &str {
+    match definition.create.image.as_str() {
+        "" => image_name::familiar(&definition.image.name),
+        requested => requested,
+    }
+}
+
 fn config_json(definition: &Definition) -> Value {
     let (create, run) = (&definition.create, &definition.run);
     let labels: serde_json::Map<String, Value> =
         definition.labels().into_iter().map(|(key, value)| (key, json!(value))).collect();
     json!({
         "Hostname": create.hostname.as_deref().unwrap_or(short(&definition.id)),
-        "User": create.user.as_ref().or(run.user.as_ref()),
+        "Domainname": "",
+        "User": create.user.as_ref().or(run.user.as_ref()).map_or("", String::as_str),
+        "AttachStdin": false,
+        "AttachStdout": false,
+        "AttachStderr": false,
+        "ExposedPorts": run.exposed_ports,
         "Tty": create.tty,
         "OpenStdin": create.open_stdin,
+        "StdinOnce": false,
         "Env": process::own_environment(run, create),
         "Cmd": if create.command.is_empty() && create.entrypoint.is_none() { &run.cmd } else { &create.command },
         "Entrypoint": create.entrypoint.as_ref().unwrap_or(&run.entrypoint),
-        "Image": definition.image.name,
-        "WorkingDir": create.workdir.as_ref().or(run.working_dir.as_ref()),
+        "Image": requested_image(definition),
+        "Volumes": run.volumes,
+        "OnBuild": null,
+        "WorkingDir": create.workdir.as_ref().or(run.working_dir.as_ref()).map_or("", String::as_str),
         "Labels": labels,
         "StopSignal": signals::name(definition.stop_signal),
         "StopTimeout": create.stop_timeout.map(|seconds| if seconds == FOR_EVER { -1 } else { i64::from(seconds) }),

@@ -5,6 +5,7 @@
 //! limited number of threads read files and start programs. While a thread works on a container, requests for that
 //! container wait.
 
+use super::details;
 use super::directory::Directories;
 use super::entry::{Busy, Entry, PendingRequest, Pruning, Queued, Reply, Wait, fallback};
 use super::error::{ambiguous, no_container, not_running};
@@ -190,9 +191,21 @@ impl ContainerManager {
         });
     }
 
+    /// Answers a request for the engine's state and settings on a thread, as [`ContainerManager::on_info`] does.
+    pub fn on_details(&self, client: usize, known: Info) {
+        let (count, directories) = (self.count(), self.directories.clone());
+        let idle = self.entries.values().filter(|entry| !entry.state.phase.is_alive()).count() as u64;
+        self.spawn(move |shared| {
+            let info = Info { containers: count, ..host_info(shared, &directories, known) };
+            let details = details::engine(shared, info, idle);
+            let answers = vec![Answer::EngineDetails(Box::new(details)), Answer::Done(Done::default())];
+            shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
+        });
+    }
+
     /// Returns a snapshot of the containers and their images; an empty snapshot for a request that does not need one.
     pub fn users(&self, request: &Request) -> ImageUsers {
-        let is_asked = matches!(request, Request::Remove { .. } | Request::Usage);
+        let is_asked = matches!(request, Request::Remove { .. } | Request::Usage | Request::ImageDetails);
         let made = self.entries.values().filter(|entry| is_asked && entry.busy != Some(Busy::Creating));
         let all = made.map(|entry| (Arc::clone(&entry.definition), entry.state.phase.is_alive())).collect();
         ImageUsers::new(self.directories.clone(), all)

@@ -9,11 +9,11 @@ use super::entry::{Busy, Entry, Pruning, Queued, WAITING_CLIENTS_MAX, Wait};
 use super::error::old_shim;
 use super::manager::ContainerManager;
 use super::outcome::{Outcome, StartOptions};
-use super::{context, create, inspect, list, log_driver, recover, remove, start};
+use super::{context, create, details, inspect, list, log_driver, recover, remove, start};
 use crate::error;
 use crate::outbox::Message;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
+use sampan_ipc::container::{Condition, Exec, Listing, Phase, Restart, Streams, Summary};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, StartUnit, Stop};
 use sampan_ipc::shim::{Action, State};
 use sampan_spec::host::Host;
@@ -42,6 +42,7 @@ impl ContainerManager {
                 None => self.on_create(client, *create),
             },
             Request::Containers(asked) => self.on_listing(client, &asked),
+            Request::ContainerDetails(asked) => self.on_details_listing(client, &asked),
             Request::PruneContainers { filters } => self.on_prune(client, filters),
             other => self.on_one(client, other, descriptors),
         };
@@ -379,19 +380,36 @@ impl ContainerManager {
         });
     }
 
-    fn on_listing(&mut self, client: usize, asked: &sampan_ipc::container::Listing) -> Result<(), Failure> {
+    /// Returns the requested containers.
+    fn selected(&self, asked: &Listing) -> Result<Vec<(Arc<Definition>, Summary)>, Failure> {
         let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_removed);
         let mut all: Vec<_> =
             made.map(|entry| (Arc::clone(&entry.definition), list::summary(entry))).collect();
         list::select(&mut all, asked)?;
+        Ok(all)
+    }
+
+    fn on_details_listing(&mut self, client: usize, asked: &Listing) -> Result<(), Failure> {
+        let (all, directories, size) = (self.selected(asked)?, self.directories.clone(), asked.size);
+        self.spawn(move |shared| {
+            let details = details::containers(&shared.store, &directories, all, size);
+            let answers = pages(&details, Answer::ContainerDetails);
+            shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
+        });
+        Ok(())
+    }
+
+    fn on_listing(&mut self, client: usize, asked: &Listing) -> Result<(), Failure> {
+        let all = self.selected(asked)?;
         if asked.size {
             let directories = self.directories.clone();
             self.spawn(move |shared| {
-                let answers = pages(list::with_sizes(all, &directories));
+                let answers = pages(&list::with_sizes(all, &directories), Answer::Containers);
                 shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
             });
         } else {
-            self.reply(client, pages(all.into_iter().map(|(_, summary)| summary).collect()));
+            let all: Vec<Summary> = all.into_iter().map(|(_, summary)| summary).collect();
+            self.reply(client, pages(&all, Answer::Containers));
         }
         Ok(())
     }
@@ -401,7 +419,7 @@ impl ContainerManager {
         let (definition, state, directories) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.directories.clone());
         self.spawn(move |shared| {
-            let json = inspect::json(&shared.config, &definition, &state, &directories, size);
+            let json = inspect::json(shared, &definition, &state, &directories, size);
             let answers = vec![Answer::Json(json), Answer::Done(Done::default())];
             shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
         });
@@ -645,11 +663,11 @@ fn check_streams(
     Ok(streams.map(|streams| (streams, descriptors)))
 }
 
-fn pages(summaries: Vec<sampan_ipc::container::Summary>) -> Vec<Answer> {
+fn pages<T: Clone>(all: &[T], answer: impl Fn(Vec<T>) -> Answer) -> Vec<Answer> {
     let mut answers: Vec<Answer> =
-        summaries.chunks(CONTAINERS_PER_FRAME).map(|page| Answer::Containers(page.to_vec())).collect();
+        all.chunks(CONTAINERS_PER_FRAME).map(|page| answer(page.to_vec())).collect();
     if answers.is_empty() {
-        answers.push(Answer::Containers(Vec::new()));
+        answers.push(answer(Vec::new()));
     }
     answers.push(Answer::Done(Done::default()));
     answers

@@ -157,7 +157,11 @@ fn config(platform: &Platform, run: Run, layers: &[(Streamed, Temp)]) -> Config 
         },
         history: layers
             .iter()
-            .map(|_| History { created: created.clone(), created_by: Some("sampan import".to_owned()) })
+            .map(|_| History {
+                created: created.clone(),
+                created_by: Some("sampan import".to_owned()),
+                ..History::default()
+            })
             .collect(),
     }
 }

@@ -506,7 +506,14 @@ impl Server {
                 client.send(&Answer::Done(Done::default()));
                 Ok(())
             }
+            Request::EngineDetails => {
+                client.state = State::Waiting;
+                self.containers.on_details(token, self.info());
+                Ok(())
+            }
             Request::Images
+            | Request::ImageDetails
+            | Request::History { .. }
             | Request::Inspect { .. }
             | Request::Tag { .. }
             | Request::Remove { .. }

@@ -36,7 +36,9 @@ pub fn answer(shared: &Shared, client: usize, request: &Request, users: &ImageUs
 fn answers(shared: &Shared, request: &Request, users: &ImageUsers) -> Result<Vec<Answer>, Failure> {
     match request {
         Request::Images => queries::list(shared),
+        Request::ImageDetails => queries::details(shared, &|digest| users.of(digest)),
         Request::Inspect { name } => queries::inspect(shared, name),
+        Request::History { name } => queries::history(shared, name),
         Request::Tag { source, target } => queries::tag(shared, source, target),
         Request::Remove { name, force } => queries::remove(shared, name, *force, &|digest| users.of(digest)),
         Request::Usage => queries::usage(shared, users.usage()),

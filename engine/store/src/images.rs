@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 /// The annotation with the digest of the index that an image was chosen from.
-const INDEX_DIGEST: &str = "sampan.index.digest";
+pub(crate) const INDEX_DIGEST: &str = "sampan.index.digest";
 /// Fewest hex digits of a digest or ID that a user may type for an image.
 const PREFIX_MIN: usize = 4;
 /// Most containers that an error message names.
@@ -367,40 +367,6 @@ fn locate(store: &Store, name: &str) -> Result<(Descriptor, Vec<String>), ImageE
     }
 }
 
-/// Describes an image completely, as JSON.
-///
-/// # Errors
-/// [`ImageError::NotFound`], [`ImageError::Ambiguous`], or another [`ImageError`] if the image cannot be read.
-pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
-    let image = find(store, name)?;
-    let raw = store.read_blob(&image.manifest.config.digest, oci::CONFIG_MAX)?;
-    let unreadable = |source| ImageError::Unreadable {
-        digest: image.entry.digest.clone(),
-        source: oci::OciError::Json { what: "the image's config", source },
-    };
-    let config: serde_json::Value = serde_json::from_slice(&raw).map_err(unreadable)?;
-    let chain = image.config.chain_ids();
-    let layers: Vec<_> = (image.manifest.layers.iter())
-        .zip(&image.config.rootfs.diff_ids)
-        .zip(&chain)
-        .map(|((layer, diff_id), chain_id)| {
-            serde_json::json!({
-                "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size,
-                "diffId": diff_id, "chainId": chain_id,
-                "path": store.has_layer(chain_id).then(|| store.layer_path(chain_id).join("diff")),
-            })
-        })
-        .collect();
-    let summary = image.summary(store);
-    let document = serde_json::json!({
-        "id": summary.id, "digest": summary.digest, "indexDigest": image.entry.annotations.get(INDEX_DIGEST),
-        "references": summary.references, "mediaType": image.entry.media_type,
-        "manifestSize": image.entry.size, "platform": summary.platform,
-        "created": image.config.created, "size": summary.size, "layers": layers, "config": config,
-    });
-    Ok(document.to_string())
-}
-
 /// Adds the reference `target` to the image `source`; returns the image and the full reference.
 ///
 /// # Errors
@@ -708,6 +674,5 @@ pub(crate) mod tests {
         let one = image(&store, "a", "one");
         assert!(matches!(find(&store, &one.hex()[..3]), Err(ImageError::NotFound(_))));
         assert!(matches!(find(&store, ""), Err(ImageError::NotFound(_))));
-        assert!(inspect(&store, "a").expect("inspected").contains("\"Cmd\":[\"one\"]"));
     }
 }

@@ -15,6 +15,7 @@
 //! | `gc` | removing garbage, and blobs and layers that are broken |
 //! | [`partial_blob`] | downloads that are not complete |
 //! | `reserve` | space for an index on a full disk |
+//! | [`inspect`] | an image in full, as docker describes it |
 //! | [`disk_usage`] | how much disk space images, layers and partial blobs take |
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
@@ -28,6 +29,7 @@ mod files;
 mod gc;
 pub mod images;
 mod index;
+pub mod inspect;
 mod open;
 pub mod partial_blob;
 mod reserve;

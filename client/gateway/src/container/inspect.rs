@@ -1,14 +1,23 @@
-//! `GET /containers/NAME/json`.
+//! `GET /containers/NAME/json`. The engine makes the document.
 
+use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
-use crate::refusal::Refusal;
-use crate::route::{self, Call};
+use crate::image::inspect::document;
+use crate::route::{self, Call, Started};
+use sampan_client::engine::Request;
+use sampan_http::answer::Answer;
 
-/// Starts the operation.
+/// Describes a container.
 ///
 /// # Errors
-/// The request is not valid.
+/// None.
 pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
-    let _ = (call, name, shared);
-    Err(Refusal::missing("this endpoint"))
+    let _ = shared;
+    let request = Request::InspectContainer { container: name.to_owned(), size: call.query.is_set("size") };
+    Ok(Started::Operation(EngineCall::start(request, |answers, _| {
+        let text = document(answers)?;
+        // The engine answers with a list of one container, as docker's command line prints it.
+        let one = text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&text);
+        Ok(Then::Answer(Answer::new(200, "application/json", format!("{one}\n"))))
+    })))
 }

@@ -131,7 +131,7 @@ impl Messages for ImportMessages {
 /// The ID in the engine's description of an image.
 pub(super) fn image_id(json: &str) -> String {
     #[derive(Deserialize, Default)]
-    #[serde(default)]
+    #[serde(default, rename_all = "PascalCase")]
     struct Described {
         id: String,
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 /// An image of the store.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "PascalCase")]
 pub(crate) struct Found {
     /// The name by which the engine has found the image.
     #[serde(skip)]
@@ -19,6 +19,9 @@ pub(crate) struct Found {
     pub(crate) id: String,
     /// The digest of the manifest.
     pub(crate) digest: String,
+    /// The engine's document about the image.
+    #[serde(skip)]
+    pub(crate) document: String,
 }
 
 /// Starts an operation on the image that the client calls `typed`: `then` gets the image.
@@ -60,8 +63,9 @@ fn is_absent(error: &EngineError) -> bool {
 
 fn found(name: String, answers: &[Answer]) -> Found {
     let json = answers.iter().find_map(|answer| match answer {
-        Answer::Json(json) => serde_json::from_str::<Found>(json).ok(),
+        Answer::Json(json) => Some(json),
         _ => None,
     });
-    Found { name, ..json.unwrap_or_default() }
+    let document = json.cloned().unwrap_or_default();
+    Found { name, document: document.clone(), ..serde_json::from_str(&document).unwrap_or_default() }
 }

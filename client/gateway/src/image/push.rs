@@ -118,7 +118,7 @@ impl PushMessages {
     /// The last messages of a tag. `json` describes the image.
     fn end_tag(&mut self, json: &str) {
         #[derive(Deserialize, Default)]
-        #[serde(default, rename_all = "camelCase")]
+        #[serde(default, rename_all = "PascalCase")]
         struct Described {
             manifest_size: u64,
         }

@@ -1,14 +1,22 @@
 //! `GET /info`.
 
+use crate::daemon_call::DaemonCall;
 use crate::exchange::Shared;
-use crate::refusal::Refusal;
-use crate::route::{self, Call};
+use crate::json;
+use crate::route::{self, Call, Started};
+use sampan_client::docker::host::Host;
+use sampan_client::docker::info::Info;
+use sampan_client::time;
 
-/// Starts the operation.
+/// Reports the engine's state and settings, and facts about the host.
 ///
 /// # Errors
-/// The request is not valid.
+/// None.
 pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
     let _ = (call, shared);
-    Err(Refusal::missing("this endpoint"))
+    Ok(Started::Operation(DaemonCall::start(|engine, monitord| {
+        let listeners = monitord
+            .map(|status| (status.subscribers.len() as u64).saturating_add(status.subscribers_left_out));
+        json::answer(&Info::new(engine, listeners, &Host::read(), time::now()))
+    })))
 }

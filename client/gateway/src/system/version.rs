@@ -1,14 +1,20 @@
 //! `GET /version`.
 
+use crate::daemon_call::DaemonCall;
 use crate::exchange::Shared;
-use crate::refusal::Refusal;
-use crate::route::{self, Call};
+use crate::json;
+use crate::route::{self, Call, Started};
+use sampan_client::docker::host::Host;
+use sampan_client::docker::version::Version;
 
-/// Starts the operation.
+/// Reports the versions of the daemons and of the OCI runtime.
 ///
 /// # Errors
-/// The request is not valid.
+/// None.
 pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
     let _ = (call, shared);
-    Err(Refusal::missing("this endpoint"))
+    Ok(Started::Operation(DaemonCall::start(|engine, monitord| {
+        let monitord = monitord.map(|status| status.version.as_str());
+        json::answer(&Version::new(engine, monitord, &Host::read()))
+    })))
 }
