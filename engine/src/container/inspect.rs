@@ -236,9 +236,9 @@ fn own_options(config: &Config, definition: &Definition) -> Value {
         "NetworkMode": list::network(create.network),
         "RestartPolicy": restart(create.restart),
         "AutoRemove": create.auto_remove,
-        "CapAdd": create.cap_add,
-        "CapDrop": create.cap_drop,
-        "GroupAdd": create.group_add,
+        "CapAdd": or_null(&create.cap_add),
+        "CapDrop": or_null(&create.cap_drop),
+        "GroupAdd": or_null(&create.group_add),
         "Privileged": create.privileged,
         "ReadonlyRootfs": create.read_only,
         "SecurityOpt": create.security.iter().map(|option| shorten(option)).collect::<Vec<_>>(),
@@ -313,6 +313,11 @@ fn device(option: &str) -> Option<Value> {
     Some(json!({"PathOnHost": host, "PathInContainer": container, "CgroupPermissions": access}))
 }
 
+/// Docker's null for an empty list.
+fn or_null(list: &[String]) -> Option<&[String]> {
+    Some(list).filter(|list| !list.is_empty())
+}
+
 /// Returns the image as the request named it.
 fn requested_image(definition: &Definition) -> &str {
     match definition.create.image.as_str() {
@@ -338,9 +343,9 @@ fn config_json(definition: &Definition) -> Value {
         "StdinOnce": false,
         "Env": process::own_environment(run, create),
         "Cmd": if create.command.is_empty() && create.entrypoint.is_none() { &run.cmd } else { &create.command },
-        "Entrypoint": create.entrypoint.as_ref().unwrap_or(&run.entrypoint),
+        "Entrypoint": or_null(create.entrypoint.as_ref().unwrap_or(&run.entrypoint)),
         "Image": requested_image(definition),
-        "Volumes": run.volumes,
+        "Volumes": Some(&run.volumes).filter(|volumes| !volumes.is_empty()),
         "OnBuild": null,
         "WorkingDir": create.workdir.as_ref().or(run.working_dir.as_ref()).map_or("", String::as_str),
         "Labels": labels,
