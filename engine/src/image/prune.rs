@@ -59,16 +59,17 @@ fn has_label(image: &Loaded, wanted: &str) -> bool {
 
 /// Announces that an image or its references were removed; `why` names the cause, empty if a user named the image.
 pub fn announce_removed(announcer: &Announcer, removed: &Removed, why: &str) {
-    let Removed { digest, untagged, labels, .. } = removed;
+    let Removed { digest, id, untagged, labels, .. } = removed;
     for reference in untagged {
-        announcer.image("untag", reference, &[("digest", digest), ("by", why)], Some(labels));
+        let facts = [("digest", digest.as_str()), ("imageId", id), ("by", why)];
+        announcer.image("untag", reference, &facts, Some(labels));
     }
     if removed.deleted {
         let freed = removed.freed.to_string();
         announcer.image(
             "delete",
             digest,
-            &[("digest", digest), ("reclaimed", &freed), ("by", why)],
+            &[("digest", digest), ("imageId", id), ("reclaimed", &freed), ("by", why)],
             Some(labels),
         );
     }

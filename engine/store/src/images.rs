@@ -113,6 +113,8 @@ pub struct Loaded {
 pub struct Removed {
     /// Digest of the image's manifest.
     pub digest: String,
+    /// The image's ID; empty if the image's documents cannot be read.
+    pub id: String,
     /// The references that were removed.
     pub untagged: Vec<String>,
     /// Whether the image itself was removed.
@@ -411,10 +413,10 @@ pub fn remove(
     if full.is_none() && references.len() > 1 && !force {
         return Err(ImageError::SeveralReferences { name: name.to_owned(), count: references.len() });
     }
-    let labels = labels(store, &entry.digest);
+    let (id, labels) = id_and_labels(store, &entry.digest);
     let (mut removed, swept) = remove_entries(store, &entry.digest, full.as_deref(), false, name, users)?;
     removed.freed = free_space(store, swept);
-    Ok(Removed { labels, ..removed })
+    Ok(Removed { id, labels, ..removed })
 }
 
 /// Removes the image with all its references; `None` if the image is in use, or if another job removed the image
@@ -423,20 +425,22 @@ pub fn remove(
 /// # Errors
 /// [`ImageError::Store`] if the index cannot be read or written.
 pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, ImageError> {
-    let labels = labels(store, digest);
+    let (id, labels) = id_and_labels(store, digest);
     let (mut removed, swept) = remove_entries(store, digest, None, true, "", Vec::new())?;
     if !removed.deleted {
         return Ok(None);
     }
     removed.freed = free_space(store, swept);
-    Ok(Some(Removed { labels, ..removed }))
+    Ok(Some(Removed { id, labels, ..removed }))
 }
 
-/// The labels of an image; empty if the image's documents cannot be read.
-fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
+/// The ID and the labels of an image; empty if the image's documents cannot be read.
+fn id_and_labels(store: &Store, digest: &Digest) -> (String, BTreeMap<String, String>) {
     let entry = index::read(store).ok().and_then(|i| i.manifests.into_iter().find(|e| e.digest == *digest));
     let image = entry.and_then(|entry| load(store, entry, Vec::new()).ok());
-    image.map(|image| image.config.config.labels).unwrap_or_default()
+    image
+        .map(|image| (image.manifest.config.digest.to_string(), image.config.config.labels))
+        .unwrap_or_default()
 }
 
 /// Removes the entries of the image `digest` from `index.json`: all entries, or only the entry with the name `name`.
