@@ -3,6 +3,7 @@
 //! Called by [`crate::fuzz`]. A target reports whether it accepted its input, so that seeds that have become invalid
 //! are noticed.
 
+mod events;
 mod http;
 mod origin;
 
@@ -40,8 +41,52 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
+    Target {
+        name: "events_request",
+        words: &[
+            "since=",
+            "until=",
+            "filters=",
+            "seq:",
+            "00000000000000ab:7",
+            "{\"type\":[\"",
+            "\"]}",
+            "{\"event\":{\"",
+            "\":true}}",
+            "label",
+            "image",
+            "container",
+            "exec_start",
+            "daemon",
+            "application/json-seq",
+            "text/event-stream",
+            ";q=0.5",
+            "%",
+            "&",
+            ".",
+            ",",
+            "\n",
+        ],
+        repair: leave,
+        run: |input, _| events::request(input),
+    },
+    Target {
+        name: "events_object",
+        words: &[
+            "SMPN",
+            "image",
+            "container",
+            "sha256:",
+            "docker.io/library/",
+            "imageId",
+            "oldName",
+            "rename",
+        ],
+        repair: repair_records,
+        run: |input, _| events::describe(input),
+    },
     Target { name: "frame", words: &[], repair: repair_frames, run: frame },
     Target {
         name: "filter",
