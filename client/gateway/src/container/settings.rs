@@ -49,6 +49,8 @@ impl Settings {
         let document: Value = serde_json::from_str(json).map_err(|error| {
             Refusal::new(500, format!("cannot read the engine's description of the container: {error}"))
         })?;
+        // The engine sends an array of one document, as docker's `inspect` prints it.
+        let document = document.get(0).unwrap_or(&document);
         let of = |path: &str| document.pointer(path);
         let text = |path: &str| of(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let flag = |path: &str| of(path).and_then(Value::as_bool).unwrap_or(false);
@@ -78,7 +80,7 @@ mod tests {
 
     #[test]
     fn settings_are_read_and_absent_ones_have_defaults() {
-        let json = r#"{"Id":"ab","State":{"Status":"running"},"Config":{"Tty":true,"Labels":{"a":"b"}}}"#;
+        let json = r#"[{"Id":"ab","State":{"Status":"running"},"Config":{"Tty":true,"Labels":{"a":"b"}}}]"#;
         let settings = Settings::from_answers(&[Answer::Json(json.to_owned())]).expect("a document");
         assert_eq!((settings.id.as_str(), settings.status.as_str()), ("ab", "running"));
         assert!(settings.is_terminal && !settings.open_stdin && !settings.stdin_once);
