@@ -4,6 +4,7 @@
 //! `docker.io/library/alpine`, whatever the host's configuration says.
 
 use crate::refusal::Refusal;
+pub(crate) use sampan_ipc::image_name::familiar;
 use std::net::IpAddr;
 
 /// Docker Hub, as the engine's references name it.
@@ -84,17 +85,6 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 /// Whether the first component of a name is a registry, as docker's reference grammar says it.
 fn is_host(first: &str) -> bool {
     first.contains(['.', ':', '[']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
-}
-
-/// A full reference in the form that docker shows: `docker.io/library/alpine:3` is `alpine:3`.
-pub(crate) fn familiar(full: &str) -> &str {
-    match full.strip_prefix("docker.io/") {
-        Some(path) => match path.strip_prefix("library/") {
-            Some(name) if !name.contains('/') => name,
-            _ => path,
-        },
-        None => full,
-    }
 }
 
 #[cfg(test)]
