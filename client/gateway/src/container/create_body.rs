@@ -9,7 +9,7 @@ use crate::refusal::Refusal;
 use sampan_ipc::container::{Create, FOR_EVER, Network, Restart};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One processor, in the unit of `NanoCpus`.
 const CPU: i128 = 1_000_000_000;
@@ -186,11 +186,33 @@ fn check_fields(object: &mut Map<String, Value>) -> Result<Vec<String>, Refusal>
         }
         host_warnings = create_fields::check(host, "HostConfig.", &HOST)?;
     }
+    remove_covered_volumes(object);
     let mut warnings = create_fields::check(object, "", &CONFIG)?;
     warnings.append(&mut host_warnings);
     object.values_mut().for_each(remove_null);
     object.retain(|_, value| !value.is_null());
     Ok(warnings)
+}
+
+/// Removes the anonymous volumes at whose paths something else is mounted, as docker's daemon does: docker-py names the
+/// target of each bind in `Volumes`, too.
+fn remove_covered_volumes(object: &mut Map<String, Value>) {
+    let list = |key: &str| match object.get("HostConfig").and_then(|host| host.get(key)) {
+        Some(Value::Array(list)) => list.clone(),
+        Some(Value::Object(of)) => of.keys().map(|key| Value::String(key.clone())).collect(),
+        _ => Vec::new(),
+    };
+    let path = |path: &str| path.trim_end_matches('/').to_owned();
+    let binds = list("Binds");
+    let binds = binds.iter().filter_map(|bind| bind.as_str()?.split(':').nth(1).map(path));
+    let mounts = list("Mounts");
+    let mounts = mounts.iter().filter_map(|mount| mount.get("Target")?.as_str().map(path));
+    let tmpfs = list("Tmpfs");
+    let tmpfs = tmpfs.iter().filter_map(|target| target.as_str().map(path));
+    let targets: BTreeSet<String> = binds.chain(mounts).chain(tmpfs).collect();
+    if let Some(Value::Object(volumes)) = object.get_mut("Volumes") {
+        volumes.retain(|target, _| !targets.contains(&path(target)));
+    }
 }
 
 fn spell_nested(value: &mut Value) {

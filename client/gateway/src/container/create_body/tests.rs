@@ -201,3 +201,21 @@ fn keys_in_another_case_are_not_overlooked() {
     assert_eq!(made.restart, Restart::Always);
     assert_eq!(made.log_options, [("name".to_owned(), "x".to_owned())]);
 }
+
+#[test]
+fn a_volume_at_the_target_of_a_mount_is_that_mount() {
+    // docker-py names the target of each bind in `Volumes`, too.
+    let mut body = json!({
+        "Image": "busybox",
+        "Volumes": {"/data": {}, "/more/": {}, "/scratch": {}},
+        "HostConfig": {
+            "Binds": ["/srv:/data/:ro"],
+            "Mounts": [{"Type": "bind", "Source": "/srv", "Target": "/more"}],
+            "Tmpfs": {"/scratch": ""},
+        },
+    });
+    assert_eq!(parsed(&body).create.mounts.len(), 3);
+    body["Volumes"]["/other"] = json!({});
+    let refusal = parse(body.to_string().as_bytes(), None, None).expect_err("an anonymous volume");
+    assert_eq!(refusal.status, 501, "{refusal:?}");
+}
