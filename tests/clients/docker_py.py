@@ -178,6 +178,10 @@ def containers(client, image, _):
     refused(409, one.remove)
     one.remove(force=True)
     refused(404, client.containers.get, "uno")
+    # docker-py names the target of a bind as an anonymous volume, too.
+    volumes = {"/etc": {"bind": "/host-etc", "mode": "ro"}}
+    output = client.containers.run(image, "cat /host-etc/hostname", volumes=volumes, remove=True)
+    assert output.decode() == open("/etc/hostname").read()
     for name in ("left", "over"):
         client.containers.create(image, "true", name=name)
     assert client.containers.list() == []

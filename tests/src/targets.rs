@@ -3,6 +3,7 @@
 //! Called by [`crate::fuzz`]. A target reports whether it accepted its input, so that seeds that have become invalid
 //! are noticed.
 
+mod docker;
 mod events;
 mod http;
 mod origin;
@@ -40,8 +41,45 @@ pub struct Target {
     pub run: fn(&[u8], &mut Random) -> bool,
 }
 
+/// Words of requests of docker's clients.
+const DOCKER_WORDS: &[&str] = &[
+    "GET ",
+    "POST ",
+    "DELETE ",
+    "/v1.41",
+    "/v1.",
+    "/containers/",
+    "/images/",
+    "/json",
+    "/create",
+    "/exec",
+    "/attach",
+    "?",
+    "&",
+    "=",
+    "%2F",
+    "%",
+    "filters=",
+    "{\"label\":[\"a\"]}",
+    "{\"label\":{\"a\":true}}",
+    "since=",
+    "until=",
+    "1795229400.000000001",
+    "all=1",
+    "\"HostConfig\":{",
+    "\"Binds\":[\"/a:/b:ro\"]",
+    "\"Mounts\":[{\"Type\":\"bind\"",
+    "\"Memory\":",
+    "\"Env\":[\"A=b\"]",
+    "null",
+    "-1",
+    "[]",
+    "{}",
+    "\n",
+];
+
 /// All targets.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target {
         name: "events_request",
@@ -189,6 +227,7 @@ pub const TARGETS: [Target; 16] = [
         repair: leave,
         run: origin::origin,
     },
+    Target { name: "docker", words: DOCKER_WORDS, repair: leave, run: docker::docker },
     Target { name: "manifest", words: JSON_WORDS, repair: leave, run: manifest },
     Target { name: "config", words: JSON_WORDS, repair: leave, run: config },
     Target {

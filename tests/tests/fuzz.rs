@@ -38,6 +38,7 @@ targets! {
     any_place_to_go_on_at_is_within_the_blob "resume"
     any_bytes_of_a_client_are_requests_or_refused "http"
     any_url_and_headers_are_a_request_or_refused "origin"
+    any_request_of_docker_is_answered_or_refused "docker"
     any_bytes_are_a_tar_or_an_error "tar"
     any_bytes_are_an_archive_of_images_or_an_error "archive"
 }
