@@ -13,12 +13,12 @@ use crate::host::wait_until;
 use crate::registry::{DockerRegistry, Image, Layer, Packing};
 use crate::terminal::Terminal;
 use http::{Connection, Reply};
-use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 
 /// Settings of docker's command line that a user's environment may have.
 const SETTINGS: [&str; 6] = [
@@ -44,7 +44,7 @@ pub fn docker_programs() -> Vec<PathBuf> {
 pub struct DockerApi {
     gateway: Option<Child>,
     log_level: &'static str,
-    registry: OnceCell<DockerRegistry>,
+    registry: OnceLock<DockerRegistry>,
     /// The program that [`DockerApi::docker`] runs.
     pub docker_program: PathBuf,
     /// The installation: monitord, engine, and the image `box:1`.
@@ -80,7 +80,7 @@ impl DockerApi {
 
     fn logging(containers: Containers, log_level: &'static str) -> Self {
         let docker_program = docker_programs().remove(0);
-        let registry = OnceCell::new();
+        let registry = OnceLock::new();
         let mut api = DockerApi { gateway: None, log_level, registry, docker_program, containers };
         fs::create_dir(api.path("docker-config")).expect("a directory");
         api.start_gateway();

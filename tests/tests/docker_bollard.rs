@@ -75,7 +75,14 @@ fn bollard_describes_the_system() {
         assert_eq!((info.images, info.containers), (Some(1), Some(0)));
         let usage = docker.df(None).await?;
         println!("{usage:?}");
-        assert!(docker.list_volumes(None).await?.volumes.unwrap_or_default().is_empty());
+        assert!(
+            docker
+                .list_volumes(None::<bollard::query_parameters::ListVolumesOptions>)
+                .await?
+                .volumes
+                .unwrap_or_default()
+                .is_empty()
+        );
         docker.list_networks(None).await?;
         let network = NetworkCreateRequest { name: "net".to_owned(), ..NetworkCreateRequest::default() };
         assert_eq!(status(docker.create_network(network).await), 501);
@@ -93,7 +100,7 @@ fn bollard_pulls_lists_tags_and_removes_images() {
         let last = messages.last().and_then(|message| message.status.clone()).unwrap_or_default();
         assert_eq!(last, format!("Status: Downloaded newer image for {reference}"));
         let image = docker.inspect_image(&reference).await?;
-        let all = docker.list_images(None).await?;
+        let all = docker.list_images(None::<bollard::query_parameters::ListImagesOptions>).await?;
         assert_eq!(all.len(), 2, "{all:?}");
         assert!(
             all.iter().any(|row| Some(&row.id) == image.id.as_ref() && row.repo_tags == [reference.clone()])
@@ -116,7 +123,7 @@ fn bollard_pulls_lists_tags_and_removes_images() {
         let options =
             query::PruneImagesOptionsBuilder::default().filters(&filters("dangling", "false")).build();
         assert!(docker.prune_images(Some(options)).await?.images_deleted.is_some());
-        assert!(docker.list_images(None).await?.is_empty());
+        assert!(docker.list_images(None::<bollard::query_parameters::ListImagesOptions>).await?.is_empty());
         Ok(())
     });
 }
