@@ -77,7 +77,7 @@ fn bollard_describes_the_system() {
         println!("{usage:?}");
         assert!(
             docker
-                .list_volumes(None::<bollard::query_parameters::ListVolumesOptions>)
+                .list_volumes(None::<query::ListVolumesOptions>)
                 .await?
                 .volumes
                 .unwrap_or_default()
@@ -100,7 +100,7 @@ fn bollard_pulls_lists_tags_and_removes_images() {
         let last = messages.last().and_then(|message| message.status.clone()).unwrap_or_default();
         assert_eq!(last, format!("Status: Downloaded newer image for {reference}"));
         let image = docker.inspect_image(&reference).await?;
-        let all = docker.list_images(None::<bollard::query_parameters::ListImagesOptions>).await?;
+        let all = docker.list_images(None::<query::ListImagesOptions>).await?;
         assert_eq!(all.len(), 2, "{all:?}");
         assert!(
             all.iter().any(|row| Some(&row.id) == image.id.as_ref() && row.repo_tags == [reference.clone()])
@@ -112,7 +112,7 @@ fn bollard_pulls_lists_tags_and_removes_images() {
         let options = query::TagImageOptionsBuilder::default().repo("copied/box").tag("2").build();
         docker.tag_image(&reference, Some(options)).await?;
         assert_eq!(docker.inspect_image("copied/box:2").await?.id, image.id);
-        let removed = docker.remove_image("copied/box:2", None, None).await?;
+        let removed = docker.remove_image("copied/box:2", None::<query::RemoveImageOptions>, None).await?;
         assert_eq!(removed.len(), 1, "{removed:?}");
         assert_eq!(status(docker.inspect_image("copied/box:2").await), 404);
         // A failure before the stream has a status; bollard gives it as the stream's item.
@@ -123,7 +123,7 @@ fn bollard_pulls_lists_tags_and_removes_images() {
         let options =
             query::PruneImagesOptionsBuilder::default().filters(&filters("dangling", "false")).build();
         assert!(docker.prune_images(Some(options)).await?.images_deleted.is_some());
-        assert!(docker.list_images(None::<bollard::query_parameters::ListImagesOptions>).await?.is_empty());
+        assert!(docker.list_images(None::<query::ListImagesOptions>).await?.is_empty());
         Ok(())
     });
 }
