@@ -122,9 +122,9 @@ fn readers_of_nothing_wake_nobody() {
     readers.iter_mut().for_each(|reader| drop(reader.message()));
     let pid = api.gateway_pid();
     let last = Cell::new(process::context_switches(pid));
-    // Released memory returns to the kernel some time after the last event.
-    api.wait_until("a second without a wake-up", || {
-        thread::sleep(Duration::from_secs(1));
+    // Two seconds after the last event, the gateway returns free memory to the kernel.
+    api.wait_until("three seconds without a wake-up", || {
+        thread::sleep(Duration::from_secs(3));
         last.replace(process::context_switches(pid)) == last.get()
     });
     thread::sleep(Duration::from_secs(4));

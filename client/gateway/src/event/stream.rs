@@ -10,7 +10,6 @@ use crate::event::request::EventsRequest;
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::refusal::Refusal;
 use crate::route::{self, Call, Started};
-use http::Method;
 use mio::Interest;
 use sampan_client::WatchError;
 use sampan_client::docker::event::{Event, Frame, Journal};
@@ -32,9 +31,6 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
     let minor = call.version.minor;
     let request = EventsRequest::read(&call.query, call.request.headers(), minor, time::now())?;
-    if call.request.method() == Method::HEAD {
-        return Ok(Started::Answer(head(request.format)));
-    }
     let resumes = request.subscribe.lineage.map(Journal);
     Ok(Started::Operation(Box::new(EventsOperation {
         events: EventStream::new(shared.paths.events_socket(), request.subscribe),
