@@ -138,16 +138,18 @@ fn what_fails_before_the_first_message_has_docker_s_status() {
     assert_eq!(api.http("POST", "/images/create?fromImage=UPPER/case&tag=x%20y").status(), 400);
     assert_eq!(api.http("POST", "/images/create?tag=x").status(), 400);
     let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    std::thread::scope(|scope| {
-        // The engine tries these again for some seconds.
-        let refused = scope.spawn(|| api.http("POST", &create(&format!("{closed}/a"), "t")).status());
-        registry.answer("busy/manifests/t", Reply::Status(500));
-        let busy = scope.spawn(|| status("busy"));
-        registry.answer("many/manifests/t", Reply::Status(429));
-        let many = scope.spawn(|| status("many"));
-        let statuses = [refused, busy, many].map(|thread| thread.join().expect("answered"));
-        assert_eq!(statuses, [500, 500, 429]);
+    registry.answer("busy/manifests/t", Reply::Status(500));
+    registry.answer("many/manifests/t", Reply::Status(429));
+    // The engine tries these again for some seconds, so they go on side by side.
+    let names =
+        [format!("{closed}/a"), format!("{}/busy", registry.address), format!("{}/many", registry.address)];
+    let connections = names.map(|name| {
+        let mut connection = api.connect();
+        connection.send("POST", &create(&name, "t"), &[], b"");
+        connection
     });
+    let statuses = connections.map(|mut connection| connection.reply("POST").status());
+    assert_eq!(statuses, [500, 500, 429]);
 }
 
 #[test]
