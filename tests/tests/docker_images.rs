@@ -58,7 +58,7 @@ fn hanging(registry: &ScriptedRegistry, name: &str) -> Layer {
 /// Waits until half of the blob is on the disk.
 fn await_half(api: &DockerApi, layer: &Layer) {
     let hex = Digest::of(&layer.blob).hex().to_owned();
-    let path = api.path("data").join("partial").join(format!("sha256-{hex}"));
+    let path = api.path("data/store/partial").join(format!("sha256-{hex}"));
     let kept = || fs::metadata(&path).map_or(0, |meta| meta.len());
     api.wait_until("half of the blob", || kept() >= SIZE as u64 / 2);
 }
@@ -351,12 +351,12 @@ fn docker_prunes_what_is_dangling_or_unused() {
         assert!(output.status.success(), "{output:?}");
     }
     let dangling = api.docker_ok(&["image", "prune", "-f"]);
-    assert!(dangling.contains("Deleted: sha256:") && !dangling.contains("Untagged"), "{dangling}");
+    assert!(dangling.contains("deleted: sha256:") && !dangling.contains("untagged"), "{dangling}");
     let nothing = api.docker_ok(&["image", "prune", "-f"]);
     assert_eq!(nothing, "Total reclaimed space: 0B");
     let spared =
         api.docker_ok(&["image", "prune", "-af", "--filter", "label!=name=kept", "--filter", "label=name"]);
-    assert!(spared.contains("Untagged: moved:1") && !spared.contains("kept"), "{spared}");
+    assert!(spared.contains("untagged: moved:1") && !spared.contains("kept"), "{spared}");
     api.docker_ok(&["image", "prune", "-af"]);
     assert_eq!(api.docker_ok(&["images", "-q"]), "");
     let unknown = api.http("POST", "/images/prune?filters=%7B%22colour%22%3A%5B%22red%22%5D%7D");
