@@ -2,6 +2,7 @@
 //!
 //! Used by the gateway, which sends them, and by the command line, which formats them.
 
+pub mod columns;
 pub mod container_row;
 pub mod disk_usage;
 pub mod event;

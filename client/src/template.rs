@@ -7,7 +7,8 @@
 //! neither methods nor docker's functions, and neither its parser nor its execution has a bound.
 //!
 //! The documents are JSON, which knows no types. The module `shape` therefore says which members of docker's objects are maps:
-//! an absent key of a map prints `<no value>`, and an absent field of any other object is an error, as in Go.
+//! an absent key of a map prints `<no value>`, and an absent field of any other object is an error, as in Go. A field is
+//! found in any case, `.ID` for the member `Id`, since docker's programs name a field otherwise than its JSON.
 //!
 //! Bounds: the length of a template, the nesting of its parts, and the work of one execution, which counts all nodes
 //! that run and all bytes that they read or write. So no template and no document makes an execution hang, exhaust
@@ -50,6 +51,8 @@ pub struct Template {
 pub struct Data<'a> {
     document: &'a Json,
     kind: Kind<'a>,
+    /// Fields that are empty text where the document leaves them out.
+    optional: &'static [&'static str],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,17 +68,23 @@ enum Kind<'a> {
 impl<'a> Data<'a> {
     /// Makes the data of an object without methods.
     pub fn object(document: &'a Json) -> Self {
-        Data { document, kind: Kind::Object }
+        Data { document, kind: Kind::Object, optional: &[] }
     }
 
     /// Makes the data of a row with the method `.Label "KEY"`.
     pub fn row(document: &'a Json, labels: &'a Map<String, Json>) -> Self {
-        Data { document, kind: Kind::Row(labels) }
+        Data { document, kind: Kind::Row(labels), optional: &[] }
     }
 
     /// Makes the data for the first line of a table: the header of each column by the name of its field.
     pub fn headers(document: &'a Json) -> Self {
-        Data { document, kind: Kind::Headers }
+        Data { document, kind: Kind::Headers, optional: &[] }
+    }
+
+    /// Makes these fields empty text where the document leaves them out, as Go does with its structs.
+    #[must_use]
+    pub fn with_optional(self, optional: &'static [&'static str]) -> Self {
+        Data { optional, ..self }
     }
 }
 

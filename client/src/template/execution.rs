@@ -364,11 +364,19 @@ impl<'t, 'a> Execution<'t, 'a> {
     /// Returns a field of `receiver`.
     fn field(&mut self, place: Place, receiver: &Value<'a>, name: &str) -> Result<Value<'a>, ExecuteError> {
         if let Some((map, shape)) = receiver.members() {
-            let found = match (map.get(name), shape) {
+            let is_map = shape != Shape::Object && !matches!(receiver, Value::Root(_));
+            let member = match is_map {
+                false => map.get(name).or_else(|| {
+                    map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, member)| member)
+                }),
+                true => map.get(name),
+            };
+            let found = match (member, shape) {
                 (Some(json), Shape::Object) => Value::of(name, json),
                 (Some(json), shape) => Value::element(shape, json),
                 (None, Shape::Object) => match label(receiver, name, &[]) {
                     Some(Err(problem)) => return self.wrong(place, problem),
+                    None if is_optional(receiver, name) => Value::text(""),
                     _ => return self.wrong(place, absent(name, map.keys())),
                 },
                 (None, _) => Value::Nothing,
@@ -398,6 +406,14 @@ fn absent<'k>(name: &str, fields: impl Iterator<Item = &'k String>) -> String {
     match names.is_empty() {
         true => format!("can't evaluate field {name}: the object has no fields"),
         false => format!("can't evaluate field {name}; the fields are {}{more}", names.join(", ")),
+    }
+}
+
+/// Whether the data have a field that the document may leave out.
+fn is_optional(receiver: &Value<'_>, name: &str) -> bool {
+    match receiver {
+        Value::Root(data) => data.optional.iter().any(|field| field.eq_ignore_ascii_case(name)),
+        _ => false,
     }
 }
 

@@ -233,6 +233,21 @@ fn rows_have_the_method_label_and_headers_stay() {
 }
 
 #[test]
+fn a_field_is_found_in_any_case_and_a_key_only_in_its_own() {
+    check(&[
+        ("{{.ID}} {{.id}} {{.State.pid}}", "0123456789abcdef 0123456789abcdef 4711"),
+        ("{{.Config.Labels.A}}", "<no value>"),
+    ]);
+    let event = json!({"Type": "network", "timeNano": 5});
+    let event = Data::object(&event).with_optional(&["status", "from"]);
+    assert_eq!(
+        run_on("[{{.Status}}{{.From}}] {{.TimeNano}} {{json .}}", &event),
+        "[] 5 {\"Type\":\"network\",\"timeNano\":5}"
+    );
+    assert!(run_on("{{.Other}}", &event).contains("can't evaluate field Other"));
+}
+
+#[test]
 fn a_scalar_or_a_list_may_be_the_data() {
     let list = json!(["a", "b"]);
     assert_eq!(run_on("{{range .}}{{.}}{{end}} {{len .}}", &Data::object(&list)), "ab 2");
