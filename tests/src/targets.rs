@@ -7,6 +7,7 @@ mod docker;
 mod events;
 mod http;
 mod origin;
+mod template;
 
 use crate::random::Random;
 use sampan_engine::image::archive::manifest;
@@ -79,7 +80,7 @@ const DOCKER_WORDS: &[&str] = &[
 ];
 
 /// All targets.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target {
         name: "events_request",
@@ -228,6 +229,7 @@ pub const TARGETS: [Target; 17] = [
         run: origin::origin,
     },
     Target { name: "docker", words: DOCKER_WORDS, repair: leave, run: docker::docker },
+    Target { name: "template", words: template::WORDS, repair: leave, run: template::template },
     Target { name: "manifest", words: JSON_WORDS, repair: leave, run: manifest },
     Target { name: "config", words: JSON_WORDS, repair: leave, run: config },
     Target {

@@ -37,6 +37,7 @@ targets! {
     any_text_is_registries_or_an_error "registries"
     any_place_to_go_on_at_is_within_the_blob "resume"
     any_bytes_of_a_client_are_requests_or_refused "http"
+    any_text_is_a_template_or_an_error "template"
     any_url_and_headers_are_a_request_or_refused "origin"
     any_request_of_docker_is_answered_or_refused "docker"
     any_bytes_are_a_tar_or_an_error "tar"
