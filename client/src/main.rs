@@ -77,6 +77,7 @@ fn command(command: &Command) -> Result<(), Failure> {
         Command::Watch(args) => commands::watch(args),
         Command::Cancel(args) => commands::cancel(args),
         Command::Images(args) => image::list::run(args),
+        Command::History(args) => image::history::run(args),
         Command::Inspect(args) => inspect::run_any(args),
         Command::Tag(args) => image::tag::run(args),
         Command::Rmi(args) => image::remove::run(args),
@@ -99,6 +100,7 @@ fn command(command: &Command) -> Result<(), Failure> {
         Command::Save(args) => archives::save(args),
         Command::Serve(args) => image::serve::run(args),
         Command::Image(group) => match &group.command {
+            ImageCommand::History(args) => image::history::run(args),
             ImageCommand::Ls(args) => image::list::run(args),
             ImageCommand::Rm(args) => image::remove::run(args),
             ImageCommand::Prune(args) => image::prune::run(args),

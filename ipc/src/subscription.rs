@@ -500,6 +500,11 @@ impl Subscription {
         }
     }
 
+    /// The ID of the journal to which the sequence numbers belong; `None` before monitord has said it.
+    pub fn journal(&self) -> Option<u64> {
+        self.position.lineage()
+    }
+
     /// Passes the committed position to the cursor file, which writes the position when its interval is over.
     fn remember(&mut self) -> Result<(), WatchError> {
         let Some((seq, lineage)) = self.position.committed() else { return Ok(()) };

@@ -148,8 +148,14 @@ impl Installation {
 
     /// The line of `sampan system df` for `kind`.
     pub fn usage(&self, kind: &str) -> Usage {
-        let kinds = self.json(&["system", "df", "--format", "json"]);
-        let of = kinds.as_array().expect("an array").iter().find(|k| k["kind"] == kind).expect("it").clone();
+        let usage = self.json(&["system", "df", "-v", "--format", "json"]);
+        let of = usage["kinds"]
+            .as_array()
+            .expect("an array")
+            .iter()
+            .find(|k| k["kind"] == kind)
+            .expect("it")
+            .clone();
         let number = |key: &str| of[key].as_u64().expect("a number");
         Usage {
             count: number("count"),

@@ -62,6 +62,7 @@ Exit status:
   1    Failure; the reason is on standard error
   2    'emit' got an event that is not allowed, and did not write it, or
        invalid arguments
+  64   The template of --format cannot be parsed
   125  Invalid usage of another command; for 'run' and 'exec', any failure
        to start. Both otherwise exit with the exit code of their command
   130  Ctrl-C: sampan dies of the signal, which shells report as 130;
@@ -133,6 +134,8 @@ pub(crate) enum Command {
     Cancel(Lazy<job::Cancel>),
     /// List images
     Images(Lazy<image::Images>),
+    /// Show the steps in which an image was built
+    History(Lazy<image::History>),
     /// Show containers and images in full, as JSON
     Inspect(Lazy<InspectAny>),
     /// Add a reference to an image
@@ -189,6 +192,9 @@ pub(crate) struct InspectAny {
     /// Include how much a container has written to its root file system
     #[arg(short, long)]
     pub size: bool,
+    /// Print each object in this format: json (an array on one line), or a template of Go
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     #[command(flatten)]
     pub socket: EngineSocket,
 }

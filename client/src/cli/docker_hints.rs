@@ -14,11 +14,8 @@ const HEALTH: &str = "there are no health checks yet";
 const VOLUMES: &str = "there are no named volumes yet; -v ./data:/data mounts a directory of the host";
 const NO_VOLUMES: &str =
     "containers have no anonymous volumes yet; 'rm' removes all data of a container without -v";
-const SHAPES: &str = "'inspect' and '--format json' print JSON, which jq(1) can reformat";
-const JSON: &str = "--json prints one JSON object, which jq(1) can reformat";
 
 const BUILD: &str = "other tools build images, such as buildah(1); 'sampan load' loads their archives";
-const HISTORY: &str = "'sampan inspect IMAGE' prints the layers of an image";
 const THERE: &str = "'inspect' exits with status 0 if the object exists, and with 1 if not";
 const INPUT: &str = "'load' reads the archive from standard input, or from --input FILE";
 const FILTER: &str =
@@ -142,10 +139,7 @@ const OPTIONS: [(&[&str], &str); 15] = [
 ];
 
 /// Docker's options of other commands.
-const OTHER_OPTIONS: [(&str, &[&str], &str); 14] = [
-    ("inspect", &["-f", "--format"], SHAPES),
-    ("info", &["-f", "--format"], JSON),
-    ("version", &["-f", "--format"], JSON),
+const OTHER_OPTIONS: [(&str, &[&str], &str); 11] = [
     ("rm", &["-v", "--volumes"], NO_VOLUMES),
     ("rm", &["-l", "--link"], NETWORKS),
     ("images", &["-f", "--filter"], FILTER),
@@ -160,7 +154,7 @@ const OTHER_OPTIONS: [(&str, &[&str], &str); 14] = [
 ];
 
 /// Docker's commands, without the name of their group.
-const COMMANDS: [(&str, &str); 31] = [
+const COMMANDS: [(&str, &str); 30] = [
     ("build", BUILD),
     ("builder", BUILD),
     ("buildx", BUILD),
@@ -174,7 +168,6 @@ const COMMANDS: [(&str, &str); 31] = [
     ("events", "'sampan events' prints events"),
     ("exists", THERE),
     ("export", "'sampan exec NAME tar -cf - /' archives the files of a container"),
-    ("history", HISTORY),
     ("info", "'sampan info' shows version, paths and state of the engine"),
     ("manifest", "skopeo(1) prints manifests: skopeo inspect --raw docker://NAME"),
     ("network", NETWORKS),
@@ -210,10 +203,6 @@ pub(crate) fn explain(error: &Error, words: &[String]) -> Option<Failure> {
             let word = said(ContextKind::InvalidArg)?;
             let what = if word.starts_with('-') { "option" } else { "argument" };
             (format!("there is no {what} {word:?}"), option(word, words)?)
-        }
-        ErrorKind::InvalidValue if said(ContextKind::InvalidArg)?.starts_with("--format ") => {
-            let value = said(ContextKind::InvalidValue).filter(|value| value.contains("{{"))?;
-            (format!("--format {value:?}: there are no templates"), SHAPES)
         }
         _ => return None,
     };

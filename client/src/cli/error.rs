@@ -14,6 +14,8 @@ use std::path::Path;
 pub(crate) const FAILED: u8 = 1;
 /// Exit status of `emit` for an event that is not allowed.
 pub(crate) const BAD_EVENT: u8 = 2;
+/// Exit status for a template that cannot be parsed, as in docker.
+pub(crate) const BAD_TEMPLATE: u8 = 64;
 /// Exit status for invalid arguments, as in podman-run(1).
 pub(crate) const USAGE: u8 = 125;
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod archives;
 pub(crate) mod credentials;
+pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod list;

@@ -100,6 +100,11 @@ impl Position {
         self.returned
     }
 
+    /// The lineage of the journal to which the numbers belong.
+    pub(super) fn lineage(&self) -> Option<u64> {
+        self.lineage
+    }
+
     /// The content of a cursor file: the committed number and its lineage.
     pub(super) fn committed(&self) -> Option<(u64, Option<u64>)> {
         self.committed.filter(|_| !self.by_time).map(|seq| (seq, self.lineage))

@@ -2,7 +2,6 @@
 //!
 //! Only describes the command line. `cli::container::options` and the commands parse the values.
 
-use super::display::ListFormat;
 use super::lazy::Lazy;
 use super::socket::EngineSocket;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -436,9 +435,9 @@ pub(crate) struct Ps {
     /// since, volume or network
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<String>,
-    /// Print the list in this format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: ListFormat,
+    /// Print the list in this format: table, json (one object per line), or a template of Go [default: table]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     #[command(flatten)]
     pub socket: EngineSocket,
 }
@@ -496,6 +495,9 @@ pub(crate) struct InspectContainers {
     /// Include how much was written to the root file system
     #[arg(short, long)]
     pub size: bool,
+    /// Print each container in this format: json (an array on one line), or a template of Go
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     #[command(flatten)]
     pub socket: EngineSocket,
 }

@@ -3,7 +3,7 @@
 //! Only describes the command line. The commands parse times and filters.
 
 use super::socket::EventsSocket;
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, ValueHint};
 use std::path::PathBuf;
 
 /// The end of the help of `events`.
@@ -65,9 +65,10 @@ pub(crate) struct Events {
     /// Fail when monitord goes away, instead of waiting for it to return
     #[arg(long)]
     pub no_reconnect: bool,
-    /// Print events in this format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: EventFormat,
+    /// Print events in this format: line, json (one object per line with Sampan's keys), logfmt, or a template of Go
+    /// with docker's keys [default: line]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     /// Store the position of the output in this file, and continue from there the next time
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub cursor_file: Option<PathBuf>,
@@ -93,17 +94,6 @@ pub(crate) struct Events {
     pub ack_fd: Option<i32>,
     #[command(flatten)]
     pub socket: EventsSocket,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum EventFormat {
-    /// TIME TYPE ACTION ID (KEY=VALUE, …)
-    #[default]
-    Line,
-    /// One JSON object per line
-    Json,
-    /// KEY=VALUE words
-    Logfmt,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 //!
 //! Only describes the command line. The commands parse the values.
 
-use super::display::{ListFormat, Progress};
+use super::display::Progress;
 use super::lazy::Lazy;
 use super::socket::EngineSocket;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
@@ -27,6 +27,8 @@ pub(crate) struct ImageGroup {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
+    /// Show the steps in which an image was built [same as 'sampan history']
+    History(Lazy<History>),
     /// List images [same as 'sampan images']
     #[command(visible_alias = "list")]
     Ls(Lazy<Images>),
@@ -97,9 +99,9 @@ pub(crate) struct Images {
     /// Ignored: docker lists intermediate images with it, and there are none here
     #[arg(short, long, hide = true)]
     pub all: bool,
-    /// Print the list in this format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: ListFormat,
+    /// Print the list in this format: table, json (one object per line), or a template of Go [default: table]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
@@ -118,6 +120,31 @@ pub(crate) struct Inspect {
     /// Images: reference, digest, or the beginning of an ID
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
+    /// Print each image in this format: json (an array on one line), or a template of Go
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// The image: reference, digest, or the beginning of an ID
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Print the list in this format: table, json (one object per line), or a template of Go [default: table]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
+    /// Print sizes in units and times as ages; 'false' prints bytes and dates
+    #[arg(short = 'H', long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub human: bool,
+    /// Print only IDs
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print IDs and commands in full
+    #[arg(long)]
+    pub no_trunc: bool,
     #[command(flatten)]
     pub socket: EngineSocket,
 }

@@ -1,14 +1,14 @@
 //! The command line of jobs: `jobs`, `watch` and `cancel`.
 
-use super::display::{ListFormat, Progress};
+use super::display::Progress;
 use super::socket::EngineSocket;
 use clap::Args;
 
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
-    /// Print the list in this format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: ListFormat,
+    /// Print the list in this format: table, json (one object per line), or a template of Go [default: table]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     /// Print only job numbers
     #[arg(short, long)]
     pub quiet: bool,

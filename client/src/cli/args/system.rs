@@ -1,6 +1,5 @@
 //! The command line of the host as a whole: `system`, `info`, `version`, `monitor` and `up`.
 
-use super::display::ListFormat;
 use super::lazy::Lazy;
 use super::socket::{EngineSocket, EventsSocket};
 use clap::{Args, Subcommand};
@@ -22,27 +21,33 @@ pub(crate) struct Df {
     /// Also show each image
     #[arg(short, long)]
     pub verbose: bool,
-    /// Print the list in this format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: ListFormat,
+    /// Print the list in this format: table, json (one object per line), or a template of Go [default: table]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Info {
-    /// Print one JSON object
-    #[arg(long)]
+    /// Print one JSON object with Sampan's own keys
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
+    /// Print docker's object in this format: json, or a template of Go
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Version {
-    /// Print one JSON object
-    #[arg(long)]
+    /// Print one JSON object with Sampan's own keys
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
+    /// Print docker's object in this format: json, or a template of Go
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
 }
 
 #[derive(Debug, Args)]

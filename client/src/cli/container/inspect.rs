@@ -3,21 +3,20 @@
 use crate::cli::args::container::InspectContainers;
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::args::{InspectAny, InspectKind};
-use crate::cli::engine::{each, engine};
+use crate::cli::engine::engine;
 use crate::cli::error::Failure;
 use crate::cli::image;
-use crate::cli::json;
-use crate::cli::output::print;
+use crate::cli::inspection::show;
 use sampan_client::engine::{Answer, Code, EngineError, Request};
 use serde_json::Value;
 
 pub(crate) fn run(args: &InspectContainers) -> Result<(), Failure> {
-    show(&args.containers, |name| document(&args.socket, name, args.size))
+    show(&args.containers, args.format.as_deref(), |name| document(&args.socket, name, args.size))
 }
 
 /// Runs `sampan inspect`: for each name, searches for a container first, then for an image.
 pub(crate) fn run_any(args: &InspectAny) -> Result<(), Failure> {
-    show(&args.names, |name| match args.kind {
+    show(&args.names, args.format.as_deref(), |name| match args.kind {
         Some(InspectKind::Container) => document(&args.socket, name, args.size),
         Some(InspectKind::Image) => image::inspect::document(&args.socket, name),
         None => match document_if_any(&args.socket, name, args.size)? {
@@ -58,18 +57,4 @@ pub(crate) fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<
         Value::Array(mut all) if all.len() == 1 => Ok(all.remove(0)),
         one => Ok(one),
     }
-}
-
-fn show(
-    names: &[String],
-    mut document: impl FnMut(&String) -> Result<Value, Failure>,
-) -> Result<(), Failure> {
-    let mut documents = Vec::new();
-    let outcome = each(names, |name| {
-        documents.push(document(name)?);
-        Ok(())
-    });
-    // Print the containers that were found even if some names were not found, as docker-inspect(1) does.
-    print(&(json::pretty(&documents) + "\n"))?;
-    outcome
 }

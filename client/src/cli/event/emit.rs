@@ -335,8 +335,7 @@ impl<'de> Deserialize<'de> for JsonPairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::event::EventFormat;
-    use crate::cli::event::format;
+    use crate::cli::event::format::{self, EventFormat};
     use sampan_client::Origin;
 
     fn good(line: &[u8]) -> Event {

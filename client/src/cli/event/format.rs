@@ -2,12 +2,111 @@
 //!
 //! Called by `watch`; `emit --batch` can read the JSON form. Every form is one line per event.
 
-use crate::cli::args::event::EventFormat;
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::format;
 use crate::cli::json;
+use sampan_client::docker::event::{self as docker, Frame, Journal};
+use sampan_client::template::{Data, Template};
 use sampan_client::{Event, Origin, Pairs, time};
 use sampan_ipc::event::is_hidden;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::Write as _;
+
+/// The version of docker's API, `1.N`, whose events a template gets: the newest with the fields `status`, `id` and
+/// `from`.
+const MINOR: u32 = 50;
+/// Fields that docker's events leave out for some types.
+const OPTIONAL: [&str; 3] = ["status", "id", "from"];
+
+/// A form of events that this program knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum EventFormat {
+    /// TIME TYPE ACTION ID (KEY=VALUE, …)
+    #[default]
+    Line,
+    /// One JSON object per line, with Sampan's keys, as `emit --batch` reads them.
+    Json,
+    /// KEY=VALUE words
+    Logfmt,
+}
+
+/// The value of `--format`.
+#[derive(Debug)]
+pub(crate) enum Format {
+    Known(EventFormat),
+    /// A template, which gets docker's object.
+    Template(Template),
+}
+
+impl Format {
+    /// Parses the value of `--format`.
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self, Failure> {
+        Ok(Format::Known(match text {
+            None | Some("line" | "") => EventFormat::Line,
+            Some("json") => EventFormat::Json,
+            Some("logfmt") => EventFormat::Logfmt,
+            Some(text) if !text.contains("{{") => {
+                return Err(Failure::new(format!("there is no format {text:?}"))
+                    .hint("write line, json, logfmt, or a template of Go, such as '{{.Actor.ID}}'")
+                    .status(USAGE));
+            }
+            Some(text) => return Ok(Format::Template(format::template(text)?)),
+        }))
+    }
+
+    /// Whether events are lines for people, beside which notices are printed.
+    pub(crate) fn is_line(&self) -> bool {
+        matches!(self, Format::Known(EventFormat::Line))
+    }
+
+    /// Appends `event` and a line feed. `journal` is the ID of its journal.
+    pub(crate) fn event(&self, out: &mut String, told: &Event, journal: u64) -> Result<(), Failure> {
+        match self {
+            Format::Known(format) => event(out, told, *format),
+            Format::Template(template) => {
+                let frame = Frame { seq: told.seq, journal: Journal(journal), minor: MINOR };
+                execute(out, template, &docker::Event::of_event(told, frame))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a notice of lost events; returns false for a format that has no such notice.
+    pub(crate) fn lost(
+        &self,
+        out: &mut String,
+        first: u64,
+        last: u64,
+        journal: u64,
+    ) -> Result<bool, Failure> {
+        match self {
+            Format::Known(format) => Ok(lost(out, first, last, *format)),
+            Format::Template(template) => {
+                let frame = Frame { seq: last, journal: Journal(journal), minor: MINOR };
+                execute(out, template, &docker::Event::lost(first, time::now(), frame))?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Appends a notice that monitord has another journal; returns false for a format that has no such notice.
+    pub(crate) fn replaced(&self, out: &mut String) -> bool {
+        match self {
+            Format::Known(format) => replaced(out, *format),
+            Format::Template(_) => false,
+        }
+    }
+}
+
+/// Appends what a template prints for an event in docker's form.
+fn execute(out: &mut String, template: &Template, event: &docker::Event<'_>) -> Result<(), Failure> {
+    let object = serde_json::to_value(event)
+        .map_err(|error| Failure::new(format!("cannot describe an event in docker's form: {error}")))?;
+    let text = format::execute(template, &Data::object(&object).with_optional(&OPTIONAL))?;
+    out.push_str(&format::for_output(&text));
+    out.push('\n');
+    Ok(())
+}
 
 /// Appends `event` and a line feed.
 pub(crate) fn event(out: &mut String, event: &Event, format: EventFormat) {
@@ -30,7 +129,7 @@ pub(crate) fn lost(out: &mut String, first: u64, last: u64, format: EventFormat)
 }
 
 /// Appends a notice that monitord has another journal; returns false for a format that has no such notice.
-pub(crate) fn replaced(out: &mut String, format: EventFormat) -> bool {
+fn replaced(out: &mut String, format: EventFormat) -> bool {
     out.push_str(match format {
         EventFormat::Line => return false,
         EventFormat::Json => "{\"journal\":{\"replaced\":true}}\n",

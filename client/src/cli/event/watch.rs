@@ -3,11 +3,11 @@
 //! Writes all lines before it handles any item except an event that has already arrived; commits the position after
 //! that. docs/events.md states the guarantees that follow.
 
-use crate::cli::args::event::{EventFormat, Events};
+use crate::cli::args::event::Events;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::event::ack::{AckReader, Acks};
 use crate::cli::event::exec::{BatchOutcome, Exec};
-use crate::cli::event::format;
+use crate::cli::event::format::{self, EventFormat, Format};
 use crate::cli::output::{self, Output};
 use crate::cli::signals::{self, Signals};
 use sampan_client::{FilterSet, Item, Subscription, Watch, WatchError, time};
@@ -20,13 +20,14 @@ use std::time::Duration;
 pub(crate) fn run(args: &Events) -> Result<(), Failure> {
     // Do this before any code opens a descriptor: the number must be one that this process has inherited.
     let acks = args.ack_fd.map(Acks::open).transpose()?;
+    let shape = Format::parse(args.format.as_deref())?;
     let mut subscription = watch(args)?.start().map_err(refused)?;
     let stopper = subscription.stopper()?;
     let signals = Signals::catch(&stopper.into()).map_err(|error| Failure::new(error.to_string()))?;
     let done = match (Exec::new(args, &signals)?, acks) {
         (Some(exec), _) => execute(&mut subscription, exec, &signals),
-        (None, Some(acks)) => print_acknowledged(subscription, acks, args.format, &signals),
-        (None, None) => print_all(subscription, args.format, &signals),
+        (None, Some(acks)) => print_acknowledged(subscription, acks, &shape, &signals),
+        (None, None) => print_all(subscription, &shape, &signals),
     };
     if let Some(signal) = signals.caught() {
         if let Err(failure) = done {
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &Events) -> Result<(), Failure> {
     done
 }
 
-fn print_all(mut subscription: Subscription, format: EventFormat, signals: &Signals) -> Result<(), Failure> {
+fn print_all(mut subscription: Subscription, format: &Format, signals: &Signals) -> Result<(), Failure> {
     let mut output = output(&mut subscription, signals)?;
     let printed = print(&mut subscription, &mut output, format, true);
     let is_stopped = subscription.is_stopped();
@@ -53,7 +54,7 @@ fn print_all(mut subscription: Subscription, format: EventFormat, signals: &Sign
 fn print_acknowledged(
     mut subscription: Subscription,
     acks: Acks,
-    format: EventFormat,
+    format: &Format,
     signals: &Signals,
 ) -> Result<(), Failure> {
     let system = |error: io::Error| Failure::new(format!("cannot wait for acknowledgements: {error}"));
@@ -108,27 +109,31 @@ fn die_if_reader_left(output: &Output, is_cut_short: bool, signals: &Signals) {
 fn print(
     subscription: &mut Subscription,
     output: &mut Output,
-    format: EventFormat,
+    format: &Format,
     commits: bool,
 ) -> Result<(), Failure> {
     while let Some(item) = subscription.next() {
+        let journal = subscription.journal().unwrap_or(0);
         let seq = match item {
             Ok(Item::Event(event)) => {
-                if event.lost > 0 && format == EventFormat::Line {
+                if event.lost > 0 && format.is_line() {
                     let (lost, seq) = (event.lost, event.seq);
                     output::note(&format!("the emitter of event {seq} had dropped {lost} earlier events"));
                 }
-                format::event(output.lines(), &event, format);
+                if let Err(failure) = format.event(output.lines(), &event, journal) {
+                    flush(output, subscription)?;
+                    return Err(failure);
+                }
                 Some(event.seq)
             }
             Ok(Item::Lost { first, last }) => {
-                if !format::lost(output.lines(), first, last, format) {
+                if !format.lost(output.lines(), first, last, journal)? {
                     output::note(&lost(first, last));
                 }
                 Some(last)
             }
             Ok(Item::Replaced { uncommitted }) => {
-                if !format::replaced(output.lines(), format) {
+                if !format.replaced(output.lines()) {
                     output::note(REPLACED);
                 }
                 if uncommitted && !commits {

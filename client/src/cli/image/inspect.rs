@@ -2,10 +2,9 @@
 
 use crate::cli::args::image::Inspect;
 use crate::cli::args::socket::EngineSocket;
-use crate::cli::engine::{each, engine};
+use crate::cli::engine::engine;
 use crate::cli::error::Failure;
-use crate::cli::json;
-use crate::cli::output::print;
+use crate::cli::inspection::show;
 use sampan_client::engine::{Answer, Request};
 
 /// The JSON of an image.
@@ -23,12 +22,5 @@ pub(crate) fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::
 }
 
 pub(crate) fn run(args: &Inspect) -> Result<(), Failure> {
-    let mut documents = Vec::new();
-    let all = each(&args.images, |name| {
-        documents.push(document(&args.socket, name)?);
-        Ok(())
-    });
-    // Print the images that were found even if some names were not found, as docker-image-inspect(1) does.
-    print(&(json::pretty(&documents) + "\n"))?;
-    all
+    show(&args.images, args.format.as_deref(), |name| document(&args.socket, name))
 }

@@ -1,13 +1,12 @@
 //! `sampan jobs`, `sampan watch` and `sampan cancel`.
 
-use crate::cli::args::display::ListFormat;
 use crate::cli::args::job::{Cancel, Jobs, Watch};
 use crate::cli::engine::{engine, finish};
 use crate::cli::error::Failure;
+use crate::cli::format::{self, ListFormat, ListRow};
 use crate::cli::human_units;
 use crate::cli::job::follow::follow;
 use crate::cli::job::rows::is_replication;
-use crate::cli::json;
 use crate::cli::output;
 use crate::cli::replication;
 use crate::cli::table::Table;
@@ -15,6 +14,22 @@ use sampan_client::Engine;
 use sampan_client::engine::{Answer, Job, JobState, Phase, Request, Row};
 use sampan_client::time;
 use serde_json::json;
+
+/// The fields of a job, and their headers in a table.
+const HEADERS: [(&str, &str); 12] = [
+    ("ID", "JOB"),
+    ("Kind", "KIND"),
+    ("Subject", "SUBJECT"),
+    ("State", "STATE"),
+    ("Current", "CURRENT"),
+    ("Total", "TOTAL"),
+    ("Layers", "LAYERS"),
+    ("Started", "STARTED"),
+    ("Ended", "ENDED"),
+    ("Error", "ERROR"),
+    ("Watchers", "WATCHERS"),
+    ("Detached", "DETACHED"),
+];
 
 pub(crate) fn watch(args: &Watch) -> Result<(), Failure> {
     let engine = engine(&args.socket);
@@ -32,13 +47,16 @@ pub(crate) fn cancel(args: &Cancel) -> Result<(), Failure> {
 }
 
 pub(crate) fn list(args: &Jobs) -> Result<(), Failure> {
+    let shape = ListFormat::parse(args.format.as_deref())?;
     let jobs = all(&engine(&args.socket))?;
-    let text = match (args.quiet, args.format) {
-        (true, _) => jobs.iter().map(|job| format!("{}\n", job.id)).collect(),
-        (false, ListFormat::Json) => json::line(&jobs.iter().map(json_job).collect::<Vec<_>>()) + "\n",
-        (false, ListFormat::Table) => table(&jobs),
-    };
-    output::print(&text)
+    if args.quiet {
+        return output::print(&jobs.iter().map(|job| format!("{}\n", job.id)).collect::<String>());
+    }
+    let rows: Vec<ListRow> = jobs.iter().map(|job| ListRow::new(&json_job(job))).collect();
+    match shape.text(&rows, &HEADERS)? {
+        Some(text) => format::print(&text),
+        None => output::print(&table(&jobs)),
+    }
 }
 
 /// All jobs that the engine knows.

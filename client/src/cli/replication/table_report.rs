@@ -3,9 +3,9 @@
 //! Makes text and prints nothing. Escapes control characters, since names and errors come from registries.
 
 use crate::cli::human_units;
-use crate::cli::image::list::shorten;
 use crate::cli::replication::report::{self, Report};
 use crate::cli::table::Table;
+use sampan_client::docker::columns;
 use sampan_client::time;
 use sampan_ipc::event::escape;
 use sampan_ipc::replication::{Artifact, Bytes, Execution, LastError, Operation, Task, Trigger};
@@ -238,7 +238,7 @@ fn plan(report: &Report, has_message: bool) -> Table {
 fn begin(task: &Task, artifact: &Artifact, result: &str) -> Vec<String> {
     let digest = match artifact.digest.as_str() {
         "" => "-".to_owned(),
-        digest => shorten(digest, false),
+        digest => columns::id(digest, false),
     };
     // What is deleted is not at the source.
     let source = match task.operation {
@@ -264,7 +264,7 @@ fn blobs(report: &Report) -> Table {
             };
             table.row(vec![
                 report::source(task, artifact),
-                shorten(&blob.digest, false),
+                columns::id(&blob.digest, false),
                 human_units::bytes(blob.size),
                 human_units::bytes(blob.sent),
                 result.to_owned(),

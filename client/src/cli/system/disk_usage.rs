@@ -1,19 +1,28 @@
 //! `sampan system df`: how much of the disk images and containers use, and how much of that can be reclaimed.
 
-use crate::cli::args::display::ListFormat;
 use crate::cli::args::system::Df;
 use crate::cli::engine::engine;
-use crate::cli::error::Failure;
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::format::{self, ListFormat, ListRow};
 use crate::cli::human_units;
-use crate::cli::image::list::{json_image, repository_and_tag, shorten};
+use crate::cli::image::list::json_image;
 use crate::cli::json;
 use crate::cli::output::print;
 use crate::cli::table::Table;
+use sampan_client::docker::columns;
+use sampan_client::docker::columns::image::repository_and_tag;
+use sampan_client::docker::columns::usage::{HEADERS, UsageColumns, kind, percent};
 use sampan_client::engine::{Answer, ImageUsage, Request, Usage};
 use sampan_client::time;
 use serde_json::json;
 
 pub(crate) fn run(args: &Df) -> Result<(), Failure> {
+    let shape = ListFormat::parse(args.format.as_deref())?;
+    if args.verbose && !matches!(shape, ListFormat::Table | ListFormat::Json) {
+        return Err(
+            Failure::new("--verbose prints more than one list, so that it takes no template").status(USAGE)
+        );
+    }
     let (mut kinds, mut images) = (Vec::new(), Vec::new());
     for answer in engine(&args.socket).request(Request::Usage, &[])? {
         match answer? {
@@ -22,35 +31,29 @@ pub(crate) fn run(args: &Df) -> Result<(), Failure> {
             _ => {}
         }
     }
-    print(&match (args.format, args.verbose) {
-        (ListFormat::Json, true) => {
-            let images: Vec<_> = images.iter().map(json_usage).collect();
-            json::line(&json!({"kinds": kinds, "images": images})) + "\n"
-        }
-        (ListFormat::Json, false) => json::line(&kinds) + "\n",
-        (ListFormat::Table, true) => table(&kinds) + "\n" + &image_table(&images),
-        (ListFormat::Table, false) => table(&kinds),
-    })
+    if args.verbose && matches!(shape, ListFormat::Json) {
+        let images: Vec<_> = images.iter().map(json_usage).collect();
+        return print(&(json::line(&json!({"kinds": kinds, "images": images})) + "\n"));
+    }
+    let rows: Vec<ListRow> = kinds.iter().map(|usage| ListRow::new(&UsageColumns::new(usage))).collect();
+    match shape.text(&rows, &HEADERS)? {
+        Some(text) => format::print(&text),
+        None if args.verbose => print(&(table(&kinds) + "\n" + &image_table(&images))),
+        None => print(&table(&kinds)),
+    }
 }
 
 fn table(kinds: &[Usage]) -> String {
     let mut table = Table::new(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]);
-    for Usage { kind, count, active, size, reclaimable } in kinds {
-        let name = match kind.as_str() {
-            "images" => "Images",
-            // This row is a part of the row of the images.
-            "layers" => "  Unpacked layers",
-            "partials" => "Partial downloads",
-            "containers" => "Containers",
-            other => other,
-        };
-        let percent = reclaimable.saturating_mul(100).checked_div(*size).unwrap_or(0);
+    for usage in kinds {
+        // The unpacked layers are a part of the row of the images.
+        let indent = if usage.kind == "layers" { "  " } else { "" };
         table.row(vec![
-            name.to_owned(),
-            count.to_string(),
-            active.to_string(),
-            human_units::bytes(*size),
-            format!("{} ({percent}%)", human_units::bytes(*reclaimable)),
+            format!("{indent}{}", kind(&usage.kind)),
+            usage.count.to_string(),
+            usage.active.to_string(),
+            human_units::bytes(usage.size),
+            format!("{} ({}%)", human_units::bytes(usage.reclaimable), percent(usage)),
         ]);
     }
     table.text()
@@ -66,7 +69,7 @@ fn image_table(images: &[ImageUsage]) -> String {
         table.row(vec![
             repository,
             tag,
-            shorten(&image.id, false),
+            columns::id(&image.id, false),
             created.unwrap_or_else(|| "-".to_owned()),
             human_units::bytes(usage.size),
             human_units::bytes(usage.size.saturating_sub(usage.unique)),

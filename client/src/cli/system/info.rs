@@ -4,18 +4,31 @@ use crate::cli::args::socket::EngineSocket;
 use crate::cli::args::system::{Info, MonitorStatus, Version};
 use crate::cli::engine::engine;
 use crate::cli::error::Failure;
+use crate::cli::format::{self, ObjectFormat};
 use crate::cli::human_units;
 use crate::cli::json;
 use crate::cli::output;
 use crate::cli::table::Table;
+use sampan_client::docker;
+use sampan_client::docker::host::Host;
+use sampan_client::docker::version::API_VERSION;
 use sampan_client::engine::{self, Answer, Request};
-use sampan_client::{Paths, status};
+use sampan_client::{Paths, status, time};
+use sampan_ipc::details::EngineDetails;
 use sampan_ipc::watch::{Extent, Status};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
 
 pub(crate) fn info(args: &Info) -> Result<(), Failure> {
+    let shape = ObjectFormat::parse(args.format.as_deref())?;
+    if !matches!(shape, ObjectFormat::Own) {
+        let listeners = status(&Paths::from_env().events_socket()).ok();
+        let listeners = listeners.map(|status| status.subscribers.len() as u64 + status.subscribers_left_out);
+        let details = request_details(&args.socket)?;
+        let info = docker::info::Info::new(&details, listeners, &Host::read(), time::now());
+        return format::print(&shape.text(&object(&info)?)?.unwrap_or_default());
+    }
     let info = request_info(&args.socket)?;
     if args.json {
         return print(&json_info(&info));
@@ -54,6 +67,22 @@ fn request_info(socket: &EngineSocket) -> Result<engine::Info, Failure> {
     info.map(|info| *info).ok_or_else(|| Failure::new("the engine gave no answer"))
 }
 
+/// Returns docker's object as JSON.
+fn object(value: &impl serde::Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(value)
+        .map_err(|error| Failure::new(format!("cannot describe the engine in docker's form: {error}")))
+}
+
+fn request_details(socket: &EngineSocket) -> Result<EngineDetails, Failure> {
+    let mut details = None;
+    for answer in engine(socket).request(Request::EngineDetails, &[])? {
+        if let Answer::EngineDetails(answer) = answer? {
+            details = Some(answer);
+        }
+    }
+    details.map(|details| *details).ok_or_else(|| Failure::new("the engine gave no answer"))
+}
+
 fn json_info(info: &engine::Info) -> String {
     let value = json!({
         "version": info.version, "pid": info.pid, "uptimeMs": info.uptime_ms, "store": info.store,
@@ -68,6 +97,10 @@ fn json_info(info: &engine::Info) -> String {
 
 /// Prints the versions of this program and of the running daemons.
 pub(crate) fn version(args: &Version) -> Result<(), Failure> {
+    let shape = ObjectFormat::parse(args.format.as_deref())?;
+    if !matches!(shape, ObjectFormat::Own) {
+        return format::print(&shape.text(&docker_version()?)?.unwrap_or_default());
+    }
     let monitord = status(&Paths::from_env().events_socket()).ok().map(|status| status.version);
     let engine = request_info(&EngineSocket { socket: None }).ok().map(|info| info.version);
     let own = env!("CARGO_PKG_VERSION");
@@ -78,6 +111,23 @@ pub(crate) fn version(args: &Version) -> Result<(), Failure> {
     }
     let word = |version: Option<String>| version.unwrap_or_else(|| "not running".to_owned());
     print(&format!("sampan    {own}\nmonitord  {}\nengine    {}\n", word(monitord), word(engine)))
+}
+
+/// Returns the versions of this program and of the engine in docker's form. `Server` is null without an engine.
+fn docker_version() -> Result<Value, Failure> {
+    let host = Host::read();
+    let monitord = status(&Paths::from_env().events_socket()).ok().map(|status| status.version);
+    let server = match request_details(&EngineSocket { socket: None }) {
+        Ok(details) => object(&docker::version::Version::new(&details, monitord.as_deref(), &host))?,
+        Err(_) => Value::Null,
+    };
+    Ok(json!({
+        "Client": {
+            "Platform": {"Name": "Sampan"}, "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": API_VERSION,
+            "DefaultAPIVersion": API_VERSION, "Os": "linux", "Arch": host.go_architecture(), "Context": "default",
+        },
+        "Server": server,
+    }))
 }
 
 pub(crate) fn monitor(args: &MonitorStatus) -> Result<(), Failure> {
