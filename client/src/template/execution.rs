@@ -1,9 +1,11 @@
 //! Walks the tree of a template over its data.
 
-use super::syntax::{Branch, Command, Node, Operand, Pipeline, Place, Term};
+use super::data::{Data, Kind};
+use super::errors::{ExecuteError, position};
+use super::functions;
+use super::shape::Shape;
+use super::syntax::{Branch, Command, Node, Operand, Pipeline, Place, Term, Tree};
 use super::value::Value;
-use super::{Data, ExecuteError, Kind, Template, functions, position};
-use crate::template::shape::Shape;
 use serde_json::Value as Json;
 use std::rc::Rc;
 
@@ -23,7 +25,7 @@ enum Flow {
 }
 
 struct Execution<'t, 'a> {
-    template: &'t Template,
+    template: &'t Tree,
     is_header: bool,
     out: String,
     variables: Vec<(&'t str, Value<'a>)>,
@@ -32,7 +34,7 @@ struct Execution<'t, 'a> {
     work: u64,
 }
 
-pub(super) fn execute(template: &Template, data: &Data<'_>) -> Result<String, ExecuteError> {
+pub(super) fn execute(template: &Tree, data: &Data<'_>) -> Result<String, ExecuteError> {
     let root = Value::root(*data);
     let mut execution = Execution {
         template,

@@ -1,6 +1,6 @@
 //! From the text of a template to tokens: text outside of `{{ }}`, and words, signs and literals inside.
 
-use super::{ParseError, position};
+use super::errors::{ParseError, position};
 
 /// One token.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,10 +1,13 @@
 //! From tokens to the tree of a template.
 
+use super::errors::{ParseError, position};
+use super::functions;
 use super::lexer::{Lexeme, Token, lex};
-use super::syntax::{Branch, Command, Node, Operand, Pipeline, Place, Term};
-use super::{LENGTH_MAX, ParseError, Template, functions, position};
+use super::syntax::{Branch, Command, Node, Operand, Pipeline, Place, Term, Tree};
 use std::collections::BTreeMap;
 
+/// Longest template, in bytes.
+pub const LENGTH_MAX: usize = 64 << 10;
 /// Deepest nesting of actions and parentheses.
 const DEPTH_MAX: usize = 100;
 /// Most variables that exist at one place.
@@ -40,7 +43,7 @@ enum Control {
     Range,
 }
 
-pub(super) fn parse(source: &str) -> Result<Template, ParseError> {
+pub(super) fn parse(source: &str) -> Result<Tree, ParseError> {
     if source.len() > LENGTH_MAX {
         let problem = format!("the template is longer than {LENGTH_MAX} bytes");
         return Err(ParseError { line: 1, column: 1, problem });
@@ -56,7 +59,7 @@ pub(super) fn parse(source: &str) -> Result<Template, ParseError> {
     };
     let (root, ender) = parser.list()?;
     match ender {
-        Ender::Source => Ok(Template { source: source.to_owned(), root, named: parser.named }),
+        Ender::Source => Ok(Tree { source: source.to_owned(), root, named: parser.named }),
         Ender::End => parser.wrong_before("unexpected {{end}}"),
         Ender::Else => parser.wrong_before("unexpected {{else}}"),
     }

@@ -1,5 +1,16 @@
 //! The tree of a template.
 
+use std::collections::BTreeMap;
+
+/// A template.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub source: String,
+    pub root: Vec<Node>,
+    /// The templates that `define` and `block` name.
+    pub named: BTreeMap<String, Vec<Node>>,
+}
+
 /// A range of bytes of the source, for messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {

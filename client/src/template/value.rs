@@ -1,7 +1,7 @@
 //! The values that a template computes with, and their text.
 
+use super::data::{Data, Kind};
 use super::shape::{self, Shape};
-use super::{Data, Kind};
 use serde_json::{Map, Value as Json};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
