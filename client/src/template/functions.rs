@@ -325,7 +325,8 @@ fn truncate(text: &str, length: &Value<'_>) -> Result<String, String> {
         return Err(format!("wrong type for an argument of truncate: expected int; got {}", length.kind()));
     };
     let length = usize::try_from(*length).map_err(|_| format!("truncate to {length} bytes"))?;
-    Ok(text.get(..text.floor_char_boundary(length)).unwrap_or(text).to_owned())
+    let end = (0..=length.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    Ok(text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned())
 }
 
 fn html(text: &str) -> String {

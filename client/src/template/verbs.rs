@@ -2,9 +2,12 @@
 
 use super::value::{Value, float, with_exponent};
 use std::fmt::Write as _;
+use std::iter::Peekable;
+use std::slice::Iter;
+use std::str::Chars;
 
 /// Largest width and precision, as in Go.
-const WIDTH_MAX: usize = 1_000_000;
+const AMOUNT_MAX: i64 = 1_000_000;
 /// Most digits behind the point; a number of 64 bits has no more.
 const DIGITS_MAX: usize = 1100;
 
@@ -29,59 +32,7 @@ pub(super) fn format(pattern: &str, arguments: &[Value<'_>]) -> String {
             out.push(c);
             continue;
         }
-        let mut flags = Flags::default();
-        while let Some(flag) = rest.next_if(|c| matches!(c, '-' | '+' | ' ' | '0' | '#')) {
-            match flag {
-                '-' => flags.is_left = true,
-                '+' => flags.has_plus = true,
-                ' ' => flags.has_space = true,
-                '0' => flags.has_zero = true,
-                _ => flags.is_sharp = true,
-            }
-        }
-        let mut amount = |out: &mut String, what: &str| {
-            let mut digits = None;
-            if rest.next_if_eq(&'*').is_some() {
-                match next.next() {
-                    Some(Value::Int(number)) if number.unsigned_abs() <= WIDTH_MAX as u128 => {
-                        return Some(*number);
-                    }
-                    _ => {
-                        let _ = write!(out, "%!(BAD{what})");
-                        return None;
-                    }
-                }
-            }
-            while let Some(digit) = rest.next_if(char::is_ascii_digit) {
-                let digit = digit.to_digit(10).unwrap_or(0);
-                digits = Some(digits.unwrap_or(0_i128).saturating_mul(10).saturating_add(digit.into()));
-            }
-            digits.filter(|digits| *digits <= WIDTH_MAX as i128)
-        };
-        if let Some(width) = amount(&mut out, "WIDTH") {
-            flags.is_left |= width < 0;
-            flags.width = usize::try_from(width.unsigned_abs()).ok();
-        }
-        if rest.next_if_eq(&'.').is_some() {
-            let mut amount = |out: &mut String| {
-                if rest.next_if_eq(&'*').is_some() {
-                    return match next.next() {
-                        Some(Value::Int(number)) => usize::try_from(*number).ok().filter(|n| *n <= WIDTH_MAX),
-                        _ => {
-                            out.push_str("%!(BADPREC)");
-                            None
-                        }
-                    };
-                }
-                let mut digits = 0_usize;
-                while let Some(digit) = rest.next_if(char::is_ascii_digit) {
-                    let digit = digit.to_digit(10).unwrap_or(0) as usize;
-                    digits = digits.saturating_mul(10).saturating_add(digit);
-                }
-                Some(digits.min(WIDTH_MAX))
-            };
-            flags.precision = amount(&mut out);
-        }
+        let flags = flags(&mut rest, &mut next, &mut out);
         match rest.next() {
             None => out.push_str("%!(NOVERB)"),
             Some('%') => out.push('%'),
@@ -98,6 +49,53 @@ pub(super) fn format(pattern: &str, arguments: &[Value<'_>]) -> String {
         let _ = write!(out, "%!(EXTRA {})", extra.join(", "));
     }
     out
+}
+
+/// Reads the flags, the width and the precision between `%` and the verb.
+fn flags(rest: &mut Peekable<Chars<'_>>, next: &mut Iter<'_, Value<'_>>, out: &mut String) -> Flags {
+    let mut flags = Flags::default();
+    while let Some(flag) = rest.next_if(|c| matches!(c, '-' | '+' | ' ' | '0' | '#')) {
+        match flag {
+            '-' => flags.is_left = true,
+            '+' => flags.has_plus = true,
+            ' ' => flags.has_space = true,
+            '0' => flags.has_zero = true,
+            _ => flags.is_sharp = true,
+        }
+    }
+    match amount(rest, next) {
+        Ok(width) => {
+            flags.is_left |= width.is_some_and(|width| width < 0);
+            flags.width = width.map(i64::unsigned_abs).and_then(|width| usize::try_from(width).ok());
+        }
+        Err(()) => out.push_str("%!(BADWIDTH)"),
+    }
+    if rest.next_if_eq(&'.').is_some() {
+        match amount(rest, next) {
+            // A point without digits means no digits; a negative precision means none was given.
+            Ok(precision) => flags.precision = usize::try_from(precision.unwrap_or(0)).ok(),
+            Err(()) => out.push_str("%!(BADPREC)"),
+        }
+    }
+    flags
+}
+
+/// Reads a width or a precision: digits, or `*` for the next argument. `None` if there is neither.
+fn amount(rest: &mut Peekable<Chars<'_>>, next: &mut Iter<'_, Value<'_>>) -> Result<Option<i64>, ()> {
+    if rest.next_if_eq(&'*').is_some() {
+        return match next.next() {
+            Some(Value::Int(number)) if number.unsigned_abs() <= u128::from(AMOUNT_MAX.unsigned_abs()) => {
+                Ok(i64::try_from(*number).ok())
+            }
+            _ => Err(()),
+        };
+    }
+    let mut digits = None;
+    while let Some(digit) = rest.next_if(char::is_ascii_digit) {
+        let digit = i64::from(digit.to_digit(10).unwrap_or(0));
+        digits = Some(digits.unwrap_or(0_i64).saturating_mul(10).saturating_add(digit).min(AMOUNT_MAX));
+    }
+    Ok(digits)
 }
 
 /// Formats one value.
