@@ -13,6 +13,7 @@ pub use self::line::Line;
 
 use self::file::{Reader, id};
 use self::line::Lines;
+pub use self::line::{LogNote, LogSink};
 use self::tail::TailSearch;
 use crate::engine::{Answer, Answers, Engine, EngineError, Next, Request};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,8 +25,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Most bytes of one read.
-const BLOCK: usize = 64 << 10;
 /// Most blocks that one step reads.
 const BLOCKS_PER_STEP: usize = 4;
 /// Time without an event after which the stream asks the engine whether the container still exists.
@@ -81,35 +80,6 @@ pub enum LogError {
     /// The files of the log cannot be watched.
     #[error("cannot follow the log")]
     Follow(#[source] io::Error),
-}
-
-/// Something that the reader of a log should know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogNote {
-    /// This number of damaged lines was skipped.
-    Damaged(u64),
-    /// The log was rotated faster than the stream has read it: lines are missing.
-    Missing,
-}
-
-/// Takes the lines of a log.
-pub trait LogSink {
-    /// Takes the next line.
-    fn line(&mut self, line: &Line<'_>);
-    /// Takes a note.
-    fn note(&mut self, note: LogNote);
-    /// Whether the sink takes more lines now. The lines of a block that was read still come.
-    fn has_room(&self) -> bool {
-        true
-    }
-    /// Is told of each descriptor that the stream opens: when it is readable, the stream can go on.
-    ///
-    /// # Errors
-    /// The descriptor cannot be watched; the stream fails.
-    fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let _ = fd;
-        Ok(())
-    }
 }
 
 /// How a step has gone.

@@ -10,6 +10,10 @@ use std::path::PathBuf;
 /// Value of [`Create::stop_timeout`] that means no limit.
 pub const FOR_EVER: u32 = u32::MAX;
 
+/// Annotation with the value `true` of a container whose stdin ends when its first client ends its input: docker's
+/// `StdinOnce`.
+pub const STDIN_ONCE: &str = "io.sampan.stdin-once";
+
 /// Options of a new container. An option that is empty, absent or 0 is taken from the image, or has a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {

@@ -4,9 +4,41 @@
 //! adds facts. postcard numbers fields by position: append, never reorder.
 
 use crate::container::{Mount, Summary};
-use crate::engine::Info;
 use crate::image::Image;
 use serde::{Deserialize, Serialize};
+
+/// The state of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Program version.
+    pub version: String,
+    /// Process ID.
+    pub pid: u32,
+    /// Time since the engine's start, in milliseconds.
+    pub uptime_ms: u64,
+    /// Directory of the store.
+    pub store: String,
+    /// Number of images.
+    pub images: u64,
+    /// Number of running jobs.
+    pub jobs: u64,
+    /// Number of events that wait to be written to the monitor FIFO.
+    pub events_spooled: u64,
+    /// Number of events that the engine has dropped since its start.
+    pub events_lost: u64,
+    /// The OCI runtime and its version, or why there is none.
+    pub runtime: String,
+    /// Number of all containers, of running containers, and of paused containers.
+    pub containers: (u64, u64, u64),
+    /// Version of control groups (`v1`, `v2` or `hybrid`), and the driver (`cgroupfs` or `systemd`).
+    pub cgroup: (String, String),
+    /// How the engine makes root file systems: `overlay`, or `copy` and the reason.
+    pub rootfs: String,
+    /// The default log driver.
+    pub log_driver: String,
+    /// Kernel security features that containers use: `seccomp`, `apparmor=PROFILE`, `selinux=TYPE`, `cgroupns`.
+    pub security: Vec<String>,
+}
 
 /// An image with its labels and users.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

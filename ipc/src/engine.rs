@@ -12,8 +12,8 @@ use crate::replication;
 use serde::{Deserialize, Serialize};
 
 pub use crate::credential::Credential;
-pub use crate::details::{ContainerDetail, EngineDetails, ImageDetail, Step};
-pub use crate::image::{Image, ImageUsage, Usage};
+pub use crate::details::{ContainerDetail, EngineDetails, ImageDetail, Info, Step};
+pub use crate::image::{Image, ImageUsage, Prune, Usage};
 
 /// The version of this protocol.
 pub const VERSION: u16 = 3;
@@ -390,17 +390,6 @@ pub struct Login {
     pub insecure: bool,
 }
 
-/// Arguments of [`Request::Prune`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prune {
-    /// Also remove images that have a reference, if nothing uses them.
-    pub all: bool,
-    /// Only images created before this time, in nanoseconds since the epoch.
-    pub until: Option<i64>,
-    /// Only images with these labels: `KEY` or `KEY=VALUE`.
-    pub labels: Vec<String>,
-}
-
 /// Arguments of [`Request::Verify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verify {
@@ -682,37 +671,4 @@ impl Phase {
             Phase::Saving => "saving",
         }
     }
-}
-
-/// The state of the engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Info {
-    /// Program version.
-    pub version: String,
-    /// Process ID.
-    pub pid: u32,
-    /// Time since the engine's start, in milliseconds.
-    pub uptime_ms: u64,
-    /// Directory of the store.
-    pub store: String,
-    /// Number of images.
-    pub images: u64,
-    /// Number of running jobs.
-    pub jobs: u64,
-    /// Number of events that wait to be written to the monitor FIFO.
-    pub events_spooled: u64,
-    /// Number of events that the engine has dropped since its start.
-    pub events_lost: u64,
-    /// The OCI runtime and its version, or why there is none.
-    pub runtime: String,
-    /// Number of all containers, of running containers, and of paused containers.
-    pub containers: (u64, u64, u64),
-    /// Version of control groups (`v1`, `v2` or `hybrid`), and the driver (`cgroupfs` or `systemd`).
-    pub cgroup: (String, String),
-    /// How the engine makes root file systems: `overlay`, or `copy` and the reason.
-    pub rootfs: String,
-    /// The default log driver.
-    pub log_driver: String,
-    /// Kernel security features that containers use: `seccomp`, `apparmor=PROFILE`, `selinux=TYPE`, `cgroupns`.
-    pub security: Vec<String>,
 }

@@ -36,7 +36,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// What a stream does next.
 #[derive(Debug)]
 pub enum Next<'a> {
-    /// There is a new connection. The caller watches the descriptor for readability, and calls [`EventStream::next`]
+    /// There is a new connection. The caller watches the descriptor for readability, and calls [`EventStream::next_item`]
     /// again. An earlier descriptor is closed.
     Connected(BorrowedFd<'a>),
     /// monitord has accepted the subscription, and says where the stream begins.
@@ -92,7 +92,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Makes a stream from monitord's socket at `path`. The first call of [`EventStream::next`] connects.
+    /// Makes a stream from monitord's socket at `path`. The first call of [`EventStream::next_item`] connects.
     pub fn new(path: PathBuf, subscribe: Subscribe) -> Self {
         EventStream {
             path,
@@ -116,7 +116,7 @@ impl EventStream {
         self.place
     }
 
-    /// When to call [`EventStream::next`] although no descriptor is ready.
+    /// When to call [`EventStream::next_item`] although no descriptor is ready.
     pub fn retry_at(&self) -> Option<Instant> {
         match self.stage {
             Stage::Absent(at) => Some(at),
@@ -130,7 +130,7 @@ impl EventStream {
     /// [`WatchError::Connect`]: monitord does not listen, and the stream has never begun. [`WatchError::Refused`]:
     /// monitord refuses the subscription. A stream that has begun waits for monitord instead, and for room at
     /// monitord. No call may follow an error.
-    pub fn next(&mut self) -> Result<Next<'_>, WatchError> {
+    pub fn next_item(&mut self) -> Result<Next<'_>, WatchError> {
         loop {
             match self.stage {
                 Stage::Ended => return Ok(Next::End),
@@ -329,7 +329,7 @@ mod tests {
     fn described(stream: &mut EventStream) -> String {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            match stream.next() {
+            match stream.next_item() {
                 Ok(Next::Nothing) => assert!(Instant::now() < until, "nothing happens"),
                 Ok(Next::Connected(_)) => return "connected".to_owned(),
                 Ok(Next::Subscribed(lineage)) => return format!("journal {} {}", lineage.id, lineage.after),
@@ -349,16 +349,16 @@ mod tests {
         assert_eq!(described(&mut events), "connected");
         let (mut stream, subscribe) = monitord.accept();
         assert_eq!((subscribe.after, subscribe.lineage), (None, None));
-        assert!(matches!(events.next(), Ok(Next::Nothing)) && events.retry_at().is_none());
+        assert!(matches!(events.next_item(), Ok(Next::Nothing)) && events.retry_at().is_none());
         begin(&mut stream, 5, 10);
         let event = Event { seq: 11, ..Event::new("image", "pull", "a") };
         send(&mut stream, &[Item::Event(event), Item::Position { seq: 20 }]);
         assert_eq!(described(&mut events), "journal 5 10");
         assert_eq!(described(&mut events), "11 a");
-        assert!(matches!(events.next(), Ok(Next::Nothing)));
+        assert!(matches!(events.next_item(), Ok(Next::Nothing)));
         assert_eq!(events.place(), Some(Place { journal: 5, seq: 20 }));
         drop(stream);
-        assert!(matches!(events.next(), Ok(Next::Nothing)) && events.retry_at().is_some());
+        assert!(matches!(events.next_item(), Ok(Next::Nothing)) && events.retry_at().is_some());
         assert_eq!(described(&mut events), "connected");
         let (mut stream, subscribe) = monitord.accept();
         assert_eq!((subscribe.after, subscribe.lineage), (Some(20), Some(5)));
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn an_absent_monitord_is_an_error_only_before_the_stream_has_begun() {
         let mut events = EventStream::new("/nonexistent/events.sock".into(), Subscribe::default());
-        assert!(matches!(events.next(), Err(WatchError::Connect { .. })));
+        assert!(matches!(events.next_item(), Err(WatchError::Connect { .. })));
         let monitord = Monitord::new();
         let mut events =
             EventStream::new(monitord.path.clone(), Subscribe { follow: true, ..<_>::default() });
@@ -400,9 +400,9 @@ mod tests {
         drop((listener, stream));
         for _ in 0..3 {
             while events.retry_at().is_some_and(|at| Instant::now() < at) {
-                assert!(matches!(events.next(), Ok(Next::Nothing)));
+                assert!(matches!(events.next_item(), Ok(Next::Nothing)));
             }
-            assert!(matches!(events.next(), Ok(Next::Nothing)));
+            assert!(matches!(events.next_item(), Ok(Next::Nothing)));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Images in the protocol of `engine.sock`: the data of answers.
+//! Images in the protocol of `engine.sock`: the data of requests and answers.
 //!
 //! The types are plain data. postcard numbers fields by position: append, never reorder.
 
@@ -50,4 +50,15 @@ pub struct ImageUsage {
     pub unique: u64,
     /// Whether a job uses the image at this moment.
     pub in_use: bool,
+}
+
+/// Arguments of [`Request::Prune`](crate::engine::Request::Prune).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prune {
+    /// Also remove images that have a reference, if nothing uses them.
+    pub all: bool,
+    /// Only images created before this time, in nanoseconds since the epoch.
+    pub until: Option<i64>,
+    /// Only images with these labels: `KEY` or `KEY=VALUE`.
+    pub labels: Vec<String>,
 }

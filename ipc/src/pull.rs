@@ -3,7 +3,7 @@
 //!
 //! See [`crate::engine`]. Enum variants are numbered by position: append, never reorder.
 
-use crate::engine::Prune;
+use crate::image::Prune;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 

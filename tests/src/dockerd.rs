@@ -75,8 +75,13 @@ impl Dockerd {
             command.env_remove(name);
         }
         command.env("DOCKER_CONFIG", self.dir.join("config")).stdin(Stdio::null());
-        command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("sock").display()));
+        command.env("DOCKER_HOST", self.host());
         command
+    }
+
+    /// The value of `DOCKER_HOST` for clients.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.dir.join("sock").display())
     }
 
     /// Process IDs of dockerd and its containerd.

@@ -58,7 +58,7 @@ fn the_first_client_starts_the_gateway_which_ends_when_idle() {
 #[test]
 fn through_the_unit_a_client_reaches_engine_and_monitord() {
     Machine::installed(|machine| {
-        machine.systemctl(&["start", SOCKET]);
+        machine.systemctl(&["start", SOCKET, "sampan-engine.socket", "sampan-events.socket"]);
         // The gateway starts the engine and monitord as any client does.
         assert_eq!(machine.main_pid("sampan-engine.service"), None);
         machine.import_box();

@@ -40,6 +40,8 @@ targets! {
     any_text_is_a_template_or_an_error "template"
     any_url_and_headers_are_a_request_or_refused "origin"
     any_request_of_docker_is_answered_or_refused "docker"
+    any_request_for_events_is_read_or_refused "events_request"
+    any_event_is_an_object_of_docker "events_object"
     any_bytes_are_a_tar_or_an_error "tar"
     any_bytes_are_an_archive_of_images_or_an_error "archive"
 }

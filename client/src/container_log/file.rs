@@ -1,7 +1,7 @@
 //! Reads one file of a log, block by block, up to its current end.
 
-use super::line::Lines;
-use super::{BLOCK, LogSink};
+use super::line::{Lines, LogSink};
+use super::tail::BLOCK;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};

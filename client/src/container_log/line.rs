@@ -1,9 +1,39 @@
 //! The lines of docker's json-file log: parses them, and leaves out those of another time.
 
-use super::{LogNote, LogSink};
 use sampan_ipc::time;
 use serde::Deserialize;
 use std::borrow::Cow;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Something that the reader of a log should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogNote {
+    /// This number of damaged lines was skipped.
+    Damaged(u64),
+    /// The log was rotated faster than the stream has read it: lines are missing.
+    Missing,
+}
+
+/// Takes the lines of a log.
+pub trait LogSink {
+    /// Takes the next line.
+    fn line(&mut self, line: &Line<'_>);
+    /// Takes a note.
+    fn note(&mut self, note: LogNote);
+    /// Whether the sink takes more lines now. The lines of a block that was read still come.
+    fn has_room(&self) -> bool {
+        true
+    }
+    /// Is told of each descriptor that the stream opens: when it is readable, the stream can go on.
+    ///
+    /// # Errors
+    /// The descriptor cannot be watched; the stream fails.
+    fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let _ = fd;
+        Ok(())
+    }
+}
 
 /// A line of a container's output, or a part of a long line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

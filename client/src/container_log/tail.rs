@@ -1,9 +1,11 @@
 //! Finds where the last lines of a log begin: reads the files from their ends, block by block.
 
-use super::BLOCK;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+
+/// Most bytes of one read.
+pub(super) const BLOCK: usize = 64 << 10;
 
 /// A search that has not ended.
 pub(super) struct TailSearch {

@@ -267,6 +267,8 @@ impl Event<'_> {
 }
 
 fn describe_container(action: &str, attributes: &mut Attributes<'_>) {
+    // docker has no such attribute, so the key belongs to the owner's labels.
+    attributes.0.retain(|(key, _)| *key != "pid");
     for (key, value) in &mut attributes.0 {
         match (*key, action) {
             ("image", _) => shorten(value, familiar),

@@ -7,7 +7,7 @@ use super::directory::Directories;
 use super::{details, list, log_driver, systemd_unit};
 use crate::config::Config;
 use crate::context::Shared;
-use sampan_ipc::container::{Create, FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
+use sampan_ipc::container::{Create, FOR_EVER, Mount, MountKind, Notify, Phase, Restart, STDIN_ONCE};
 use sampan_ipc::image_name;
 use sampan_ipc::shim::State;
 use sampan_oci::timestamp;
@@ -227,8 +227,12 @@ fn own_options(config: &Config, definition: &Definition) -> Value {
         .filter(|mount| mount.kind == MountKind::Tmpfs)
         .map(|mount| (mount.target.clone(), json!(mount.options.join(","))))
         .collect();
-    let annotations: serde_json::Map<String, Value> =
-        create.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let annotations: serde_json::Map<String, Value> = create
+        .annotations
+        .iter()
+        .filter(|(key, _)| key != STDIN_ONCE)
+        .map(|(key, value)| (key.clone(), json!(value)))
+        .collect();
     let binds = create.mounts.iter().filter(|mount| mount.kind == MountKind::Bind && mount.make_source);
     json!({
         "Binds": binds.map(bind).collect::<Vec<_>>(),
@@ -340,7 +344,7 @@ fn config_json(definition: &Definition) -> Value {
         "ExposedPorts": run.exposed_ports,
         "Tty": create.tty,
         "OpenStdin": create.open_stdin,
-        "StdinOnce": false,
+        "StdinOnce": create.annotations.iter().any(|(key, value)| key == STDIN_ONCE && value == "true"),
         "Env": process::own_environment(run, create),
         "Cmd": if create.command.is_empty() && create.entrypoint.is_none() { &run.cmd } else { &create.command },
         "Entrypoint": or_null(create.entrypoint.as_ref().unwrap_or(&run.entrypoint)),

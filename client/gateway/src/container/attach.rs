@@ -45,7 +45,7 @@ enum Stage {
     /// The engine is asked about the container.
     Inspecting(Question),
     /// The past output is sent.
-    Logs(LogLines),
+    Logs(Box<LogLines>),
     /// The past output is sent, if it was requested.
     Ready,
     /// The engine attaches the session.
@@ -184,7 +184,7 @@ impl Attach {
             is_terminal: settings.is_terminal,
             ..Shown::default()
         };
-        Ok(Stage::Logs(LogLines::open(exchange, query, shown)?))
+        Ok(Stage::Logs(Box::new(LogLines::open(exchange, query, shown)?)))
     }
 
     fn ask(&self, exchange: &Exchange<'_>, attachment: &Attachment) -> Result<Question, Refusal> {

@@ -6,7 +6,7 @@
 use super::create_fields::{self, CONFIG, HOST};
 use super::create_mounts::{self, MountBody};
 use crate::refusal::Refusal;
-use sampan_ipc::container::{Create, FOR_EVER, Network, Restart};
+use sampan_ipc::container::{Create, FOR_EVER, Network, Restart, STDIN_ONCE};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,7 @@ struct Config {
     user: String,
     tty: bool,
     open_stdin: bool,
+    stdin_once: bool,
     env: Vec<String>,
     cmd: Option<Words>,
     image: String,
@@ -246,6 +247,7 @@ fn create(
     warnings: &mut Vec<String>,
 ) -> Result<Create, Refusal> {
     let host = config.host_config;
+    let stdin_once = config.stdin_once.then(|| (STDIN_ONCE.to_owned(), "true".to_owned()));
     let mut mounts = Vec::new();
     for bind in &host.binds {
         mounts.push(create_mounts::bind(bind)?);
@@ -301,7 +303,7 @@ fn create(
         platform: platform.map(str::to_owned),
         group_add: host.group_add,
         sysctls: host.sysctls.into_iter().collect(),
-        annotations: host.annotations.into_iter().collect(),
+        annotations: host.annotations.into_iter().chain(stdin_once).collect(),
         ..Create::default()
     })
 }
@@ -345,12 +347,10 @@ fn restart(policy: &RestartPolicy) -> Result<Restart, Refusal> {
     let count = u32::try_from(policy.maximum_retry_count)
         .map_err(|_| Refusal::bad("invalid restart policy: maximum retry count cannot be negative"))?;
     match policy.name.as_str() {
-        "on-failure" => return Ok(Restart::OnFailure(count)),
-        name if count > 0 && !name.is_empty() => {
-            return Err(Refusal::bad(format!(
-                "invalid restart policy: maximum retry count can only be used with 'on-failure', not with '{name}'"
-            )));
-        }
+        "on-failure" => Ok(Restart::OnFailure(count)),
+        name if count > 0 && !name.is_empty() => Err(Refusal::bad(format!(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure', not with '{name}'"
+        ))),
         "" | "no" => Ok(Restart::No),
         "always" => Ok(Restart::Always),
         "unless-stopped" => Ok(Restart::UnlessStopped),

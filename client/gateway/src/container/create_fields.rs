@@ -13,7 +13,7 @@ pub(crate) enum Effect {
     /// The engine gets it.
     Served,
     /// It changes nothing for a container of this engine, or only concerns the client.
-    NoEffect,
+    Ignored,
     /// A value other than the default is left out, and the answer has a warning. The text says why.
     Warns(&'static str),
     /// A value other than the default is refused: 501. The text is the subject of the sentence.
@@ -39,7 +39,7 @@ const fn field_or(name: &'static str, effect: Effect, defaults: &'static [&'stat
     Field { name, effect, defaults }
 }
 
-use Effect::{NoEffect, Refused, Served, Warns};
+use Effect::{Ignored, Refused, Served, Warns};
 
 const WINDOWS: Effect = Warns("it is for Windows");
 const DEVICE_LIMIT: Effect = Refused("a limit of a block device's transfers");
@@ -50,13 +50,13 @@ pub(crate) const CONFIG: [Field; 27] = [
     field("Hostname", Served),
     field("Domainname", Warns("the engine sets no domain name")),
     field("User", Served),
-    field("AttachStdin", NoEffect),
-    field("AttachStdout", NoEffect),
-    field("AttachStderr", NoEffect),
+    field("AttachStdin", Ignored),
+    field("AttachStdout", Ignored),
+    field("AttachStderr", Ignored),
     field("ExposedPorts", Warns("the engine has no networks yet")),
     field("Tty", Served),
     field("OpenStdin", Served),
-    field("StdinOnce", NoEffect),
+    field("StdinOnce", Served),
     field("Env", Served),
     field("Cmd", Served),
     field_or("Healthcheck", Warns("the engine has no health checks yet"), &[r#"{"Test":["NONE"]}"#]),
@@ -67,11 +67,11 @@ pub(crate) const CONFIG: [Field; 27] = [
     field("Entrypoint", Served),
     field("NetworkDisabled", Served),
     field("MacAddress", Refused("a MAC address")),
-    field("OnBuild", NoEffect),
+    field("OnBuild", Ignored),
     field("Labels", Served),
     field("StopSignal", Served),
     field("StopTimeout", Served),
-    field("Shell", NoEffect),
+    field("Shell", Ignored),
     field("HostConfig", Served),
     field("NetworkingConfig", Served),
 ];
@@ -84,7 +84,7 @@ pub(crate) const HOST: [Field; 71] = [
     field("VolumesFrom", Refused("taking the volumes of another container")),
     field("VolumeDriver", Refused("a volume driver")),
     field("StorageOpt", Refused("an option of the storage driver, such as a limit of size")),
-    field("ContainerIDFile", NoEffect),
+    field("ContainerIDFile", Ignored),
     field("LogConfig", Served),
     field("NetworkMode", Served),
     field("PortBindings", Refused("a published port")),
@@ -97,7 +97,7 @@ pub(crate) const HOST: [Field; 71] = [
     field("RestartPolicy", Served),
     field("AutoRemove", Served),
     field("Annotations", Served),
-    field("ConsoleSize", NoEffect),
+    field("ConsoleSize", Ignored),
     field("Init", Served),
     field("Runtime", Served),
     field("ShmSize", Served),
@@ -170,7 +170,7 @@ pub(crate) fn check(
             continue;
         }
         match field.effect {
-            Served | NoEffect => {}
+            Served | Ignored => {}
             Warns(why) => warnings.push(format!("{prefix}{} is ignored: {why}", field.name)),
             Refused(what) => {
                 let message = format!("{what} is not supported by sampan: {prefix}{}", field.name);
@@ -224,7 +224,7 @@ mod tests {
         let of = |prefix: &str, field: &Field| {
             let what = match field.effect {
                 Served => "served".to_owned(),
-                NoEffect => "no effect".to_owned(),
+                Ignored => "no effect".to_owned(),
                 Warns(why) => format!("warning: {why}"),
                 Refused(what) => format!("501: {what}"),
             };

@@ -1,6 +1,7 @@
 //! `GET /containers/NAME/json`. The engine makes the document.
 
-use crate::engine_call::{EngineCall, Then};
+use crate::container::failure;
+use crate::engine_call::{EngineCall, Finish, Then};
 use crate::exchange::Shared;
 use crate::image::inspect::document;
 use crate::route::{self, Call, Started};
@@ -14,10 +15,12 @@ use sampan_http::answer::Answer;
 pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
     let _ = shared;
     let request = Request::InspectContainer { container: name.to_owned(), size: call.query.is_set("size") };
-    Ok(Started::Operation(EngineCall::start(request, |answers, _| {
-        let text = document(answers)?;
+    let name = name.to_owned();
+    let finish: Finish = Box::new(move |answers, _| {
+        let text = document(answers.map_err(|error| failure::refusal(error, &name))?)?;
         // The engine answers with a list of one container, as docker's command line prints it.
         let one = text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&text);
         Ok(Then::Answer(Answer::new(200, "application/json", format!("{one}\n"))))
-    })))
+    });
+    Ok(Started::Operation(EngineCall::start_with(request, finish)))
 }

@@ -146,7 +146,10 @@ pub fn details(settings: &Settings) -> String {
         option("labels").filter_map(|wanted| settings.labels.iter().find(|(key, _)| key == wanted).cloned());
     let variables = option("env").filter_map(|wanted| {
         let pairs = settings.environment.iter().filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(key, _)| *key == wanted).map(|(key, value)| (key.to_owned(), value.to_owned())).last()
+        pairs
+            .filter(|(key, _)| *key == wanted)
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .next_back()
     });
     let mut all: Vec<(String, String)> = labels.chain(variables).collect();
     all.sort();

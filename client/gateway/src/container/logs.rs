@@ -64,7 +64,7 @@ enum Stage {
     New,
     /// The engine is asked about the container.
     Inspecting(Question),
-    Sending(LogLines),
+    Sending(Box<LogLines>),
 }
 
 struct Logs {
@@ -91,7 +91,7 @@ impl Operation for Logs {
                     self.shown.is_terminal = settings.is_terminal;
                     self.shown.details = self.has_details.then(|| details(&settings));
                     let lines = LogLines::open(exchange, self.log.clone(), self.shown.clone())?;
-                    self.stage = Stage::Sending(lines);
+                    self.stage = Stage::Sending(Box::new(lines));
                 }
                 Stage::Sending(lines) => {
                     let progress = lines.step(exchange)?;

@@ -47,7 +47,7 @@ impl Format {
         for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
             let kind = parts.next().unwrap_or_default();
-            let quality = parts.find_map(|part| quality(part)).unwrap_or(1000);
+            let quality = parts.find_map(quality).unwrap_or(1000);
             let format = match FORMATS.iter().find(|(name, _)| name.eq_ignore_ascii_case(kind)) {
                 Some((_, format)) => *format,
                 None if kind == "*/*" || kind.eq_ignore_ascii_case("application/*") => {

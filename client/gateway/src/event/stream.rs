@@ -71,7 +71,7 @@ impl Operation for EventsOperation {
             if !self.has_room {
                 return Ok(Progress::Waits);
             }
-            match self.events.next().map_err(refuse)? {
+            match self.events.next_item().map_err(refuse)? {
                 Next::Connected(fd) => exchange.watch(&fd, Interest::READABLE)?,
                 Next::Subscribed(lineage) => self.begin(lineage, exchange),
                 Next::Event(view, seq) => {

@@ -151,15 +151,19 @@ impl<M: Messages> Operation for JobStream<M> {
             None => false,
         };
         has_more |= self.read(now);
-        if let Some(failed) = self.failed.take_if(|_| !exchange.has_begun()) {
-            return Err(failed);
-        }
         while exchange.room() > 0 {
-            match self.messages.next(now) {
-                Some(text) => self.send(exchange, &text),
-                None if self.failed.is_some() || self.has_ended => return self.end(exchange),
-                None => break,
+            if let Some(text) = self.messages.next(now) {
+                self.send(exchange, &text);
+                continue;
             }
+            // The request has failed before there was anything to tell.
+            if let Some(failed) = self.failed.take_if(|_| !exchange.has_begun()) {
+                return Err(failed);
+            }
+            if self.failed.is_some() || self.has_ended {
+                return self.end(exchange);
+            }
+            break;
         }
         Ok(if has_more { Progress::Again } else { Progress::Waits })
     }
