@@ -7,7 +7,6 @@ use sampan_tests::docker_api::http::{Connection, Head};
 use sampan_tests::docker_api::{DockerApi, docker_programs};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 /// Encodes the characters of filters that a URI must not have.
@@ -113,7 +112,7 @@ impl Drop for DockerEvents {
 fn with_each_docker(check: impl Fn(&DockerApi)) {
     for program in docker_programs() {
         let mut api = DockerApi::new();
-        api.docker_program = PathBuf::from(program);
+        api.docker_program = program;
         check(&api);
     }
 }
