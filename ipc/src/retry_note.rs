@@ -7,7 +7,7 @@ pub fn format(seconds: u128, cause: &str) -> String {
     format!("{PREFIX}{seconds}{UNIT}{cause}")
 }
 
-/// The seconds of the wait in a note that [`format`] made; `None` if the note is about something else.
+/// The seconds of the wait in a note that [`format()`] made; `None` if the note is about something else.
 pub fn seconds(note: &str) -> Option<u64> {
     note.strip_prefix(PREFIX)?.split_once(UNIT)?.0.parse().ok()
 }

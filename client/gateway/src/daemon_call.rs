@@ -1,7 +1,7 @@
 //! Asks the engine and monitord about their state, then answers the client.
 //!
 //! monitord is asked for a number that a report can do without, so an absent or a slow monitord delays no report for
-//! longer than [`PATIENCE`], and fails none.
+//! longer than `PATIENCE`, and fails none.
 
 use crate::exchange::{Exchange, Operation, Progress};
 use crate::refusal::Refusal;

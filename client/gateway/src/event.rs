@@ -5,7 +5,7 @@
 //! | [`stream`] | the operation: from monitord's events to the client's messages |
 //! | [`request`] | what a request asks for: where the stream begins and ends |
 //! | [`filter`] | docker's filters, applied to docker's objects |
-//! | [`format`] | media types: how a message is framed |
+//! | [`mod@format`] | media types: how a message is framed |
 
 pub mod filter;
 pub mod format;

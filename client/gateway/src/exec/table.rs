@@ -212,7 +212,7 @@ mod tests {
         let id = table.add(execution("c")).expect("room");
         let (link, theirs) = ShimLink::open().expect("a pair");
         table.find(&id).expect("added").run(Rc::new(RefCell::new(link)));
-        assert_eq!(table.running_in("c"), [id.clone()]);
+        assert_eq!(table.running_in("c"), std::slice::from_ref(&id));
         assert_eq!(table.find(&id).expect("added").exit_code(), None);
         let mut shim = UnixStream::from(theirs);
         for message in [AttachMessage::Started(9), AttachMessage::Exited(4)] {

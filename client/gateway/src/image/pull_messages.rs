@@ -5,7 +5,7 @@
 //! the memory does not grow with the time.
 //!
 //! For each image: `Pulling from`; for each layer, lowest first, `Already exists` or `Pulling fs layer`; then the words
-//! of each layer in the order of [`Stage`], where extraction goes in the order of the layers; then `Digest:`. At the
+//! of each layer in the order of `Stage`, where extraction goes in the order of the layers; then `Digest:`. At the
 //! end `Status:`, and the engine's notes as `WARNING:`.
 
 use super::message;
