@@ -513,7 +513,8 @@ fn a_pull_prints_plain_lines_and_last_the_digest_reference() {
         2
     );
     assert_eq!(host.ok(&["pull", "--quiet", "--tls-verify=false", &reference]), format!("{last}\n"));
-    let digest = host.ok(&["images", "--format", "{{.Digest}}"]).trim_end().to_owned();
+    let digests = host.ok(&["images", "--format", "{{.Digest}}"]);
+    let digest = digests.lines().next().expect("an image").to_owned();
     assert!(digest.starts_with("sha256:") && last.ends_with(&digest), "{digest}");
     let inspected: Value = serde_json::from_str(&host.ok(&["inspect", &reference])).expect("JSON");
     assert_eq!(inspected[0]["Digest"], digest);
@@ -552,7 +553,7 @@ fn ctrl_c_ends_a_pull_within_a_second() {
     let deadline = begun + Duration::from_secs(1);
     loop {
         let jobs: Value = serde_json::from_str(&puller.ok(&["jobs", "--format", "json"])).expect("JSON");
-        if jobs[0]["state"] == "cancelled" {
+        if jobs["state"] == "cancelled" {
             break;
         }
         assert!(Instant::now() < deadline, "the job goes on: {jobs}");

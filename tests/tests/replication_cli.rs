@@ -648,7 +648,7 @@ fn a_job_that_waits_for_its_next_attempt_is_retrying() {
         peer.done();
     });
     let ran = engine.run(&["jobs", "--format", "json"]);
-    let jobs: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    let jobs: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let fields = ["kind", "state", "current", "total", "layers"].map(|key| jobs[0][key].clone());
     assert_eq!(fields, [json!("replicate"), json!("retrying"), json!(5), json!(9), json!(1)]);
     assert_eq!(jobs[1]["state"], "done");
