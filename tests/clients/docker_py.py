@@ -236,7 +236,7 @@ def streams(client, image, _):
     started = client.api.exec_start(created["Id"], tty=True)
     assert started.strip(), started
     assert client.api.exec_inspect(created["Id"])["ExitCode"] == 0
-    assert container.exec_run("sleep 0", detach=True).output == b""
+    assert not container.exec_run("sleep 0", detach=True).output
     parts = list(container.exec_run(["sh", "-c", "echo a; echo b"], stream=True).output)
     assert b"".join(parts) == b"a\nb\n", parts
     container.remove(force=True)

@@ -91,7 +91,7 @@ fn an_execution_has_its_streams_its_options_and_its_exit_code() {
     assert_eq!(missing.status.code(), Some(127), "{}", String::from_utf8_lossy(&missing.stderr));
     let mut terminal = api.docker_on_terminal(&["exec", "-it", "e", "sh"]);
     // The command line sends the size after the start.
-    terminal.type_for("until stty size 2>/dev/null; do sleep 0.1; done\r", "24 80");
+    terminal.type_for("until [ -n \"$(stty size)\" ]; do sleep 0.1; done; stty size\r", "24 80");
     terminal.types("exit 5\r");
     assert_eq!(terminal.end(), Some(5));
 }
