@@ -41,10 +41,15 @@ pub(super) fn describe(input: &[u8]) -> bool {
     let mut count = 0;
     let mut scanner = Scanner::new(input);
     while let Some(step) = scanner.next() {
-        if let Step::Record(record) = step {
-            check(record.event, Origin::Facts);
-            check(record.event, Origin::Emit);
-            count += 1;
+        match step {
+            Step::Record(record) => {
+                check(record.event, Origin::Facts);
+                check(record.event, Origin::Emit);
+                count += 1;
+            }
+            Step::Garbage(_) => {}
+            // No more bytes come.
+            Step::Partial => drop(scanner.skip_partial()),
         }
     }
     count > 0
