@@ -91,6 +91,10 @@ impl Listener {
     ) -> Result<Self, ListenError> {
         let context = |source: io::Error| ListenError::Io { path: path.to_owned(), source };
         let len = path.as_os_str().len();
+        // The kernel would bind an abstract socket, to which every local user may connect. unix(7), "Autobind feature".
+        if len == 0 {
+            return Err(context(io::Error::other("the path of the socket is empty")));
+        }
         if len > SOCKET_PATH_MAX {
             return Err(ListenError::TooLong { path: path.to_owned(), len });
         }
@@ -225,6 +229,10 @@ mod tests {
         assert!(matches!(listen(&path), Err(ListenError::Io { .. })));
         let long = dir.path().join("x".repeat(120));
         assert!(matches!(listen(&long), Err(ListenError::TooLong { .. })));
+        assert!(
+            matches!(listen(Path::new("")), Err(ListenError::Io { .. })),
+            "the kernel would choose an address"
+        );
     }
 
     #[test]

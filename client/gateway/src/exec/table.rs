@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Most executions in the table. If it is full, the oldest one that does not run makes room.
 const EXECUTIONS_MAX: usize = 1_000;
+/// Most bytes of arguments and variables of all executions in the table, and of one. Older ones that do not run make room.
+const BYTES_MAX: usize = 4 << 20;
 /// How long an execution stays in the table after its creation and after its end.
 const KEPT: Duration = Duration::from_secs(300);
 /// Exit code of an execution whose end nobody has reported, because the container's shim has died.
@@ -113,6 +115,11 @@ impl Execution {
         self.refresh();
     }
 
+    /// Bytes of its arguments and variables.
+    fn bytes(&self) -> usize {
+        self.exec.command.iter().chain(&self.exec.env).map(|word| word.capacity() + size_of::<String>()).sum()
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         !self.is_running() && now.saturating_duration_since(self.since) >= KEPT
     }
@@ -129,14 +136,23 @@ impl Executions {
     /// Adds an execution; returns its ID of 64 hexadecimal digits.
     ///
     /// # Errors
-    /// Too many executions run.
+    /// Too many executions run, or the execution is larger than the table.
     pub fn add(&mut self, execution: Execution) -> Result<String, Refusal> {
         self.forget(Instant::now());
-        if self.all.len() >= EXECUTIONS_MAX {
+        let bytes = execution.bytes();
+        if bytes > BYTES_MAX {
+            let message =
+                format!("the command and its variables have {bytes} bytes, at most {BYTES_MAX} are allowed");
+            return Err(Refusal::bad(message));
+        }
+        while self.all.len() >= EXECUTIONS_MAX
+            || self.all.values().map(Execution::bytes).sum::<usize>() + bytes > BYTES_MAX
+        {
             let idle = self.all.iter().filter(|(_, execution)| !execution.is_running());
             let oldest = idle.min_by_key(|(_, execution)| execution.number).map(|(id, _)| id.clone());
-            let oldest = oldest
-                .ok_or_else(|| Refusal::new(503, format!("{EXECUTIONS_MAX} executions run already")))?;
+            let oldest = oldest.ok_or_else(|| {
+                Refusal::new(503, format!("{} executions run already, and fill the table", self.all.len()))
+            })?;
             self.all.remove(&oldest);
         }
         let id: String = (0..4).map(|_| format!("{:016x}", sender::random())).collect();
@@ -204,6 +220,23 @@ mod tests {
     fn execution(container: &str) -> Execution {
         let exec = Exec { container: container.to_owned(), ..Exec::default() };
         Execution::new(exec, false, true, true)
+    }
+
+    #[test]
+    fn large_executions_make_room_for_each_other() {
+        let mut table = Executions::default();
+        let large = || {
+            let mut execution = execution("c");
+            execution.exec.env = vec!["A=".to_owned() + &"x".repeat(1 << 20)];
+            execution
+        };
+        let first = table.add(large()).expect("added");
+        let others: Vec<String> = (0..3).map(|_| table.add(large()).expect("added")).collect();
+        assert!(table.find(&first).is_err(), "the oldest made room");
+        assert!(others.iter().all(|id| table.find(id).is_ok()));
+        let mut execution = execution("c");
+        execution.exec.env = vec!["x".repeat(BYTES_MAX)];
+        assert_eq!(table.add(execution).map_err(|refusal| refusal.status), Err(400));
     }
 
     #[test]
