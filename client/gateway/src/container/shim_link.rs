@@ -29,6 +29,8 @@ pub struct ShimLink {
     decoder: Decoder,
     /// ID of the process on the host; 0 until it runs.
     pid: i32,
+    /// Rows and columns that the shim gets when the process runs.
+    size: Option<(u16, u16)>,
     end: Option<End>,
 }
 
@@ -40,7 +42,7 @@ impl ShimLink {
     pub fn open() -> io::Result<(Self, OwnedFd)> {
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
-        let link = ShimLink { socket, decoder: Decoder::new(CONTROL_MAX), pid: 0, end: None };
+        let link = ShimLink { socket, decoder: Decoder::new(CONTROL_MAX), pid: 0, size: None, end: None };
         Ok((link, theirs.into()))
     }
 
@@ -63,7 +65,12 @@ impl ShimLink {
         while self.end.is_none() {
             match self.decoder.next_message::<AttachMessage>() {
                 Ok(None) => return,
-                Ok(Some(AttachMessage::Started(pid))) => self.pid = pid,
+                Ok(Some(AttachMessage::Started(pid))) => {
+                    self.pid = pid;
+                    if let Some((rows, columns)) = self.size.take() {
+                        self.send(Control::Resize(rows, columns));
+                    }
+                }
                 Ok(Some(AttachMessage::Failed(status, reason))) => {
                     self.end = Some(End::Failed(status, reason));
                 }
@@ -77,6 +84,14 @@ impl ShimLink {
     /// ID of the process on the host; 0 if it has not started yet.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Sets the terminal's size, now or when the process runs.
+    pub fn resize(&mut self, rows: u16, columns: u16) {
+        match self.pid {
+            0 => self.size = Some((rows, columns)),
+            _ => self.send(Control::Resize(rows, columns)),
+        }
     }
 
     /// Sends a message to the shim. The few messages of a session always fit into the socket's buffer; a message to a
@@ -110,6 +125,19 @@ mod tests {
         assert_eq!(link.pid(), 7);
         drop(shim);
         assert_eq!(link.receive(), Some(&End::Exited(3)));
+    }
+
+    #[test]
+    fn a_size_that_comes_before_the_start_reaches_the_shim_after_it() {
+        let (mut link, theirs) = ShimLink::open().expect("a pair");
+        let mut shim = UnixStream::from(theirs);
+        link.resize(24, 80);
+        shim.write_all(&frame::encode(&AttachMessage::Started(7)).expect("small")).expect("sent");
+        assert_eq!(link.receive(), None);
+        let expected = frame::encode(&Control::Resize(24, 80)).expect("small");
+        let mut bytes = vec![0; expected.len()];
+        shim.read_exact(&mut bytes).expect("sent");
+        assert_eq!(bytes, expected);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use crate::container::shim_link::{End, ShimLink};
 use crate::refusal::Refusal;
-use sampan_ipc::container::{Control, Exec};
+use sampan_ipc::container::Exec;
 use sampan_ipc::sender;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -66,11 +66,6 @@ impl Execution {
             Some(End::Detached | End::Lost) => Some(UNKNOWN_EXIT),
         };
         self.pid = link.pid();
-        if self.pid != 0
-            && let Some((rows, columns)) = self.size.take()
-        {
-            link.send(Control::Resize(rows, columns));
-        }
         drop(link);
         if let Some(code) = code {
             self.end(code);
@@ -83,6 +78,9 @@ impl Execution {
 
     /// Records that the execution was started. `link` is its control socket.
     pub fn run(&mut self, link: Rc<RefCell<ShimLink>>) {
+        if let Some((rows, columns)) = self.size.take() {
+            link.borrow_mut().resize(rows, columns);
+        }
         self.stage = Stage::Running(link);
     }
 
@@ -111,8 +109,10 @@ impl Execution {
 
     /// Sets the terminal's size, now or when the process runs.
     pub fn resize(&mut self, rows: u16, columns: u16) {
-        self.size = Some((rows, columns));
-        self.refresh();
+        match &self.stage {
+            Stage::Running(link) => link.borrow_mut().resize(rows, columns),
+            Stage::Created | Stage::Ended(_) => self.size = Some((rows, columns)),
+        }
     }
 
     /// Bytes of its arguments and variables.
