@@ -84,8 +84,13 @@ class Crate:
         text, found = self.text[module], set()
         uses = re.findall(r'\buse ([^;]+);', text)
         paths = [path for use in uses for path in trees(use)]
+        # A path in the code may begin with a module that a `use` has brought in.
+        brought = {path[-1]: path for path in paths if len(path) > 1 and path[-1] != "self"}
+        brought |= {path[-2]: path[:-1] for path in paths if len(path) > 2 and path[-1] == "self"}
         rest = re.sub(r'\buse [^;]+;', '', text)
-        paths += [path.split("::") for path in re.findall(r'(?<![\w:.])((?:\w+::)+\w+)', rest)]
+        for path in re.findall(r'(?<![\w:.])((?:\w+::)+\w+)', rest):
+            first, *more = path.split("::")
+            paths.append(brought.get(first, [first]) + more)
         for path in paths:
             target = self.resolve(module, path)
             if target is not None and target != module:
@@ -171,7 +176,7 @@ def self_test():
         (source.parent / "Cargo.toml").write_text("")
         files = {
             "lib.rs": "mod server;\nmod image;\nmod a;\nmod b;\nmod c;\n",
-            "server.rs": "use crate::image::{list::{List}, self};\n",
+            "server.rs": "use crate::image::{self};\nfn run() { image::list::open(); }\n",
             "image.rs": "pub mod list;\n",
             "image/list.rs": "pub struct List;\nfn up() { crate::server::run(); }\n#[cfg(test)]\nmod tests;\n",
             "image/list/tests.rs": "use crate::server::S;\n",

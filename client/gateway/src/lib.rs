@@ -5,7 +5,8 @@
 //! | [`config`] | the options of the program |
 //! | [`server`] | the event loop, the clients' connections |
 //! | [`exchange`] | what an operation may do to its client; the trait of operations |
-//! | [`route`], [`api_version`] | method and path to endpoint; versions of the API |
+//! | [`route`] | method and path to endpoint |
+//! | [`call`], [`api_version`] | a request as operations see it; versions of the API |
 //! | [`query`], [`refusal`] | parameters of a request; errors as docker's answers |
 //! | [`engine_call`], [`question`] | requests to the engine that have a short answer; that are a part of more |
 //! | [`daemon_call`] | requests to both daemons that have a short answer |
@@ -20,6 +21,7 @@
 #![cfg_attr(not(test), warn(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod api_version;
+pub mod call;
 pub mod config;
 pub mod container;
 pub mod daemon_call;

@@ -2,40 +2,13 @@
 //!
 //! Called by the loop for each request; starts operations, and answers at once what needs none.
 
-pub use crate::api_version::{VERSION, VERSION_MIN, Version};
-use crate::exchange::{Operation, Shared};
+use crate::api_version::{VERSION, VERSION_MIN, Version};
+use crate::call::{Call, Result, Started};
+use crate::exchange::Shared;
 use crate::query::{Query, decode};
 use crate::refusal::Refusal;
 use crate::{container, event, exec, image, system};
 use http::{Method, Request};
-use sampan_http::answer::Answer;
-
-/// What a request leads to.
-pub enum Started {
-    /// The answer.
-    Answer(Answer),
-    /// An operation that answers later.
-    Operation(Box<dyn Operation>),
-}
-
-impl From<Refusal> for Started {
-    fn from(refusal: Refusal) -> Self {
-        Started::Answer(refusal.answer())
-    }
-}
-
-/// A request as operations see it.
-pub struct Call<'a> {
-    /// The version in the path.
-    pub version: Version,
-    /// The parameters.
-    pub query: Query,
-    /// The method, the headers and the body.
-    pub request: &'a Request<&'a [u8]>,
-}
-
-/// What an endpoint does. `name` is the object in the path; empty if there is none.
-pub type Result = std::result::Result<Started, Refusal>;
 
 /// Whether the body of a request is streamed to its operation.
 pub fn is_streamed(head: &Request<()>) -> bool {

@@ -5,9 +5,10 @@
 
 use crate::random::Random;
 use http::Request;
+use sampan_gateway::call::Started;
 use sampan_gateway::exchange::Shared;
 use sampan_gateway::query::{Query, unix_time};
-use sampan_gateway::route::{self, Started};
+use sampan_gateway::route;
 use sampan_ipc::paths::Paths;
 use std::path::Path;
 

@@ -5,10 +5,10 @@ use super::frame::{self, Takeover};
 use super::log_lines::{LogLines, Shown};
 use super::session::{Attachment, Options, Session, Step};
 use super::settings::Settings;
+use crate::call::{self, Call, Started};
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::question::Question;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::EngineError;
 use sampan_client::container_log::LogQuery;
 use sampan_client::detach_keys;
@@ -19,7 +19,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// None.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let query = &call.query;
     let has_logs = query.is_set("logs");

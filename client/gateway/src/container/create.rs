@@ -2,10 +2,10 @@
 
 use super::create_body::{self, Parsed};
 use super::lifecycle;
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::EngineError;
 use sampan_client::engine::{self, Code, Failure, Request};
 use sampan_http::answer::Answer;
@@ -23,7 +23,7 @@ struct Asked {
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, _: &mut Shared) -> call::Result {
     let (name, platform) = (call.query.get("name"), call.query.get("platform"));
     let Parsed { create, warnings } = create_body::parse(call.request.body(), name, platform)?;
     let asked = Asked {

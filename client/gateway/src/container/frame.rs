@@ -2,8 +2,9 @@
 //!
 //! docker's API, "Attach to a container", "Stream format".
 
+use crate::api_version::Version;
+use crate::call::Call;
 use crate::exchange::write_common_headers;
-use crate::route::{Call, Version};
 use http::header::{CONNECTION, UPGRADE};
 
 /// The first version of the API that names the multiplexed stream in `Content-Type`.

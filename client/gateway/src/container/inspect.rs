@@ -1,10 +1,10 @@
 //! `GET /containers/NAME/json`. The engine makes the document.
 
+use crate::call::{self, Call, Started};
 use crate::container::failure;
 use crate::engine_call::{EngineCall, Finish, Then};
 use crate::exchange::Shared;
 use crate::image::inspect::document;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::Request;
 use sampan_http::answer::Answer;
 
@@ -12,7 +12,7 @@ use sampan_http::answer::Answer;
 ///
 /// # Errors
 /// None.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let request = Request::InspectContainer { container: name.to_owned(), size: call.query.is_set("size") };
     let name = name.to_owned();

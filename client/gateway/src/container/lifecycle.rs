@@ -1,11 +1,11 @@
 //! `POST /containers/NAME/start`, `stop`, `restart`, `kill`, `pause`, `unpause`, `rename`.
 
 use super::failure;
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::query::Query;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::EngineError;
 use sampan_client::engine::{self, Answer, Code, Request, Start, Stop};
 use sampan_http::answer::Answer as HttpAnswer;
@@ -14,7 +14,7 @@ use sampan_http::answer::Answer as HttpAnswer;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, verb: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, verb: &str, _: &mut Shared) -> call::Result {
     let request = request(&call.query, name, verb)?;
     let renamed = call.query.get("name").unwrap_or_default().to_owned();
     let name = name.to_owned();

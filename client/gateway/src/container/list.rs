@@ -2,13 +2,13 @@
 //!
 //! The engine applies the filters that it knows; this module applies those that are about ports and about Windows.
 
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::image::selection::boolean;
 use crate::json;
 use crate::query::{Filters, Query};
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::docker::container_row::ContainerRow;
 use sampan_client::engine::{Answer, ContainerDetail, Request};
 use sampan_client::time;
@@ -42,7 +42,7 @@ const HEALTH: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
 ///
 /// # Errors
 /// A filter or the limit is not valid.
-pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let (listing, own) = listing(&call.query)?;
     Ok(Started::Operation(EngineCall::start(Request::ContainerDetails(listing), move |answers, _| {

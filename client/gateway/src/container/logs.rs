@@ -4,11 +4,12 @@ use super::failure;
 use super::frame;
 use super::log_lines::{LogLines, Shown, details};
 use super::settings::Settings;
+use crate::api_version::Version;
+use crate::call::{self, Call, Started};
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::query::{Query, unix_time};
 use crate::question::Question;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started, Version};
 use sampan_client::container_log::LogQuery;
 use sampan_http::answer::Answer;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let query = &call.query;
     let shown = Shown {

@@ -1,10 +1,10 @@
 //! `POST /containers/prune`.
 
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::query::Filters;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::{self, Request};
 use sampan_http::answer::Answer;
 use sampan_ipc::time;
@@ -15,7 +15,7 @@ use std::rc::Rc;
 ///
 /// # Errors
 /// The request is not valid, or another prune of containers runs.
-pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> call::Result {
     let filters = filters(&call.query.filters()?, time::now())?;
     if shared.container_prune.strong_count() > 0 {
         return Err(Refusal::new(409, "a prune operation is already running"));

@@ -1,10 +1,10 @@
 //! `DELETE /containers/NAME`.
 
 use super::failure;
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::EngineError;
 use sampan_client::engine::{Code, Request};
 use sampan_http::answer::Answer;
@@ -13,7 +13,7 @@ use sampan_http::answer::Answer;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     if call.query.is_set("link") {
         return Err(Refusal::missing("removing a link"));
     }

@@ -1,11 +1,11 @@
 //! `POST /containers/NAME/resize`, and the size that `POST /exec/ID/resize` has as well.
 
 use super::failure;
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::{Operation, Shared};
 use crate::query::Query;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::Request;
 use sampan_http::answer::Answer;
 
@@ -13,7 +13,7 @@ use sampan_http::answer::Answer;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     Ok(Started::Operation(resize(name, "", size(&call.query)?)))
 }
 

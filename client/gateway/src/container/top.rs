@@ -4,9 +4,9 @@
 //! never waits for it.
 
 use super::failure;
+use crate::call::{self, Call, Started};
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use mio::Interest;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use sampan_client::docker::top::Selection;
@@ -33,7 +33,7 @@ const DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     let words = call.query.get("ps_args").unwrap_or("-ef");
     let words = words.split_whitespace().map(str::to_owned).collect();
     Ok(Started::Operation(Box::new(Top { name: name.to_owned(), words, stage: Stage::Begins })))

@@ -4,9 +4,9 @@
 //! them does not miss its end, however short the container lives.
 
 use super::failure;
+use crate::call::{self, Call, Started};
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use mio::Interest;
 use sampan_client::engine::{self, Answers, Next, Request};
 use sampan_http::answer::Answer;
@@ -18,7 +18,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     let condition = condition(call.query.get("condition"))?;
     Ok(Started::Operation(Box::new(Wait { name: name.to_owned(), condition, answers: None })))
 }

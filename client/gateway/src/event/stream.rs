@@ -4,12 +4,12 @@
 //! here, and nothing is dropped for it. The answer begins when monitord has accepted the subscription: an event that
 //! happens after the client has the headers is not missed.
 
+use crate::call::{self, Call, Started};
 use crate::event::filter::Filter;
 use crate::event::format::{self, Format};
 use crate::event::request::EventsRequest;
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use mio::Interest;
 use sampan_client::WatchError;
 use sampan_client::docker::event::{Event, Frame, Journal};
@@ -28,7 +28,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> call::Result {
     let minor = call.version.minor;
     let request = EventsRequest::read(&call.query, call.request.headers(), minor, time::now())?;
     let resumes = request.subscribe.lineage.map(Journal);

@@ -1,12 +1,12 @@
 //! `POST /containers/NAME/exec`.
 
 use super::table::Execution;
+use crate::call::{self, Call, Started};
 use crate::container::failure;
 use crate::container::settings::Settings;
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::detach_keys;
 use sampan_http::answer::Answer;
 use sampan_ipc::container::Exec;
@@ -34,7 +34,7 @@ struct Body {
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let body: Body = serde_json::from_slice(call.request.body())
         .map_err(|error| Refusal::bad(format!("invalid JSON: {error}")))?;

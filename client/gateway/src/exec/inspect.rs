@@ -1,8 +1,8 @@
 //! `GET /exec/ID/json`.
 
+use crate::call::{self, Call, Started};
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_http::answer::Answer;
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 ///
 /// # Errors
 /// There is no such execution.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let _ = call;
     let execution = shared.executions.find(name)?;
     let exec = &execution.exec;

@@ -2,6 +2,7 @@
 
 use super::create::size;
 use super::table::Execution;
+use crate::call::{self, Call, Started};
 use crate::container::failure;
 use crate::container::frame::{self, Stream, Takeover};
 use crate::container::session::{Attachment, Options, Session, Step};
@@ -9,7 +10,6 @@ use crate::container::shim_link::End;
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::question::Question;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::EngineError;
 use sampan_client::detach_keys;
 use sampan_client::engine::{Code, Request};
@@ -35,7 +35,7 @@ struct Body {
 ///
 /// # Errors
 /// The request is not valid, there is no such execution, or it was started before.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let body: Body = match call.request.body() {
         bytes if bytes.iter().all(u8::is_ascii_whitespace) => Body::default(),
         bytes => {

@@ -1,12 +1,12 @@
 //! `GET /images/NAME/history`.
 
 use super::lookup;
+use crate::call::{self, Call, Started};
 use crate::engine_call::Then;
 use crate::exchange::Shared;
 use crate::image::inspect::Platform;
 use crate::json;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::docker::history::history;
 use sampan_client::engine::{Answer, Request};
 
@@ -14,7 +14,7 @@ use sampan_client::engine::{Answer, Request};
 ///
 /// # Errors
 /// The platform is not valid.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let platform = Platform::parse(call)?;
     Ok(Started::Operation(lookup::start(name, move |found, _| {

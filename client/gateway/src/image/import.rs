@@ -5,9 +5,9 @@ use super::load;
 use super::message;
 use super::name::Name;
 use super::upload::Upload;
+use crate::call::{self, Call, Started};
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::{Answer, Import, Request, Row};
 use serde::Deserialize;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// The request is not valid, or asks for something that the engine's import does not have.
-pub fn start(call: &Call<'_>, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, _: &mut Shared) -> call::Result {
     if call.query.get("fromSrc") != Some("-") {
         return Err(Refusal::missing("the import from a URL (fromSrc)"));
     }

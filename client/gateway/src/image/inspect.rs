@@ -1,10 +1,10 @@
 //! `GET /images/NAME/json`. The engine makes the document.
 
 use super::lookup;
+use crate::call::{self, Call, Started};
 use crate::engine_call::Then;
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine;
 use sampan_http::answer::Answer;
 use serde::Deserialize;
@@ -53,7 +53,7 @@ impl Platform {
 ///
 /// # Errors
 /// The platform is not valid.
-pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let platform = Platform::parse(call)?;
     Ok(Started::Operation(lookup::start(name, move |found, _| {

@@ -1,10 +1,11 @@
 //! `GET /images/json`.
 
+use crate::api_version::Version;
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::json;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started, Version};
 use sampan_client::docker::image_row::ImageRow;
 use sampan_client::engine::{self, ImageDetail, ImageUsage, Request};
 use sampan_http::answer::Answer;
@@ -20,7 +21,7 @@ const ONE_SIZE: Version = Version { minor: 44 };
 ///
 /// # Errors
 /// A filter is not valid.
-pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let selection = Selection::parse(&call.query)?;
     let (version, counts) = (call.version, call.query.is_set("shared-size"));

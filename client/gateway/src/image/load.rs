@@ -4,9 +4,9 @@ use super::job_stream::{JobStream, Messages};
 use super::message;
 use super::name::familiar;
 use super::upload::Upload;
+use crate::call::{self, Call, Started};
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::{Answer, Load, Request, Row};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// The request is not valid, or the process has no free descriptor.
-pub fn start(call: &Call<'_>, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, _: &mut Shared) -> call::Result {
     let load = Load { platform: platform(call)?, ..Load::default() };
     let messages = LoadMessages { is_quiet: call.query.is_set("quiet"), ..LoadMessages::default() };
     let stream = JobStream::new(Request::Load(load), messages).with_upload(Upload::new()?);

@@ -1,11 +1,11 @@
 //! `POST /images/prune`.
 
 use super::remove;
+use crate::call::{self, Call, Started};
 use crate::engine_call::{EngineCall, Then};
 use crate::exchange::Shared;
 use crate::query::Filters;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::{self, Request};
 use sampan_http::answer::Answer;
 use sampan_ipc::pull::PruneImages;
@@ -17,7 +17,7 @@ use std::collections::HashMap;
 ///
 /// # Errors
 /// A filter is not valid.
-pub fn start(call: &Call<'_>, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, _: &mut Shared) -> call::Result {
     let request = Request::PruneImages(parse(call.query.filters()?)?);
     let operation = EngineCall::start(Request::Images, move |answers, _| {
         let images = answers.into_iter().filter_map(|answer| match answer {

@@ -4,8 +4,8 @@ use super::job_stream::{JobStream, Messages};
 use super::name::{Name, familiar};
 use super::pull_messages::PullMessages;
 use super::registry_auth;
+use crate::call::{self, Call, Started};
 use crate::exchange::Shared;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::{Answer, Pull, Request};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, _: &mut Shared) -> call::Result {
     let typed = call.query.get("fromImage").unwrap_or_default();
     // `docker pull -a` of old command lines sends a colon without a tag.
     let mut name = Name::parse(typed.strip_suffix(':').unwrap_or(typed))?;

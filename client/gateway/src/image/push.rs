@@ -4,9 +4,9 @@ use super::job_stream::{JobStream, Messages};
 use super::message;
 use super::name::Name;
 use super::registry_auth;
+use crate::call::{self, Call, Started};
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::{Answer, Phase, Push, Request, Row};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +19,7 @@ const NUMBERS_EVERY: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     let mut name = Name::parse(name)?;
     if name.digest.is_some() {
         return Err(Refusal::bad("cannot push a digest reference: give a tag"));

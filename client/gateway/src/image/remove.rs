@@ -2,9 +2,9 @@
 
 use super::lookup;
 use super::name::familiar;
+use crate::call::{self, Call, Started};
 use crate::engine_call::Then;
 use crate::exchange::Shared;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::{self, Request};
 use sampan_http::answer::Answer;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     let force = call.query.is_set("force");
     let operation = lookup::start(name, move |found, _| {
         let ids = HashMap::from([(found.digest, found.id)]);

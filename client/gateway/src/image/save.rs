@@ -2,9 +2,9 @@
 
 use super::load;
 use super::name::Name;
+use crate::call::{self, Call, Started};
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use mio::Interest;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -25,7 +25,7 @@ const READS_PER_STEP: usize = 16;
 ///
 /// # Errors
 /// No image is named, or one platform of an image.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     let names: Vec<String> = match name {
         "" => call.query.all("names").map(str::to_owned).collect(),
         name => vec![name.to_owned()],

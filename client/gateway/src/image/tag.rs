@@ -2,10 +2,10 @@
 
 use super::lookup;
 use super::name::Name;
+use crate::call::{self, Call, Started};
 use crate::engine_call::Then;
 use crate::exchange::Shared;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::engine::Request;
 use sampan_http::answer::Answer;
 
@@ -13,7 +13,7 @@ use sampan_http::answer::Answer;
 ///
 /// # Errors
 /// The request is not valid.
-pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, name: &str, _: &mut Shared) -> call::Result {
     let Some(repository) = call.query.get("repo") else {
         return Err(Refusal::bad("the new name (repo) of the image is missing"));
     };

@@ -1,8 +1,9 @@
 //! One client: its HTTP connection, and the operation that answers its request.
 
+use crate::call::Started;
 use crate::exchange::{self, BACKLOG_MAX, Exchange, Operation, Progress, Shared};
 use crate::refusal::Refusal;
-use crate::route::{self, Started};
+use crate::route;
 use http::Request;
 use mio::net::UnixStream;
 use mio::{Registry, Token};

@@ -3,8 +3,8 @@
 //! Lists are empty, and a prune finds nothing, so that programs that look everywhere go on. Names are not found. Changes
 //! are refused with what is missing.
 
+use crate::call::{Call, Started};
 use crate::refusal::Refusal;
-use crate::route::{Call, Started};
 use sampan_http::answer::Answer;
 use serde_json::{Value, json};
 

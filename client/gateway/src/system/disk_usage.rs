@@ -1,5 +1,6 @@
 //! `GET /system/df`.
 
+use crate::call::{self, Call, Started};
 use crate::container::list as containers;
 use crate::engine_call::{EngineCall, Finish, Then};
 use crate::exchange::Shared;
@@ -7,7 +8,6 @@ use crate::image::list as images;
 use crate::json;
 use crate::query::Query;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use sampan_client::docker::container_row::ContainerRow;
 use sampan_client::docker::disk_usage::DiskUsage;
 use sampan_client::engine::{Answer, ImageUsage, Request};
@@ -21,7 +21,7 @@ const TYPES: [&str; 4] = ["container", "image", "volume", "build-cache"];
 ///
 /// # Errors
 /// A type is unknown.
-pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> call::Result {
     let _ = shared;
     let wanted = Wanted::parse(&call.query)?;
     let report = DiskUsage {

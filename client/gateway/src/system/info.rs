@@ -1,9 +1,9 @@
 //! `GET /info`.
 
+use crate::call::{self, Call, Started};
 use crate::daemon_call::DaemonCall;
 use crate::exchange::Shared;
 use crate::json;
-use crate::route::{self, Call, Started};
 use sampan_client::docker::host::Host;
 use sampan_client::docker::info::Info;
 use sampan_client::time;
@@ -12,7 +12,7 @@ use sampan_client::time;
 ///
 /// # Errors
 /// None.
-pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> call::Result {
     let _ = (call, shared);
     Ok(Started::Operation(DaemonCall::start(|engine, monitord| {
         let listeners = monitord

@@ -1,10 +1,10 @@
 //! `POST /auth`.
 
+use crate::call::{self, Call, Started};
 use crate::exchange::{Exchange, Operation, Progress, Shared};
 use crate::image::name;
 use crate::image::registry_auth::RegistryAuth;
 use crate::refusal::Refusal;
-use crate::route::{self, Call, Started};
 use mio::Interest;
 use sampan_client::engine::{self, Answers, Login, Next, Request};
 use sampan_http::answer::Answer;
@@ -19,7 +19,7 @@ const HUB_ADDRESSES: [&str; 4] = ["", "index.docker.io", "registry-1.docker.io",
 ///
 /// # Errors
 /// The body is no credential.
-pub fn start(call: &Call<'_>, _: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, _: &mut Shared) -> call::Result {
     let auth: RegistryAuth = serde_json::from_slice(call.request.body())
         .map_err(|error| Refusal::bad(format!("the credential is not valid JSON: {error}")))?;
     let registry = host(&auth.serveraddress);

@@ -1,6 +1,6 @@
 //! `GET /_ping` and `HEAD /_ping`: whether the gateway serves, and which version of the API it speaks.
 
-use crate::route::{self, Call, Started};
+use crate::call::{self, Call, Started};
 use http::Method;
 use sampan_http::answer::Answer;
 
@@ -8,7 +8,7 @@ use sampan_http::answer::Answer;
 ///
 /// # Errors
 /// None.
-pub fn start(call: &Call<'_>) -> route::Result {
+pub fn start(call: &Call<'_>) -> call::Result {
     let body = if *call.request.method() == Method::HEAD { "" } else { "OK" };
     let mut answer = Answer::new(200, "text/plain; charset=utf-8", body);
     let headers = [

@@ -1,9 +1,9 @@
 //! `GET /version`.
 
+use crate::call::{self, Call, Started};
 use crate::daemon_call::DaemonCall;
 use crate::exchange::Shared;
 use crate::json;
-use crate::route::{self, Call, Started};
 use sampan_client::docker::host::Host;
 use sampan_client::docker::version::Version;
 
@@ -11,7 +11,7 @@ use sampan_client::docker::version::Version;
 ///
 /// # Errors
 /// None.
-pub fn start(call: &Call<'_>, shared: &mut Shared) -> route::Result {
+pub fn start(call: &Call<'_>, shared: &mut Shared) -> call::Result {
     let _ = (call, shared);
     Ok(Started::Operation(DaemonCall::start(|engine, monitord| {
         let monitord = monitord.map(|status| status.version.as_str());
