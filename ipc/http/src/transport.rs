@@ -7,6 +7,7 @@ use nix::sys::sendfile::sendfile64;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 
 /// A stream that never blocks: each operation that would block returns [`io::ErrorKind::WouldBlock`].
 ///
@@ -46,11 +47,16 @@ pub trait Transport: Read + Write {
     fn end_sending(&mut self) -> io::Result<()>;
 }
 
+/// See [`Transport::send_file`]. sendfile(2).
+fn send_file(socket: &impl AsFd, file: &File, offset: u64, count: u64) -> io::Result<u64> {
+    let mut at = i64::try_from(offset).map_err(io::Error::other)?;
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(sendfile64(socket, file, Some(&mut at), count)? as u64)
+}
+
 impl Transport for TcpStream {
     fn send_file(&mut self, file: &File, offset: u64, count: u64) -> io::Result<u64> {
-        let mut at = i64::try_from(offset).map_err(io::Error::other)?;
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        Ok(sendfile64(&*self, file, Some(&mut at), count)? as u64)
+        send_file(self, file, offset, count)
     }
 
     // epoll(7): on a stream socket, a short read shows that the socket was empty.
@@ -69,9 +75,7 @@ impl Transport for TcpStream {
 
 impl Transport for UnixStream {
     fn send_file(&mut self, file: &File, offset: u64, count: u64) -> io::Result<u64> {
-        let mut at = i64::try_from(offset).map_err(io::Error::other)?;
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        Ok(sendfile64(&*self, file, Some(&mut at), count)? as u64)
+        send_file(self, file, offset, count)
     }
 
     fn is_empty_after_short_read(&self) -> bool {
