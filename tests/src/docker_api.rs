@@ -30,6 +30,16 @@ const SETTINGS: [&str; 6] = [
     "DOCKER_CONTENT_TRUST",
 ];
 
+/// Runs `check` with each docker of this machine, on an installation of its own.
+pub fn with_each_docker(check: impl Fn(&DockerApi)) {
+    for program in docker_programs() {
+        println!("docker {}", docker_version(&program));
+        let mut api = DockerApi::new();
+        api.docker_program = program;
+        check(&api);
+    }
+}
+
 /// The programs of docker's command line on this machine: Debian's, and a newer one where there is one.
 ///
 /// Panics if there is none.

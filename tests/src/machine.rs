@@ -341,6 +341,14 @@ impl Machine {
         self.stdout_of(&["sampan", "import", "box:1", "/root/box.tar"]);
     }
 
+    /// The words of a line of `/proc/PID/status` of the unit's main process, after the line's name.
+    pub fn status_of(&self, unit: &str, name: &str) -> Vec<String> {
+        let pid = self.main_pid(unit).expect("it runs");
+        let status = fs::read_to_string(self.path(&format!("/proc/{pid}/status"))).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("proc(5)");
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
     /// Number of processes of the machine whose command line begins with these words, apart from the search itself.
     pub fn running(&self, words: &[&str]) -> usize {
         let line = words.iter().map(|word| format!("{word}\0")).collect::<String>();

@@ -2,7 +2,9 @@
 //!
 //! Used by tests and benchmarks. Reads only /proc.
 
+use crate::host::wait_until;
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// Proportional set size of `pid`, in bytes. proc_pid_smaps(5).
 pub fn pss_bytes(pid: u32) -> u64 {
@@ -44,6 +46,18 @@ pub fn context_switches(pid: u32) -> u64 {
         lines.map(|(_, count)| count.trim().parse::<u64>().expect("a count")).sum::<u64>()
     });
     switches.sum()
+}
+
+/// Waits until `pid` has not woken up for `time`; panics with `logs` if it never rests that long.
+pub fn await_rest(pid: u32, time: Duration, logs: impl Fn() -> String) {
+    let (mut last, mut since) = (context_switches(pid), Instant::now());
+    wait_until("a process to rest", logs, || {
+        let now = context_switches(pid);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() >= time
+    });
 }
 
 /// Number of threads of `pid`.

@@ -2,19 +2,9 @@
 //! checked for its exit code, its output and its effect. Commands on images, containers, attachments and events in depth
 //! are in the other `docker_` tests.
 
-use sampan_tests::docker_api::{DockerApi, docker_programs, docker_version};
+use sampan_tests::docker_api::{DockerApi, docker_version, with_each_docker};
 use serde_json::Value;
 use std::process::Command;
-
-/// Runs `check` with each docker of this machine, on an installation of its own.
-fn with_each_docker(check: impl Fn(&DockerApi)) {
-    for program in docker_programs() {
-        println!("docker {}", docker_version(&program));
-        let mut api = DockerApi::new();
-        api.docker_program = program;
-        check(&api);
-    }
-}
 
 /// Whether the docker of `api` is of at least this major version.
 fn is_at_least(api: &DockerApi, major: u32) -> bool {

@@ -4,7 +4,7 @@
 use sampan_ipc::engine::Request;
 use sampan_ipc::{Event, time};
 use sampan_tests::docker_api::http::{Connection, Head};
-use sampan_tests::docker_api::{DockerApi, docker_programs};
+use sampan_tests::docker_api::{DockerApi, with_each_docker};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -106,14 +106,6 @@ impl Drop for DockerEvents {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn with_each_docker(check: impl Fn(&DockerApi)) {
-    for program in docker_programs() {
-        let mut api = DockerApi::new();
-        api.docker_program = program;
-        check(&api);
     }
 }
 

@@ -2,20 +2,10 @@
 //! kill, wait, restart, pause, rename, remove, top, prune, resize, and run. Fields of a create are in `docker_create`.
 
 use sampan_ipc::container::Phase;
-use sampan_tests::docker_api::{DockerApi, docker_programs, docker_version};
+use sampan_tests::docker_api::{DockerApi, with_each_docker};
 use sampan_tests::rounds;
 use serde_json::json;
 use std::process::Stdio;
-
-/// Runs `check` with each docker of this machine, on an installation of its own.
-fn with_each_docker(check: impl Fn(&DockerApi)) {
-    for program in docker_programs() {
-        println!("docker {}", docker_version(&program));
-        let mut api = DockerApi::new();
-        api.docker_program = program;
-        check(&api);
-    }
-}
 
 /// The container's phase.
 fn phase(api: &DockerApi, container: &str) -> Option<Phase> {

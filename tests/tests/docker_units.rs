@@ -2,7 +2,6 @@
 
 use sampan_tests::host::wait_until;
 use sampan_tests::machine::Machine;
-use std::fs;
 use std::process::Output;
 
 const SERVICE: &str = "sampan-docker-api.service";
@@ -28,14 +27,6 @@ fn get(machine: &Machine, path: &str) -> String {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// The words of a line of the gateway's `/proc/PID/status`, after its name.
-fn status_of(machine: &Machine, name: &str) -> Vec<String> {
-    let pid = machine.main_pid(SERVICE).expect("it runs");
-    let status = fs::read_to_string(machine.path(&format!("/proc/{pid}/status"))).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("proc(5)");
-    line.split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]
@@ -95,16 +86,16 @@ fn the_gateway_has_a_user_with_two_groups_and_no_privileges() {
     Machine::installed(|machine| {
         machine.systemctl(&["start", SERVICE]);
         let id = |words: &[&str]| machine.stdout_of(&[&["id"], words, &["sampan-docker-api"]].concat());
-        let uid = status_of(machine, "Uid:");
+        let uid = machine.status_of(SERVICE, "Uid:");
         assert!(uid.iter().all(|uid| *uid == id(&["-u"])), "{uid:?}");
         let groups = id(&["-Gn"]);
         let mut groups: Vec<&str> = groups.split(' ').collect();
         groups.sort_unstable();
         assert_eq!(groups, ["sampan", "sampan-admin", "sampan-docker-api"]);
         for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"] {
-            assert_eq!(status_of(machine, set), ["0000000000000000"], "{set}");
+            assert_eq!(machine.status_of(SERVICE, set), ["0000000000000000"], "{set}");
         }
-        assert_eq!(status_of(machine, "NoNewPrivs:"), ["1"]);
+        assert_eq!(machine.status_of(SERVICE, "NoNewPrivs:"), ["1"]);
     });
 }
 

@@ -529,13 +529,8 @@ fn nothing_is_written_to_a_reader_that_knows_its_position() {
     host.wait_until("the reader", || host.status().subscribers.len() == 1);
     emit(&host, &["1"]);
     host.wait_until("the position", || held(&host.path("cursor")) == host.status().seq);
-    let switches = || process::context_switches(host.pid());
     // The reader releases memory once, a second after the last event.
-    host.wait_until("rest", || {
-        let before = switches();
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        switches() == before
-    });
+    process::await_rest(host.pid(), std::time::Duration::from_millis(1500), || host.logs());
     drop(reader);
 }
 

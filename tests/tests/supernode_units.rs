@@ -45,14 +45,6 @@ fn stat(machine: &Machine, paths: &[&str]) -> String {
     machine.stdout_of(&[&["stat", "--format", "%U %G %a %n"], paths].concat())
 }
 
-/// The words of a line of the supernode's `/proc/PID/status`, after its name.
-fn status_of(machine: &Machine, name: &str) -> Vec<String> {
-    let pid = machine.main_pid(SERVICE).expect("it runs");
-    let status = fs::read_to_string(machine.path(&format!("/proc/{pid}/status"))).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("proc(5)");
-    line.split_whitespace().map(str::to_owned).collect()
-}
-
 #[test]
 fn the_first_client_starts_the_supernode_which_serves_it() {
     Machine::installed(|machine| {
@@ -82,16 +74,16 @@ fn the_supernode_has_a_user_without_privileges_of_its_own() {
         let expected = [own(state, "700"), own(&home, "700"), own(&lock, "600"), own(&key, "600")].concat();
         assert_eq!(stat(machine, &[state, &home, &lock, &key]), expected.trim_end());
         let id = |words: &[&str]| machine.stdout_of(&[&["id"], words].concat());
-        let uid = status_of(machine, "Uid:");
+        let uid = machine.status_of(SERVICE, "Uid:");
         assert!(uid.iter().all(|uid| *uid == id(&["-u", "sampan-supernode"])), "{uid:?}");
-        let groups: BTreeSet<String> = status_of(machine, "Groups:").into_iter().collect();
+        let groups: BTreeSet<String> = machine.status_of(SERVICE, "Groups:").into_iter().collect();
         let known: BTreeSet<String> = id(&["-G", "sampan-supernode"]).split(' ').map(str::to_owned).collect();
         assert_eq!(id(&["-Gn", "sampan-supernode"]), "sampan-supernode sampan-facts");
         assert!(groups.is_subset(&known), "{groups:?}");
         for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"] {
-            assert_eq!(status_of(machine, set), ["0000000000000000"], "{set}");
+            assert_eq!(machine.status_of(SERVICE, set), ["0000000000000000"], "{set}");
         }
-        assert_eq!(status_of(machine, "NoNewPrivs:"), ["1"]);
+        assert_eq!(machine.status_of(SERVICE, "NoNewPrivs:"), ["1"]);
         let itself = ["setpriv", "--reuid=sampan-supernode", "--regid=sampan-supernode", "--init-groups"];
         let run = |words: &[&str]| {
             machine.run(&[&itself, ["env", "SAMPAN_RUN_DIR=/run/sampan"].as_slice(), words].concat())
