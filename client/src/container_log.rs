@@ -25,8 +25,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Most blocks that one step reads.
-const BLOCKS_PER_STEP: usize = 4;
 /// Time without an event after which the stream asks the engine whether the container still exists.
 const IDLE: Duration = Duration::from_secs(5);
 /// Longest absence of the engine before a stream that follows gives up.
@@ -193,31 +191,24 @@ impl LogStream {
         let _ = poll(&mut fds, timeout);
     }
 
-    /// Goes on: reads at most a few blocks, and hands their lines to `sink`.
+    /// Goes on: reads at most one block, and hands its lines to `sink`.
     ///
     /// # Errors
     /// The log cannot be read; the stream has ended.
     pub fn step(&mut self, sink: &mut dyn LogSink) -> Result<LogStep, LogError> {
-        for _ in 0..BLOCKS_PER_STEP {
-            if !sink.has_room() {
-                return Ok(LogStep::Waits);
-            }
-            if self.lines.is_over {
-                return Ok(LogStep::Ended);
-            }
-            let step = match &self.state {
-                // Return, so that the caller can begin its output before the first line.
-                State::Opening(_) => return self.finish_opening(),
-                State::Searching(_) => self.search()?,
-                State::Reading => self.read(sink)?,
-                State::Following { .. } => self.follow(sink)?,
-                State::Reopening { .. } => self.reopen(sink)?,
-            };
-            if step != LogStep::Again {
-                return Ok(step);
-            }
+        if !sink.has_room() {
+            return Ok(LogStep::Waits);
         }
-        Ok(LogStep::Again)
+        if self.lines.is_over {
+            return Ok(LogStep::Ended);
+        }
+        match &self.state {
+            State::Opening(_) => self.finish_opening(),
+            State::Searching(_) => self.search(),
+            State::Reading => self.read(sink),
+            State::Following { .. } => self.follow(sink),
+            State::Reopening { .. } => self.reopen(sink),
+        }
     }
 
     fn finish_opening(&mut self) -> Result<LogStep, LogError> {

@@ -35,10 +35,11 @@ pub struct LogLines {
     waits_for_room: bool,
 }
 
-/// Sends lines to the client.
+/// Collects the lines of a step, which the client gets as one chunk.
 struct Sender<'a, 'b> {
     exchange: &'a mut Exchange<'b>,
     shown: &'a Shown,
+    bytes: Vec<u8>,
 }
 
 impl LogLines {
@@ -48,7 +49,7 @@ impl LogLines {
     /// No engine listens.
     pub fn open(exchange: &mut Exchange<'_>, query: LogQuery, shown: Shown) -> Result<Self, Refusal> {
         let engine = exchange.shared.engine.clone();
-        let mut sender = Sender { exchange, shown: &shown };
+        let mut sender = Sender { exchange, shown: &shown, bytes: Vec::new() };
         let stream = LogStream::open(&engine, query, &mut sender).map_err(refusal)?;
         Ok(LogLines { stream, shown, waits_for_room: false })
     }
@@ -63,8 +64,11 @@ impl LogLines {
     /// # Errors
     /// The log cannot be read.
     pub fn step(&mut self, exchange: &mut Exchange<'_>) -> Result<Progress, Refusal> {
-        let mut sender = Sender { exchange, shown: &self.shown };
-        let step = self.stream.step(&mut sender).map_err(refusal)?;
+        let mut sender = Sender { exchange, shown: &self.shown, bytes: Vec::new() };
+        let step = self.stream.step(&mut sender);
+        let bytes = sender.bytes;
+        exchange.send(&bytes);
+        let step = step.map_err(refusal)?;
         self.waits_for_room = exchange.room() == 0;
         Ok(match step {
             LogStep::Again => Progress::Again,
@@ -89,11 +93,10 @@ impl LogSink for Sender<'_, '_> {
             return;
         }
         let bytes = render(line, self.shown);
-        let header = frame::header(stream, bytes.len());
-        match self.shown.is_terminal {
-            true => self.exchange.send(&bytes),
-            false => self.exchange.send(&[&header[..], &bytes].concat()),
+        if !self.shown.is_terminal {
+            self.bytes.extend_from_slice(&frame::header(stream, bytes.len()));
         }
+        self.bytes.extend_from_slice(&bytes);
     }
 
     fn note(&mut self, note: LogNote) {
@@ -106,7 +109,7 @@ impl LogSink for Sender<'_, '_> {
     }
 
     fn has_room(&self) -> bool {
-        self.exchange.room() > 0
+        self.exchange.room() > self.bytes.len()
     }
 
     fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
